@@ -1,0 +1,1 @@
+//! Frames between a link and memory: what stands below TCP.

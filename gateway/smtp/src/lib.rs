@@ -1,0 +1,1 @@
+//! SMTP as a protocol: server and client sessions without IO.

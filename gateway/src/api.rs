@@ -1,0 +1,122 @@
+//! All that passes between the SMTP side (reception and delivery) and the queues.
+//!
+//! Both sides are state machines; a worker's loop carries [`Command`]s to the shard that owns the
+//! queue and [`Notice`]s back, by a local queue when both are on one thread and by a bounded ring
+//! when not.
+//!
+//! A mail's way, as seen here: reception reserves room on the [`Board`](crate::board::Board),
+//! sends one `Store` per queue, gets `Committed` or `Refused` for each. When all are committed and
+//! there were several, it sends `Release` for each, and the session gets its 250. When one was
+//! refused it sends `Withdraw` for each that was not, and the session gets 451. Delivery keeps the
+//! shard informed how many attempts it can take (`Slots`), gets `Attempt`s in order and answers
+//! each with exactly one `Outcome`.
+
+use kvs_proto::MessageId;
+
+use crate::message::{DeliveryState, MessageRef, QueueIndex};
+
+/// Names one mail that reception waits for: which front, and its ticket there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Ticket {
+    /// The front (SMTP side) that sent it, by number.
+    pub front: u16,
+    /// Never used twice by that front.
+    pub serial: u64,
+}
+
+/// From the SMTP side to the shard that owns the queue.
+#[derive(Debug)]
+pub enum Command {
+    /// Append and replicate. Room was reserved before (see `Board::reserve`), and goes over to the
+    /// shard with this.
+    Store {
+        /// Where.
+        queue: QueueIndex,
+        /// Who asks.
+        ticket: Ticket,
+        /// What.
+        message: MessageRef,
+        /// Other queues take part: not ready for delivery before `Release`.
+        hold: bool,
+    },
+    /// All queues of the mail have committed: ready.
+    Release {
+        /// Where.
+        queue: QueueIndex,
+        /// Which.
+        id: MessageId,
+    },
+    /// The client did not get its 250: remove it everywhere. Sent for a held message that
+    /// committed, or (by ticket) for one still waiting.
+    Withdraw {
+        /// Where.
+        queue: QueueIndex,
+        /// Which mail.
+        ticket: Ticket,
+    },
+    /// Delivery for this queue can take so many more attempts than it has been given and has
+    /// not answered. The latest word counts, not the sum.
+    Slots {
+        /// Which queue.
+        queue: QueueIndex,
+        /// Attempts that may be outstanding at a time.
+        window: u32,
+    },
+    /// How an attempt ended. Exactly one for each `Attempt`.
+    Outcome {
+        /// Where.
+        queue: QueueIndex,
+        /// Which.
+        id: MessageId,
+        /// How.
+        outcome: Outcome,
+    },
+}
+
+/// How one delivery attempt ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Nothing is left to do: each recipient delivered or failed for good. Delete.
+    Settled,
+    /// Some recipients are left after a transient failure. The state says which are not; attempts
+    /// and due time are filled in by the shard's retry schedule.
+    Deferred {
+        /// With the settled recipients marked.
+        state: DeliveryState,
+    },
+    /// Not tried: the destination is down or paused, or we are stopping. The message goes back to its
+    /// place, and its attempts do not count.
+    NotAttempted,
+}
+
+/// From a shard to the SMTP side.
+#[derive(Debug)]
+pub enum Notice {
+    /// The policy is met: every copy that counts has it.
+    Committed {
+        /// Who asked.
+        ticket: Ticket,
+        /// Where.
+        queue: QueueIndex,
+        /// The id that it got there.
+        id: MessageId,
+    },
+    /// It could not be committed, and is not in the queue (any more).
+    Refused {
+        /// Who asked.
+        ticket: Ticket,
+        /// Where.
+        queue: QueueIndex,
+    },
+    /// Deliver this now. In queue order for first attempts.
+    Attempt {
+        /// Where from.
+        queue: QueueIndex,
+        /// Which.
+        id: MessageId,
+        /// What.
+        message: MessageRef,
+        /// What earlier attempts achieved.
+        state: DeliveryState,
+    },
+}

@@ -1,0 +1,149 @@
+//! What reception may promise: one shared board of budgets and switches.
+//!
+//! The shards write the switches, reception reads them and takes room from the budgets before it
+//! promises anything (354). Numbers are relaxed atomics: each stands for itself, nothing is
+//! ordered by them.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+
+use crossbeam_utils::CachePadded;
+
+use crate::message::QueueIndex;
+
+/// Budgets and switches of all queues and of the gateway.
+#[derive(Debug)]
+pub struct Board {
+    queues: Vec<CachePadded<QueueBoard>>,
+    /// Bytes that all queues together may still take.
+    bytes_left: CachePadded<AtomicI64>,
+}
+
+#[derive(Debug)]
+struct QueueBoard {
+    accepting: AtomicBool,
+    messages_left: AtomicI64,
+    bytes_left: AtomicI64,
+}
+
+/// Why nothing can be promised.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shortage {
+    /// The queue has too few copies for its policy: 451 4.4.0.
+    NotReplicated,
+    /// The queue's bound on messages or bytes: 452 4.3.1.
+    QueueFull,
+    /// The gateway's memory budget: 452 4.3.1.
+    MemoryFull,
+}
+
+/// What each message costs beside its content, in bytes: envelope, tables and allocator.
+pub const MESSAGE_OVERHEAD_BYTES: i64 = 512;
+
+impl Board {
+    /// A board for queues with the given bounds (messages, bytes) and a budget for all together.
+    /// No queue accepts yet.
+    pub fn new(queues: impl IntoIterator<Item = (i64, i64)>, bytes_max: i64) -> Board {
+        let queue = |(messages, bytes)| {
+            CachePadded::new(QueueBoard {
+                accepting: AtomicBool::new(false),
+                messages_left: AtomicI64::new(messages),
+                bytes_left: AtomicI64::new(bytes),
+            })
+        };
+        Board {
+            queues: queues.into_iter().map(queue).collect(),
+            bytes_left: CachePadded::new(AtomicI64::new(bytes_max)),
+        }
+    }
+
+    /// Whether mail for the queue can be committed now.
+    pub fn is_accepting(&self, queue: QueueIndex) -> bool {
+        self.queue(queue).accepting.load(Relaxed)
+    }
+
+    /// Whether any queue accepts: else the ports close.
+    pub fn any_accepting(&self) -> bool {
+        self.queues.iter().any(|queue| queue.accepting.load(Relaxed))
+    }
+
+    /// For the shard: sets the switch.
+    pub fn set_accepting(&self, queue: QueueIndex, accepting: bool) {
+        self.queue(queue).accepting.store(accepting, Relaxed);
+    }
+
+    /// Takes room for one message of `bytes` content, or says why not (nothing is taken then).
+    ///
+    /// # Errors
+    /// [`Shortage`].
+    pub fn reserve(&self, queue: QueueIndex, bytes: usize) -> Result<(), Shortage> {
+        if !self.is_accepting(queue) {
+            return Err(Shortage::NotReplicated);
+        }
+        let board = self.queue(queue);
+        if !take(&board.messages_left, 1) {
+            return Err(Shortage::QueueFull);
+        }
+        let result = self.take_bytes(queue, signed(bytes) + MESSAGE_OVERHEAD_BYTES);
+        if result.is_err() {
+            board.messages_left.fetch_add(1, Relaxed);
+        }
+        result
+    }
+
+    /// Takes `bytes` more for a message that has its reservation.
+    ///
+    /// # Errors
+    /// [`Shortage`]; the earlier reservation stays.
+    pub fn reserve_more(&self, queue: QueueIndex, bytes: usize) -> Result<(), Shortage> {
+        self.take_bytes(queue, signed(bytes))
+    }
+
+    /// Gives back what `reserve` and `reserve_more` took for one message: `bytes` of content in all.
+    pub fn release(&self, queue: QueueIndex, bytes: usize) {
+        self.release_bytes(queue, signed(bytes) + MESSAGE_OVERHEAD_BYTES);
+        self.queue(queue).messages_left.fetch_add(1, Relaxed);
+    }
+
+    /// Gives back a part of the bytes reserved for a message that turned out shorter.
+    pub fn release_part(&self, queue: QueueIndex, bytes: usize) {
+        self.release_bytes(queue, signed(bytes));
+    }
+
+    /// For the shard: counts a message that was recovered, bounds or not.
+    pub fn take_recovered(&self, queue: QueueIndex, bytes: usize) {
+        let bytes = signed(bytes) + MESSAGE_OVERHEAD_BYTES;
+        self.queue(queue).messages_left.fetch_sub(1, Relaxed);
+        self.queue(queue).bytes_left.fetch_sub(bytes, Relaxed);
+        self.bytes_left.fetch_sub(bytes, Relaxed);
+    }
+
+    fn take_bytes(&self, queue: QueueIndex, bytes: i64) -> Result<(), Shortage> {
+        let board = self.queue(queue);
+        if !take(&board.bytes_left, bytes) {
+            return Err(Shortage::QueueFull);
+        }
+        if !take(&self.bytes_left, bytes) {
+            board.bytes_left.fetch_add(bytes, Relaxed);
+            return Err(Shortage::MemoryFull);
+        }
+        Ok(())
+    }
+
+    fn release_bytes(&self, queue: QueueIndex, bytes: i64) {
+        self.queue(queue).bytes_left.fetch_add(bytes, Relaxed);
+        self.bytes_left.fetch_add(bytes, Relaxed);
+    }
+
+    fn queue(&self, queue: QueueIndex) -> &QueueBoard {
+        &self.queues[queue.0 as usize]
+    }
+}
+
+/// Takes `amount` if that much is left.
+fn take(left: &AtomicI64, amount: i64) -> bool {
+    left.fetch_update(Relaxed, Relaxed, |now| (now >= amount).then_some(now - amount)).is_ok()
+}
+
+fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}

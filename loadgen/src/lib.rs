@@ -1,0 +1,1 @@
+//! Load, sinks, measurements and the ledger.

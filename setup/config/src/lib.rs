@@ -1,0 +1,1 @@
+//! Configuration files read as a whole, every mistake named with its line.
