@@ -102,7 +102,7 @@ pub enum SendError {
 /// Why `listen` or `connect` could not even begin.
 #[derive(Debug)]
 pub enum OpenError {
-    /// The transport's table is full (its configured bound).
+    /// The transport's table is full (its configured bound), or the process is out of descriptors.
     TableFull,
     /// The address is in use, not ours, or of a family that this transport does not carry.
     Address(std::io::Error),
@@ -182,6 +182,9 @@ pub trait Transport {
     ///
     /// # Errors
     /// [`SendError`].
+    ///
+    /// # Panics
+    /// After [`finish`](Transport::finish): a caller that has said its last word says no more.
     fn send(
         &mut self,
         connection: ConnectionId,
@@ -189,7 +192,7 @@ pub trait Transport {
     ) -> Result<usize, SendError>;
 
     /// Finishes sending: the peer sees the end of the stream after what was sent. Receiving goes
-    /// on.
+    /// on. A connection that both ends have finished keeps its name until `close`.
     fn finish(&mut self, connection: ConnectionId);
 
     /// Lets go of the connection: what was sent still goes out, then the stack ends it on its own.

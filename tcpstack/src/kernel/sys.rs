@@ -1,0 +1,66 @@
+//! The system calls that no dependency offers in safe form.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
+
+/// Sleeps until one of the descriptors is readable, for `timeout` at most (`None`: no limit).
+///
+/// A signal, a readable descriptor and the end of the time all look the same: the caller looks
+/// again. ppoll(2) is used, not epoll_wait(2), because it takes nanoseconds and several descriptors.
+pub(super) fn sleep_until_readable(descriptors: &[RawFd], timeout: Option<Duration>) {
+    let mut entries = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; 2];
+    assert!(descriptors.len() <= entries.len());
+    for (entry, &fd) in entries.iter_mut().zip(descriptors) {
+        entry.fd = fd;
+    }
+    let timeout = timeout.map(|timeout| libc::timespec {
+        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: libc::c_long::from(
+            i32::try_from(timeout.subsec_nanos()).expect("below a thousand million"),
+        ),
+    });
+    let timeout_pointer = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    let count = libc::nfds_t::try_from(entries.len()).expect("two");
+    // SAFETY: `entries` is an array of `count` initialised entries that lives across the call (a
+    // negative descriptor is ignored); `timeout_pointer` is null or points to `timeout`, which
+    // lives across the call too; a null signal mask is allowed.
+    let result =
+        unsafe { libc::ppoll(entries.as_mut_ptr(), count, timeout_pointer, std::ptr::null()) };
+    if result < 0 {
+        let error = io::Error::last_os_error();
+        assert!(error.kind() == io::ErrorKind::Interrupted, "ppoll: {error}");
+    }
+}
+
+/// Reads CLOCK_BOOTTIME, which goes on while the machine is suspended.
+pub(super) fn boot_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid place for one timespec.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
+    assert!(result == 0, "clock_gettime: {}", io::Error::last_os_error());
+    let seconds = u64::try_from(time.tv_sec).expect("the machine was booted in the past");
+    let nanos = u32::try_from(time.tv_nsec).expect("below a thousand million");
+    Duration::new(seconds, nanos)
+}
+
+/// Lets `bind` to an address leave the choice of the port to `connect`, which knows the remote end
+/// too: else some 28,000 connections from one address would be all (ip(7),
+/// IP_BIND_ADDRESS_NO_PORT). The option is of the level IP for both families.
+pub(super) fn set_bind_address_no_port(socket: &impl AsRawFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).expect("four");
+    // SAFETY: the option's value is one int, `on` lives across the call and `length` is its size.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            std::ptr::from_ref(&on).cast(),
+            length,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
