@@ -212,6 +212,9 @@ statuses! {
     NotAttached = 18,
     /// The ring of last operations does not reach back that far.
     OpsTrimmed = 19,
+    /// The queue lives (or, for `Create`, is to live) on another worker of this server, whose port
+    /// is in `aux` of the reply. Nothing was changed.
+    WrongWorker = 20,
 }
 
 /// A frame's header, decoded and checked, or to be encoded.
@@ -237,14 +240,17 @@ pub struct Header {
     /// returned in the reply.
     pub sequence: Sequence,
     /// `Store`, `Item`: `offset << 32 | total`, both in bytes of the whole body. `Replace`: the state
-    /// version. `BlockGet`: `count_max << 32 | bytes_max`. `OpsGet`: the transaction number after
-    /// which to read. `Ack` and `Refused`: the queue's transaction number.
+    /// version, which fits in 32 bits. `BlockGet`: `count_max << 32 | bytes_max`. `OpsGet`: the
+    /// transaction number after which to read. `HeartBeat` and its reply: the client's echo.
+    /// `Attached`, `Ack`, `Ops` and `Refused`: the queue's transaction number, save `Refused` with
+    /// `WrongWorker`: the right port. `BlockEnd`, `Queues`: how many items or queues came.
     pub aux: u64,
-    /// The message. `BlockGet`: the last id already read. `Ack`: how many requests it acknowledges.
+    /// The message. `BlockGet`: the last id already read. `BlockEnd`: the last id read now. `Ack`:
+    /// how many requests it acknowledges. `Refused`: the op of the request, as a number.
     pub message: MessageId,
     /// Changes: the oldest sequence number that some copy has not answered yet (everything below
-    /// may be forgotten). `Ack`, `Refused`, `Attached`: credit, `messages << 32 | KiB`. `Item`:
-    /// `state version << 32 | state length`.
+    /// may be forgotten). `Ack`, `Refused`, `Attached`: [`Credit`](crate::Credit). `Item`: `state
+    /// version << 32 | state length`. `BlockEnd`, `Queues`: 1 if nothing follows, else 0.
     pub floor: u64,
 }
 

@@ -66,3 +66,61 @@ number! {
     /// that connection only.
     QueueHandle(u32)
 }
+number! {
+    /// A number of the client's choice on a request that changes nothing; its answer carries it too.
+    /// Travels in the header's sequence field.
+    Tag(u64)
+}
+number! {
+    /// Versions of one message's state record; 0 before the first. Grows with each `Replace`.
+    StateVersion(u32)
+}
+number! {
+    /// Stands for a body: `length << 32 | CRC32C`.
+    BodyDigest(u64)
+}
+number! {
+    /// Stands for a state record: `version << 32 | CRC32C`; 0 where there is none.
+    StateDigest(u64)
+}
+number! {
+    /// The running hash over a queue's changes; 0 before the first.
+    ChainHash(u64)
+}
+number! {
+    /// The sum over a queue's living messages; 0 when it is empty.
+    ContentDigest(u64)
+}
+
+/// What a backup queue can still take.
+///
+/// A grant and not a reservation: the server's memory is shared by its queues, so a store within
+/// credit may still be answered `ArenaFull`.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Credit {
+    /// Messages.
+    pub messages: u32,
+    /// KiB of bodies, rounded down.
+    pub kib: u32,
+}
+
+impl Credit {
+    /// From room in messages and bytes; each saturates at the field's end.
+    pub fn new(messages: u64, bytes: u64) -> Credit {
+        Credit {
+            messages: u32::try_from(messages).unwrap_or(u32::MAX),
+            kib: u32::try_from(bytes / 1024).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// As it travels: `messages << 32 | KiB`.
+    pub const fn to_bits(self) -> u64 {
+        (self.messages as u64) << 32 | self.kib as u64
+    }
+
+    /// From what travelled.
+    pub const fn from_bits(bits: u64) -> Credit {
+        let [a, b, c, d, e, f, g, h] = bits.to_le_bytes();
+        Credit { messages: u32::from_le_bytes([e, f, g, h]), kib: u32::from_le_bytes([a, b, c, d]) }
+    }
+}

@@ -1,0 +1,356 @@
+//! The client against a scripted server: bytes in, events out, and what must not get past it.
+
+use bytes::Bytes;
+use kvs_proto::auth::{Handshake, Role, Secret};
+use kvs_proto::body::{Attached, Challenge, Hello, Limits, QueueName};
+use kvs_proto::{
+    ChainHash, Client, ClientConfig, ContentDigest, Credit, Decoder, Epoch, Event, Generation,
+    Header, Incarnation, Instant, Message, MessageId, Op, Piece, ProtocolError, QueueHandle,
+    Sequence, Status, Tag, Version, checksum, flags,
+};
+use proptest::prelude::*;
+
+const NOW: Instant = Instant::from_nanos(1_000);
+const QUEUE: QueueHandle = QueueHandle(3);
+const LIMITS: Limits = Limits {
+    message_size_bytes_max: 1 << 20,
+    state_size_bytes_max: 240,
+    in_flight_max: 1024,
+    handles_max: 16,
+};
+
+fn secret() -> Secret {
+    Secret::new(b"sixteen or more bytes")
+}
+
+fn client() -> Client {
+    let config = ClientConfig {
+        account: "gateway".into(),
+        secret: secret(),
+        nonce: [7; 16],
+        output_bytes_max: 1 << 20,
+    };
+    Client::new(NOW, config)
+}
+
+/// Everything that the client has to send, at most `step` bytes at a time, as frames.
+fn sent(client: &mut Client, step: usize) -> Vec<(Header, Vec<u8>)> {
+    let mut stream = Vec::new();
+    loop {
+        let mut slices = [&[][..]; 3];
+        let filled = client.peek_output(&mut slices);
+        let mut taken = 0;
+        for slice in &slices[..filled] {
+            let take = slice.len().min(step - taken);
+            stream.extend_from_slice(&slice[..take]);
+            taken += take;
+        }
+        if filled == 0 {
+            break;
+        }
+        client.advance_output(taken);
+    }
+    assert!(!client.has_output());
+    frames(&stream)
+}
+
+fn frames(mut stream: &[u8]) -> Vec<(Header, Vec<u8>)> {
+    let mut decoder = Decoder::new();
+    let mut frames = Vec::new();
+    while let (used, Some(piece)) = decoder.handle_bytes(stream).expect("sound frames") {
+        let Piece::Frame(header, body) = piece else { panic!("whole frames") };
+        frames.push((header, body.to_vec()));
+        stream = &stream[used..];
+    }
+    assert!(stream.is_empty());
+    frames
+}
+
+fn frame(mut header: Header, body: &[u8]) -> Vec<u8> {
+    header.body_length = u32::try_from(body.len()).expect("short");
+    header.body_checksum = if body.is_empty() { 0 } else { checksum(body) };
+    [&header.encode()[..], body].concat()
+}
+
+fn reply(op: Op) -> Header {
+    Header { queue: QUEUE, epoch: Epoch(1), ..Header::new(op) }
+}
+
+fn challenge() -> Challenge {
+    let (version, incarnation) = (Version::V1, Incarnation(5));
+    Challenge { version, incarnation, nonce: [9; 16], limits: LIMITS }
+}
+
+/// Answers the handshake as a server with that secret.
+fn shake_hands(client: &mut Client, secret: &Secret) {
+    let hello = sent(client, 1000);
+    assert_eq!(hello.len(), 1);
+    let hello = Hello::decode(&hello[0].1).expect("a hello");
+    assert_eq!((hello.account, hello.nonce), (&b"gateway"[..], [7; 16]));
+    let mut body = Vec::new();
+    challenge().encode(&mut body);
+    client.handle_bytes(NOW, &frame(Header::new(Op::Challenge), &body));
+    let authenticate = sent(client, 1000);
+    let handshake = Handshake {
+        version: Version::V1,
+        incarnation: Incarnation(5),
+        client_nonce: [7; 16],
+        server_nonce: [9; 16],
+        account: b"gateway",
+    };
+    assert_eq!(authenticate[0].1, handshake.proof(Role::Client, &self::secret()));
+    let proof = handshake.proof(Role::Server, secret);
+    client.handle_bytes(NOW, &frame(Header::new(Op::Welcome), &proof));
+}
+
+fn ready() -> Client {
+    let mut client = client();
+    shake_hands(&mut client, &secret());
+    let welcome =
+        Event::Welcome { version: Version::V1, incarnation: Incarnation(5), limits: LIMITS };
+    assert_eq!(client.poll_event(), Some(welcome));
+    assert_eq!(client.unanswered(), 0);
+    client
+}
+
+/// A client with [`QUEUE`] and the handle below it attached, answers outstanding.
+fn attached() -> Client {
+    let mut client = ready();
+    for queue in [QUEUE, QueueHandle(2)] {
+        let name = QueueName::parse(b"example.org").expect("a name");
+        client.attach(NOW, queue, Tag(1), Epoch(1), Generation(4), name);
+    }
+    let frames = sent(&mut client, 50);
+    assert_eq!((frames[0].0.epoch, frames[0].0.generation_or_status), (Epoch(1), 4));
+    assert_eq!(frames[0].1, b"example.org");
+    client
+}
+
+fn message(length: usize) -> Message {
+    let content: Vec<u8> = (0..length).map(|n| n.to_le_bytes()[0]).collect();
+    Message::new(Bytes::new(), content.into())
+}
+
+fn store(client: &mut Client, queue: QueueHandle, number: u64, length: usize) {
+    let (sequence, id) = (Sequence(number), MessageId(number));
+    client.store(NOW, queue, sequence, id, Sequence(1), &message(length));
+}
+
+fn died_of(client: &mut Client, error: ProtocolError) {
+    assert_eq!(client.poll_event(), Some(Event::ProtocolError(error)));
+    client.heart_beat(NOW, Tag(1), 1);
+    assert!(!client.is_ready() && !client.has_output());
+}
+
+#[test]
+fn a_server_without_the_secret_is_left() {
+    let mut client = client();
+    shake_hands(&mut client, &Secret::new(b"guessed"));
+    died_of(&mut client, ProtocolError::ServerProof);
+}
+
+#[test]
+fn a_refused_proof_ends_the_connection() {
+    let mut client = client();
+    let header = Header {
+        generation_or_status: Status::NotAuthenticated as u32,
+        message: MessageId(Op::Hello as u64),
+        ..Header::new(Op::Refused)
+    };
+    client.handle_bytes(NOW, &frame(header, &[]));
+    let Some(Event::Refused(refusal)) = client.poll_event() else { panic!("a refusal") };
+    assert_eq!((refusal.op, refusal.status), (Op::Hello, Status::NotAuthenticated));
+    assert!(!client.is_ready() && !client.has_output());
+}
+
+#[test]
+fn an_attached_reply_is_an_event() {
+    let mut client = attached();
+    let expected = Attached {
+        last_sequence: Sequence(1),
+        chain: ChainHash(2),
+        content: ContentDigest(3),
+        messages: 4,
+        bytes: 5,
+        first_id: MessageId(6),
+        last_id: MessageId(7),
+        port: 8,
+    };
+    let mut body = Vec::new();
+    expected.encode(&mut body);
+    let credit = Credit::new(10, 20 * 1024);
+    let header =
+        Header { sequence: Sequence(1), floor: credit.to_bits(), aux: 9, ..reply(Op::Attached) };
+    client.handle_bytes(NOW, &frame(header, &body));
+    match client.poll_event() {
+        Some(Event::Attached { queue: QUEUE, tag: Tag(1), attached, credit: got, .. }) => {
+            assert_eq!((attached, got), (expected, credit));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn one_ack_answers_a_run_and_deadlines_follow_the_oldest() {
+    let mut client = attached();
+    let at = Instant::from_nanos;
+    client.delete(at(2_000), QUEUE, Sequence(1), MessageId(1), Sequence(1));
+    client.delete(at(3_000), QUEUE, Sequence(2), MessageId(2), Sequence(1));
+    client.delete(at(3_000), QUEUE, Sequence(3), MessageId(3), Sequence(1));
+    assert_eq!((client.unanswered(), client.oldest_unanswered_since()), (5, Some(NOW)));
+    let ack = Header { sequence: Sequence(2), message: MessageId(4), ..reply(Op::Ack) };
+    client.handle_bytes(at(4_000), &frame(ack, &[]));
+    assert_eq!(client.oldest_unanswered_since(), Some(at(3_000)));
+    assert_eq!((client.unanswered(), client.last_received()), (1, at(4_000)));
+    // More answers than there were requests.
+    client.handle_bytes(at(5_000), &frame(ack, &[]));
+    assert!(matches!(client.poll_event(), Some(Event::Ack { count: 4, .. })));
+    died_of(&mut client, ProtocolError::Unexpected(Op::Ack));
+}
+
+#[test]
+fn long_messages_go_in_parts_in_turn_and_hold_up_nothing_else() {
+    let mut client = attached();
+    let other = QueueHandle(2);
+    store(&mut client, QUEUE, 1, 300_000);
+    store(&mut client, other, 1, 200_000);
+    store(&mut client, QUEUE, 2, 10);
+    client.heart_beat(NOW, Tag(5), 6);
+    let frames = sent(&mut client, 10_000);
+    let order: Vec<(Op, u32, u64)> =
+        frames.iter().map(|(header, _)| (header.op, header.queue.0, header.aux >> 32)).collect();
+    let part = 65_536;
+    let expected = [
+        (Op::HeartBeat, 0, 0),
+        (Op::Store, 3, 0),
+        (Op::Store, 2, 0),
+        (Op::Store, 3, part),
+        (Op::Store, 2, part),
+        (Op::Store, 3, 2 * part),
+        (Op::Store, 2, 2 * part),
+        (Op::Store, 3, 3 * part),
+        (Op::Store, 2, 3 * part),
+        (Op::Store, 3, 4 * part),
+        (Op::Store, 3, 0),
+    ];
+    assert_eq!(order, expected);
+    let body: Vec<u8> = frames
+        .iter()
+        .filter(|(header, _)| header.queue == QUEUE && header.sequence == Sequence(1))
+        .flat_map(|(_, body)| body.clone())
+        .collect();
+    assert_eq!(u64::from(checksum(&body)), message(300_000).digest().0 & 0xffff_ffff);
+    let more: Vec<bool> = frames
+        .iter()
+        .filter(|(header, _)| header.queue == other)
+        .map(|(header, _)| header.flags & flags::MORE != 0)
+        .collect();
+    assert_eq!(more, [true, true, true, false]);
+}
+
+#[test]
+fn room_shrinks_with_what_waits_and_comes_back() {
+    let mut client = attached();
+    let whole = client.room();
+    store(&mut client, QUEUE, 1, 300_000);
+    store(&mut client, QUEUE, 2, 5_000);
+    assert!(client.room() <= whole - 305_000);
+    store(&mut client, QUEUE, 3, 1 << 20);
+    assert_eq!(client.room(), 0);
+    sent(&mut client, 7_777);
+    assert_eq!(client.room(), whole);
+}
+
+/// The frames of one item of which the body is `state` and `body`, cut every `part` bytes.
+fn item(state: &[u8], body: &[u8], part: usize) -> Vec<u8> {
+    let whole = [state, body].concat();
+    let mut stream = Vec::new();
+    let mut offset = 0;
+    loop {
+        let end = whole.len().min(offset + part);
+        let more = end < whole.len();
+        let header = Header {
+            flags: if more { flags::MORE } else { 0 },
+            sequence: Sequence(77),
+            message: MessageId(12),
+            aux: (offset as u64) << 32 | whole.len() as u64,
+            floor: 5 << 32 | state.len() as u64,
+            ..reply(Op::Item)
+        };
+        stream.extend(frame(header, &whole[offset..end]));
+        offset = end;
+        if !more {
+            return stream;
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn items_are_assembled_whatever_the_parts_and_splits(
+        state in 0usize..200,
+        length in 0usize..2_000,
+        part in 100usize..900,
+        split in any::<proptest::sample::Index>(),
+    ) {
+        let mut client = attached();
+        let (state, body) = (vec![1; state], vec![2; length]);
+        let stream = item(&state, &body, part);
+        let (first, second) = stream.split_at(split.index(stream.len()));
+        client.handle_bytes(NOW, first);
+        client.handle_bytes(NOW, second);
+        let Some(Event::Item(item)) = client.poll_event() else { panic!("an item") };
+        prop_assert_eq!((item.id, item.tag, item.state_version.0), (MessageId(12), Tag(77), 5));
+        prop_assert_eq!((&item.state[..], &item.body[..]), (&state[..], &body[..]));
+        prop_assert_eq!(client.poll_event(), None);
+    }
+
+    #[test]
+    fn random_bytes_kill_the_link_and_nothing_else(bytes in proptest::collection::vec(any::<u8>(), 64..200)) {
+        let mut client = ready();
+        client.handle_bytes(NOW, &bytes);
+        prop_assert!(matches!(client.poll_event(), Some(Event::ProtocolError(_))));
+    }
+
+    /// Sound frames with random contents, as an authenticated but mad server might send.
+    #[test]
+    fn random_frames_never_panic(
+        frames in proptest::collection::vec(
+            (128u8..142, any::<u16>(), 0u32..6, any::<[u64; 5]>(), proptest::collection::vec(any::<u8>(), 0..100)),
+            1..8,
+        )
+    ) {
+        let mut client = attached();
+        for (op, flag, queue, [a, b, c, d, e], body) in frames {
+            let Some(op) = Op::from_u8(op) else { continue };
+            let header = Header {
+                op,
+                flags: flag & flags::KNOWN,
+                queue: QueueHandle(queue),
+                generation_or_status: u32::try_from(a % 25).expect("small"),
+                sequence: Sequence(b),
+                aux: c % (1 << 34),
+                message: MessageId(d % 16),
+                floor: e % (1 << 34),
+                ..Header::new(op)
+            };
+            client.handle_bytes(NOW, &frame(header, &body));
+        }
+        while client.poll_event().is_some() {}
+    }
+}
+
+#[test]
+fn a_part_out_of_place_is_an_error() {
+    let stream = item(b"", &[1; 300], 100);
+    let mut client = attached();
+    client.handle_bytes(NOW, &stream[..164]);
+    client.handle_bytes(NOW, &stream[328..]);
+    died_of(&mut client, ProtocolError::Field(Op::Item));
+}
+
+#[test]
+#[should_panic(expected = "Event::Welcome")]
+fn commands_before_the_welcome_are_the_callers_mistake() {
+    client().heart_beat(NOW, Tag(1), 1);
+}
