@@ -56,6 +56,8 @@
 //! );
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod document;
 mod field;
 mod mistake;

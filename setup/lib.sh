@@ -1,0 +1,150 @@
+# shellcheck shell=bash
+# What the scripts in setup/ have in common. To be sourced after `set -euo pipefail`.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# The programs as `cargo build --release` leaves them.
+# shellcheck disable=SC2034  # used by those who source this
+BIN=${CARGO_TARGET_DIR:-$ROOT/target}/release
+
+say() { printf '%s\n' "$*"; }
+warn() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+die() {
+    warn "$*"
+    exit 1
+}
+
+# The exit status of a scenario that cannot run here and says why.
+# shellcheck disable=SC2034
+SKIPPED=77
+
+# Builds the programs, saying nothing but errors.
+build_release() {
+    cargo build --locked --quiet --release --manifest-path "$ROOT/Cargo.toml" \
+        -p hikyaku-kvs -p hikyaku-gateway -p hikyaku-loadgen
+}
+
+# A shell that was opened before rustup ran does not have cargo in its PATH.
+if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then
+    PATH=$HOME/.cargo/bin:$PATH
+fi
+
+# The processes that this shell started and has to end, and the directory that it has to remove.
+STARTED=()
+SCRATCH=
+
+# Makes the scratch directory, and sees to it that it goes and all processes end with this shell.
+begin() {
+    SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/hikyaku.XXXXXX")
+    trap 'finish' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
+}
+
+finish() {
+    local status=$?
+    trap - EXIT INT TERM HUP
+    end_processes "${STARTED[@]}"
+    if [ "$status" -ne 0 ] && [ -d "$SCRATCH" ]; then
+        show_logs
+    fi
+    [ -z "$SCRATCH" ] || rm -rf "$SCRATCH"
+    exit "$status"
+}
+
+# The last lines of each log, for whoever has to find out what went wrong.
+show_logs() {
+    local log
+    for log in "$SCRATCH"/*.log; do
+        [ -s "$log" ] || continue
+        printf -- '--- the end of %s\n' "${log##*/}" >&2
+        tail -n 15 "$log" >&2
+    done
+}
+
+# start NAME COMMAND…: starts it in the background with its output in $SCRATCH/NAME.log and its
+# process id in $SCRATCH/NAME.pid.
+start() {
+    local name=$1
+    shift
+    "$@" </dev/null >>"$SCRATCH/$name.log" 2>&1 &
+    STARTED+=("$!")
+    printf '%s\n' "$!" >"$SCRATCH/$name.pid"
+}
+
+pid_of() { cat "$SCRATCH/$1.pid"; }
+
+is_running() { kill -0 "$1" 2>/dev/null; }
+
+# end_processes PID…: asks them to end, the latest first, and kills what does not within 10 s.
+end_processes() {
+    local index pid
+    for ((index = $#; index > 0; index--)); do
+        pid=${!index}
+        is_running "$pid" || continue
+        kill -TERM "$pid" 2>/dev/null || true
+        await 10 gone "$pid" || kill -KILL "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    done
+}
+
+gone() {
+    # A child that ended is still there until it is waited for: its state says so.
+    local state
+    state=$(sed -n 's/^State:[[:space:]]*\(.\).*/\1/p' "/proc/$1/status" 2>/dev/null) || return 0
+    [ -z "$state" ] || [ "$state" = Z ]
+}
+
+# stop NAME, kill_hard NAME: ends one of them, politely or not.
+stop() { end_processes "$(pid_of "$1")"; }
+kill_hard() {
+    local pid
+    pid=$(pid_of "$1")
+    kill -KILL "$pid"
+    wait "$pid" 2>/dev/null || true
+}
+
+# await SECONDS COMMAND…: until the command succeeds. Fails when the time is over.
+await() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        [ "$SECONDS" -lt "$deadline" ] || return 1
+        sleep 0.05
+    done
+}
+
+# await_port NAME ADDRESS:PORT: until that process, started by `start`, accepts connections there.
+await_port() {
+    local name=$1 host=${2%:*} port=${2##*:}
+    host=${host#[}
+    host=${host%]}
+    await 30 answers_or_died "$name" "$host" "$port" || die "$name does not listen on $2 after 30 s"
+    is_running "$(pid_of "$name")" || die "$name ended at once"
+}
+
+answers_or_died() {
+    answers "$2" "$3" || gone "$(pid_of "$1")"
+}
+
+answers() { (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null; }
+
+# free_ports COUNT: as many TCP ports on which nobody listens, one a line. They lie below the range
+# from which the kernel takes ports for outgoing connections.
+free_ports() {
+    local found=0 port
+    local -A taken=()
+    while [ "$found" -lt "$1" ]; do
+        port=$((20000 + RANDOM % 12000))
+        if [ -z "${taken[$port]:-}" ] && ! is_bound "$port"; then
+            taken[$port]=yes
+            found=$((found + 1))
+            say "$port"
+        fi
+    done
+}
+
+is_bound() {
+    local hex
+    printf -v hex '%04X' "$1"
+    cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep -q "^ *[0-9]*: [0-9A-F]*:$hex "
+}

@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# All checks. Runs every section, then says which failed.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
+
+SECTIONS=(install format scripts rules lint docs tests no-c examples demo clients kill-gateway kill-kvs)
+
+usage() {
+    cat <<END
+Usage: setup/test.sh [SECTION…]
+
+Runs all checks, or the sections named:
+
+  install       the packages that the checks need (setup/install.sh --test)
+  format        cargo fmt
+  scripts       shellcheck
+  rules         direction of dependencies, no_std, unsafe, and others (setup/checks.sh)
+  lint          clippy, warnings are errors
+  docs          rustdoc, warnings are errors
+  tests         all tests of all crates
+  no-c          the build without the bypass compiles no C
+  examples      the example configurations are accepted
+  demo          a small run of setup/demo.sh
+  clients       mail of well-known clients arrives as it was sent
+  kill-gateway  the gateway is killed ten times under load
+  kill-kvs      a KVS is killed under load
+
+Exit status 0 only if no section failed. A section that needs root and cannot have it is skipped.
+END
+}
+
+main() {
+    local section status failed=0 summary=()
+    case ${1:-} in
+    --help | -h)
+        usage
+        exit 0
+        ;;
+    esac
+    for section in "$@"; do
+        [[ " ${SECTIONS[*]} " == *" $section "* ]] || {
+            usage >&2
+            exit 2
+        }
+    done
+    [ $# -eq 0 ] || SECTIONS=("$@")
+    cd "$ROOT"
+    exec </dev/null
+    for section in "${SECTIONS[@]}"; do
+        printf '\n=== %s\n' "$section"
+        SECONDS=0
+        # Not in an `if`: that would switch `set -e` off inside.
+        set +e
+        (
+            set -e
+            run_section "$section"
+        )
+        status=$?
+        set -e
+        case $status in
+        0) status=passed ;;
+        "$SKIPPED") status=skipped ;;
+        *)
+            status=FAILED
+            failed=1
+            ;;
+        esac
+        summary+=("$(printf '%-14s %-8s %4d s' "$section" "$status" "$SECONDS")")
+    done
+    printf '\n=== summary\n'
+    printf '%s\n' "${summary[@]}"
+    exit "$failed"
+}
+
+run_section() {
+    case $1 in
+    install) setup/install.sh --test ;;
+    format) cargo fmt --all --check ;;
+    scripts) shellcheck -x .ci/run setup/*.sh setup/scenarios/*.sh ;;
+    rules) setup/checks.sh direction no-std unsafe paths stubs self ;;
+    lint) cargo clippy --locked --quiet --workspace --all-targets -- -D warnings ;;
+    docs) RUSTDOCFLAGS='-D warnings' cargo doc --locked --quiet --workspace --no-deps ;;
+    tests) run_tests ;;
+    no-c) setup/checks.sh no-c ;;
+    examples)
+        build_release
+        "$BIN/kvs" --config setup/examples/kvs.toml --check
+        "$BIN/gateway" --config setup/examples/gateway.toml --check
+        ;;
+    demo) setup/demo.sh --messages 2000 ;;
+    *) "setup/scenarios/$1.sh" ;;
+    esac
+}
+
+run_tests() {
+    if cargo nextest --version >/dev/null 2>&1; then
+        cargo nextest run --locked --workspace --status-level slow
+        cargo test --locked --quiet --workspace --doc
+    else
+        cargo test --locked --quiet --workspace
+    fi
+}
+
+main "$@"
