@@ -1,1 +1,37 @@
 //! SMTP as a protocol: server and client sessions without IO.
+//!
+//! * [`ServerSession`] is reception: bytes in, typed events out, verdicts back, replies out.
+//! * [`ClientSession`] is delivery: transactions in, bytes out, replies in, outcomes out.
+//! * [`Decoder`] and [`Outgoing`] are the two directions of mail data (RFC 5321 §4.5.2).
+//! * [`ForwardPath`] and [`ReversePath`] are addresses that have been checked.
+//!
+//! Nothing here owns a socket, a clock or a thread. Extensions that are spoken: PIPELINING
+//! (RFC 2920), SIZE (RFC 1870), 8BITMIME (RFC 6152), ENHANCEDSTATUSCODES (RFC 2034).
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod client;
+mod command;
+mod content;
+mod output;
+mod path;
+mod reply;
+mod server;
+
+pub use client::{
+    Capabilities, ClientEvent, ClientOptions, ClientSession, Finished, LossReason, NewMail,
+    RecipientResult, Results, Waiting,
+};
+pub use content::{ContentErrors, ContentSummary, Decoder};
+pub use output::Outgoing;
+pub use path::{ForwardPath, HelloName, PathError, ReversePath};
+pub use reply::{
+    EnhancedCode, MalformedReply, REPLY_LINE_MAX, REPLY_LINES_MAX, REPLY_TEXT_MAX, Refusal, Reply,
+    ReplyLine, ReplyLines,
+};
+pub use server::{
+    COMMAND_LINE_MAX, MailParameters, OUTPUT_LEN_MAX, ServerEvent, ServerLimits, ServerSession,
+};

@@ -1,0 +1,304 @@
+use super::*;
+use alloc::string::String;
+use alloc::vec;
+use proptest::prelude::*;
+
+const OFFER: &str = "220 mx\r\n250-mx\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250 8BITMIME\r\n";
+
+fn session(pipeline_transactions: bool) -> ClientSession {
+    ClientSession::new(ClientOptions { hostname: "gw.example".into(), pipeline_transactions })
+}
+
+fn ready(offer: &str, pipeline_transactions: bool) -> ClientSession {
+    let mut session = session(pipeline_transactions);
+    session.handle_bytes(offer.as_bytes());
+    assert_eq!(session.poll_event(), Some(ClientEvent::Ready));
+    sent(&mut session);
+    session
+}
+
+fn submit(session: &mut ClientSession, key: u64, recipients: &[&str], content: &'static str) {
+    session.submit(NewMail {
+        key,
+        reverse_path: "a@b",
+        recipients: recipients.iter().copied(),
+        content: Bytes::from_static(content.as_bytes()),
+        leading_dot: content.contains("\n.") || content.starts_with('.'),
+        eight_bit: !content.is_ascii(),
+    });
+}
+
+/// All that the session wants to send, as sent.
+fn sent(session: &mut ClientSession) -> String {
+    let wire: Vec<u8> = session.output().slices().flatten().copied().collect();
+    session.consume_output(wire.len());
+    String::from_utf8(wire).unwrap()
+}
+
+fn finished(session: &mut ClientSession) -> Finished {
+    match session.poll_event() {
+        Some(ClientEvent::Finished(finished)) => finished,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The results, one letter for each recipient.
+fn letters(session: &mut ClientSession) -> String {
+    let Results::Recipients(results) = finished(session).results else { return "-".into() };
+    let letter = |result: RecipientResult| match result {
+        RecipientResult::Delivered => 'D',
+        RecipientResult::Transient(_) => 'T',
+        RecipientResult::Permanent(_) => 'P',
+        RecipientResult::Unknown => 'U',
+    };
+    results.into_iter().map(letter).collect()
+}
+
+#[test]
+fn with_pipelining_a_group_goes_out_at_once() {
+    let mut session = ready(OFFER, false);
+    submit(&mut session, 7, &["c@d", "e@f"], "..\u{e9}\r\n");
+    assert_eq!(
+        sent(&mut session),
+        "MAIL FROM:<a@b> SIZE=6 BODY=8BITMIME\r\nRCPT TO:<c@d>\r\nRCPT TO:<e@f>\r\nDATA\r\n"
+    );
+    session.handle_bytes(b"250 ok\r\n250 ok\r\n550 5.1.1 no\r\n354 go\r\n");
+    assert_eq!(session.waiting(), Waiting::ContentSent);
+    assert_eq!(sent(&mut session), "...\u{e9}\r\n.\r\n");
+    assert_eq!(session.waiting(), Waiting::DataEnd);
+    session.handle_bytes(b"250 2.0.0 taken\r\n");
+    let finished = finished(&mut session);
+    assert_eq!((finished.key, finished.reply.unwrap().code), (7, 250));
+    let Results::Recipients(results) = finished.results else { panic!() };
+    assert_eq!(results[0], RecipientResult::Delivered);
+    assert!(matches!(&results[1], RecipientResult::Permanent(reply) if reply.code == 550));
+    assert!(session.can_submit());
+}
+
+#[test]
+fn without_pipelining_each_command_waits() {
+    let mut session = session(true);
+    session.handle_bytes(b"220 mx\r\n");
+    assert_eq!(sent(&mut session), "EHLO gw.example\r\n");
+    session.handle_bytes(b"500 what\r\n");
+    assert_eq!(sent(&mut session), "HELO gw.example\r\n");
+    session.handle_bytes(b"250 mx\r\n");
+    assert_eq!(session.poll_event(), Some(ClientEvent::Ready));
+    submit(&mut session, 1, &["c@d", "e@f"], "x\r\n");
+    let steps = [
+        ("MAIL FROM:<a@b>\r\n", "250 ok\r\n"),
+        ("RCPT TO:<c@d>\r\n", "450 later\r\n"),
+        ("RCPT TO:<e@f>\r\n", "251 ok\r\n"),
+        ("DATA\r\n", "354 go\r\n"),
+        ("x\r\n.\r\n", "250 ok\r\n"),
+    ];
+    for (command, reply) in steps {
+        assert_eq!(sent(&mut session), command);
+        assert!(!session.can_submit());
+        session.handle_bytes(reply.as_bytes());
+    }
+    assert_eq!(letters(&mut session), "TD");
+    session.quit();
+    assert_eq!(sent(&mut session), "QUIT\r\n");
+    session.handle_bytes(b"221 bye\r\n");
+    assert_eq!(session.poll_event(), Some(ClientEvent::Over));
+}
+
+#[test]
+fn replies_decide_for_each_recipient() {
+    let table = [
+        ("250\r\n250\r\n250\r\n354\r\n250\r\n", "DD"),
+        ("250\r\n250\r\n250\r\n354\r\n452 4.3.1 full\r\n", "TT"),
+        ("250\r\n550\r\n250\r\n354\r\n554\r\n", "PP"),
+        ("250\r\n550\r\n450\r\n354\r\n250\r\n", "PT"),
+        ("250\r\n552\r\n552 5.2.2 mailbox full\r\n554\r\n", "TP"),
+        ("250\r\n250\r\n550\r\n451\r\n", "TP"),
+        ("550\r\n503\r\n503\r\n503\r\n", "PP"),
+        ("451\r\n250\r\n503\r\n503\r\n", "TT"),
+        ("250\r\n421 bye\r\n", "TT"),
+        ("250\r\n550\r\n421 bye\r\n", "PT"),
+        ("250\r\n250\r\n250\r\n354\r\n421\r\n", "TT"),
+        ("250\r\n250\r\n250\r\n354\r\n354\r\n", "UU"),
+        ("250\r\n250\r\n250\r\n354\r\nnonsense\r\n", "UU"),
+        ("250\r\n250\r\n250\r\n250\r\n", "TT"),
+        ("354\r\n", "TT"),
+    ];
+    for (replies, expected) in table {
+        let mut session = ready(OFFER, false);
+        submit(&mut session, 1, &["c@d", "e@f"], "x\r\n");
+        for reply in replies.split_inclusive('\n') {
+            sent(&mut session);
+            session.handle_bytes(reply.as_bytes());
+        }
+        assert_eq!(letters(&mut session), expected, "{replies:?}");
+    }
+}
+
+#[test]
+fn a_refused_transaction_is_reset_before_the_next() {
+    let mut session = ready(OFFER, false);
+    submit(&mut session, 1, &["c@d"], "x\r\n");
+    sent(&mut session);
+    session.handle_bytes(b"250\r\n550\r\n554 no valid recipients\r\n");
+    assert_eq!(letters(&mut session), "P");
+    assert!(!session.can_submit());
+    assert_eq!(sent(&mut session), "RSET\r\n");
+    session.handle_bytes(b"250\r\n");
+    assert!(session.can_submit());
+}
+
+#[test]
+fn a_354_for_nobody_is_ended_with_an_empty_message() {
+    // RFC 2920 §3.1.
+    let mut session = ready(OFFER, false);
+    submit(&mut session, 1, &["c@d"], "secret\r\n");
+    sent(&mut session);
+    session.handle_bytes(b"250\r\n550\r\n354\r\n");
+    assert_eq!(sent(&mut session), ".\r\n");
+    session.handle_bytes(b"250\r\n");
+    assert_eq!(letters(&mut session), "P");
+    assert!(session.can_submit());
+}
+
+#[test]
+fn the_next_transaction_follows_the_end_of_data() {
+    let mut session = ready(OFFER, true);
+    submit(&mut session, 1, &["c@d"], "x\r\n");
+    assert!(!session.can_submit());
+    sent(&mut session);
+    session.handle_bytes(b"250\r\n250\r\n354\r\n");
+    assert!(session.can_submit());
+    submit(&mut session, 2, &["e@f"], "y\r\n");
+    assert!(!session.can_submit());
+    assert_eq!(sent(&mut session), "x\r\n.\r\nMAIL FROM:<a@b> SIZE=3\r\nRCPT TO:<e@f>\r\nDATA\r\n");
+    session.handle_bytes(b"250\r\n250\r\n250\r\n354\r\n");
+    assert_eq!(letters(&mut session), "D");
+    assert_eq!(sent(&mut session), "y\r\n.\r\n");
+    session.handle_bytes(b"250\r\n");
+    assert_eq!(letters(&mut session), "D");
+}
+
+#[test]
+fn a_loss_tells_what_is_known() {
+    let mut overlapped = ready(OFFER, true);
+    submit(&mut overlapped, 1, &["c@d"], "x\r\n");
+    sent(&mut overlapped);
+    overlapped.handle_bytes(b"250\r\n250\r\n354\r\n");
+    submit(&mut overlapped, 2, &["e@f"], "y\r\n");
+    sent(&mut overlapped);
+    overlapped.handle_loss(LossReason::Closed);
+    assert_eq!(letters(&mut overlapped), "U");
+    assert_eq!(letters(&mut overlapped), "-");
+    assert_eq!(overlapped.poll_event(), Some(ClientEvent::Lost(LossReason::Closed)));
+
+    let mut unsent = ready(OFFER, false);
+    submit(&mut unsent, 1, &["c@d"], "x\r\n");
+    sent(&mut unsent);
+    unsent.handle_bytes(b"250\r\n250\r\n354\r\n");
+    unsent.consume_output(5);
+    unsent.handle_loss(LossReason::TimedOut);
+    assert_eq!(letters(&mut unsent), "T");
+}
+
+#[test]
+fn a_reused_connection_that_dies_says_nothing_about_the_message() {
+    let mut session = ready(OFFER, false);
+    submit(&mut session, 1, &["c@d"], "x\r\n");
+    sent(&mut session);
+    session.handle_bytes(b"250\r\n250\r\n354\r\n250\r\n");
+    assert_eq!(letters(&mut session), "D");
+    sent(&mut session);
+    submit(&mut session, 2, &["c@d"], "x\r\n");
+    session.handle_bytes(b"421 idle for too long\r\n");
+    assert_eq!(letters(&mut session), "-");
+    assert!(matches!(session.poll_event(), Some(ClientEvent::Lost(LossReason::ShutDown(_)))));
+}
+
+#[test]
+fn the_hand_shake_may_fail() {
+    let table = [
+        "554 no\r\n",
+        "450 no\r\n",
+        "421 no\r\n",
+        "220 a\r\n450 no\r\n",
+        "220 a\r\n500 a\r\n550 b\r\n",
+        "hi\r\n",
+    ];
+    for replies in table {
+        let mut session = session(false);
+        session.handle_bytes(replies.as_bytes());
+        assert!(matches!(session.poll_event(), Some(ClientEvent::Lost(_))), "{replies:?}");
+        assert_eq!(session.waiting(), Waiting::Nothing);
+    }
+}
+
+#[test]
+fn what_the_server_cannot_take_fails_before_mail() {
+    let mut session = ready("220 mx\r\n250-mx\r\n250 SIZE 5\r\n", false);
+    submit(&mut session, 1, &["c@d", "e@f"], "123456\r\n");
+    assert_eq!(letters(&mut session), "PP");
+    submit(&mut session, 2, &["c@d"], "\u{e9}\r\n");
+    let Results::Recipients(results) = finished(&mut session).results else { panic!() };
+    let RecipientResult::Permanent(reply) = &results[0] else { panic!() };
+    assert_eq!(reply.enhanced, Some(EnhancedCode(5, 6, 3)));
+    assert_eq!(sent(&mut session), "");
+    assert!(session.can_submit());
+}
+
+/// Drives a session against any bytes; returns all that it said and sent.
+fn drive(pieces: &[&[u8]]) -> (Vec<String>, usize) {
+    let mut session = session(true);
+    let mut log = Vec::new();
+    let (mut submitted, mut finished) = (0, 0);
+    for piece in pieces {
+        for byte in piece.iter() {
+            session.handle_bytes(&[*byte]);
+            while session.can_submit() && submitted < 3 {
+                submitted += 1;
+                submit(&mut session, submitted, &["c@d"], "x\r\n");
+            }
+            sent(&mut session);
+        }
+    }
+    session.handle_loss(LossReason::Closed);
+    while let Some(event) = session.poll_event() {
+        finished += usize::from(matches!(event, ClientEvent::Finished(_)));
+        log.push(alloc::format!("{event:?}"));
+    }
+    assert_eq!(u64::try_from(finished).unwrap(), submitted, "each has exactly one outcome");
+    (log, finished)
+}
+
+proptest! {
+    #[test]
+    fn every_transaction_finishes_once_whatever_the_server_says(
+        replies in prop::collection::vec(
+            prop::sample::select(vec!["250\r\n", "354\r\n", "450\r\n", "550\r\n", "421\r\n", "250-x\r\n", "?"]),
+            0..20,
+        ),
+    ) {
+        let replies = replies.concat();
+        drive(&[OFFER.as_bytes(), replies.as_bytes()]);
+    }
+
+    #[test]
+    fn random_bytes_do_no_harm(input in prop::collection::vec(any::<u8>(), 0..500)) {
+        drive(&[&input]);
+        drive(&[OFFER.as_bytes(), &input]);
+    }
+
+    #[test]
+    fn any_split_of_replies_gives_the_same_outcome(at in 0usize..80) {
+        let replies = b"250 2.1.0 ok\r\n250-2.1.5 a\r\n250 2.1.5 b\r\n354 go\r\n250 2.0.0 taken\r\n";
+        let at = at.min(replies.len());
+        let outcome = |pieces: [&[u8]; 2]| {
+            let mut session = ready(OFFER, false);
+            submit(&mut session, 1, &["c@d"], "x\r\n");
+            for piece in pieces {
+                session.handle_bytes(piece);
+            }
+            letters(&mut session)
+        };
+        prop_assert_eq!(outcome([replies, b""]), outcome([&replies[..at], &replies[at..]]));
+    }
+}
