@@ -1,1 +1,14 @@
 //! Load, sinks, measurements and the ledger.
+//!
+//! * [`content`] makes real mail from a seed, [`identity`] tells who a received mail is.
+//!
+//! Nothing here is shared with the gateway: its parsing of SMTP and of mail is its own.
+
+#![forbid(unsafe_code)]
+
+pub mod content;
+mod corpus;
+pub mod data;
+pub mod digest;
+pub mod identity;
+pub mod ledger;

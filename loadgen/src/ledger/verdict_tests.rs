@@ -1,0 +1,315 @@
+//! Each fault that the ledger is there for, made on purpose.
+
+use std::sync::Arc;
+
+use super::ProblemKind::{
+    Altered, Duplicated, Invented, Lost, Misdelivered, Reordered, Unacknowledged, Unreadable,
+};
+use super::*;
+use crate::content::Place;
+use crate::identity::RecipientId;
+use crate::ledger::{Event, Policy};
+
+const RUN: u32 = 1;
+
+/// A ledger told of one run, with as few words as its tests allow. Times are in microseconds.
+struct Story {
+    ledger: Ledger,
+    position: u64,
+}
+
+fn story(policy: Policy) -> Story {
+    Story { ledger: Ledger::new(policy), position: 0 }
+}
+
+fn mail(number: u64) -> MailId {
+    MailId { run: RUN, number }
+}
+
+impl Story {
+    /// The sender means to send mail `number` to one recipient at `a`.
+    fn intends(&mut self, number: u64) -> &mut Story {
+        let places = vec![Place { queue: Arc::from("a"), sequence: number, recipients: 1 }];
+        self.ledger.add(Event::Intent {
+            mail: mail(number),
+            at_us: 0,
+            digest: number + 100,
+            size_bytes: 1,
+            places,
+        });
+        self
+    }
+
+    fn answered(&mut self, number: u64, dot_us: u64, at_us: u64, answer: Answer) -> &mut Story {
+        let recipients = Recipients::All;
+        self.ledger.add(Event::Answer { mail: mail(number), at_us, dot_us, answer, recipients });
+        self
+    }
+
+    /// The sender sends mail `number` between the times and gets 250.
+    fn sends(&mut self, number: u64, dot_us: u64, at_us: u64) -> &mut Story {
+        self.intends(number).answered(number, dot_us, at_us, Answer::Accepted)
+    }
+
+    fn delivers(&mut self, number: u64, at_us: u64, outcome: Outcome) -> &mut Story {
+        let recipient = RecipientId { mail: mail(number), place: 0 }.address("a");
+        self.arrives(Some(number), Some(number + 100), &recipient, at_us, outcome)
+    }
+
+    fn arrives(
+        &mut self,
+        number: Option<u64>,
+        digest: Option<u64>,
+        recipient: &str,
+        at_us: u64,
+        outcome: Outcome,
+    ) -> &mut Story {
+        self.position += 1;
+        self.ledger.add(Event::Delivery {
+            sink: 0,
+            position: self.position,
+            at_us,
+            outcome,
+            mail: number.map(mail),
+            digest,
+            recipient: recipient.into(),
+        });
+        self
+    }
+
+    /// The verdict must name exactly these faults.
+    fn must_find(&mut self, expected: &[(ProblemKind, u64)]) -> Counts {
+        let verdict = self.ledger.verdict();
+        let found: Vec<_> = ProblemKind::ALL
+            .into_iter()
+            .map(|kind| (kind, verdict.counts.faults[kind as usize]))
+            .filter(|&(_, count)| count > 0)
+            .collect();
+        assert_eq!(found, expected, "{:?}", verdict.examples);
+        assert_eq!(verdict.is_clean(), expected.is_empty());
+        verdict.counts
+    }
+}
+
+#[test]
+fn what_was_accepted_and_delivered_once_is_clean() {
+    let mut story = story(Policy { displacement_max: Some(0), ..Policy::default() });
+    story.sends(0, 10, 11).sends(1, 12, 13);
+    story.delivers(0, 20, Outcome::Accepted).delivers(1, 21, Outcome::Accepted);
+    let counts = story.must_find(&[]);
+    assert_eq!((counts.mails, counts.accepted, counts.delivered), (2, 2, 2));
+    assert_eq!((counts.order_compared, counts.displacement_most), (2, 0));
+}
+
+#[test]
+fn a_ledger_of_nothing_is_not_clean() {
+    assert!(!Ledger::new(Policy::default()).verdict().is_clean());
+}
+
+#[test]
+fn a_lost_mail_is_found() {
+    story(Policy::default()).sends(0, 10, 11).must_find(&[(Lost, 1)]);
+}
+
+#[test]
+fn a_mail_only_deferred_or_unanswered_is_lost() {
+    let mut story = story(Policy::default());
+    story.sends(0, 10, 11).delivers(0, 20, Outcome::Transient).delivers(0, 21, Outcome::Unknown);
+    story.must_find(&[(Lost, 1)]);
+}
+
+#[test]
+fn a_mail_refused_for_good_is_not_lost() {
+    let mut story = story(Policy::default());
+    story.sends(0, 10, 11).delivers(0, 20, Outcome::Permanent);
+    assert_eq!(story.must_find(&[]).bounced, 1);
+}
+
+#[test]
+fn a_doubled_mail_is_found() {
+    let mut story = story(Policy::default());
+    story.sends(0, 10, 11).delivers(0, 20, Outcome::Accepted).delivers(0, 21, Outcome::Accepted);
+    story.must_find(&[(Duplicated, 1)]);
+}
+
+#[test]
+fn a_copy_behind_an_unanswered_hand_over_is_no_duplicate() {
+    let mut story = story(Policy::default());
+    story.sends(0, 10, 11).delivers(0, 20, Outcome::Unknown).delivers(0, 21, Outcome::Accepted);
+    assert_eq!(story.must_find(&[]).unanswered, 1);
+}
+
+#[test]
+fn an_unanswered_attempt_allows_one_more_copy_and_not_two() {
+    let mut story = story(Policy::default());
+    story.intends(0).answered(0, 10, 11, Answer::Unknown).answered(0, 12, 13, Answer::Accepted);
+    story.delivers(0, 20, Outcome::Accepted).delivers(0, 21, Outcome::Accepted);
+    assert_eq!(story.must_find(&[]).duplicates_allowed, 1);
+    story.delivers(0, 22, Outcome::Accepted).must_find(&[(Duplicated, 1)]);
+}
+
+#[test]
+fn a_restart_allows_the_repetition_of_what_was_delivered_just_before_it() {
+    let policy =
+        Policy { restarts_us: vec![10_000_000], restart_window_us: 1000, ..Policy::default() };
+    let mut near = story(policy.clone());
+    near.sends(0, 10, 11);
+    near.delivers(0, 9_999_500, Outcome::Accepted).delivers(0, 11_000_000, Outcome::Accepted);
+    assert_eq!(near.must_find(&[]).duplicates_allowed, 1);
+    near.delivers(0, 11_000_001, Outcome::Accepted).must_find(&[(Duplicated, 1)]);
+
+    let mut far = story(policy);
+    far.sends(0, 10, 11);
+    far.delivers(0, 9_000_000, Outcome::Accepted).delivers(0, 11_000_000, Outcome::Accepted);
+    far.must_find(&[(Duplicated, 1)]);
+}
+
+#[test]
+fn an_altered_mail_is_found() {
+    let mut story = story(Policy::default());
+    story.sends(0, 10, 11);
+    story.arrives(Some(0), Some(999), "00000001-0-0@a", 20, Outcome::Accepted);
+    story.must_find(&[(Altered, 1)]);
+}
+
+#[test]
+fn a_mail_altered_beyond_recognition_is_found() {
+    let mut story = story(Policy::default());
+    story.sends(0, 10, 11);
+    story.arrives(None, None, "00000001-0-0@a", 20, Outcome::Accepted);
+    story.must_find(&[(Altered, 1)]);
+}
+
+#[test]
+fn an_invented_mail_is_found() {
+    let mut story = story(Policy::default());
+    story.sends(0, 10, 11).delivers(0, 20, Outcome::Accepted).delivers(7, 21, Outcome::Accepted);
+    story.arrives(None, None, "someone@a", 22, Outcome::Accepted);
+    story.must_find(&[(Invented, 2)]);
+}
+
+#[test]
+fn a_mail_at_the_wrong_recipient_is_found() {
+    let mut story = story(Policy::default());
+    story.sends(0, 10, 11).sends(1, 10, 11);
+    // The content of one under the envelope of the other: the other is missing, too.
+    story.delivers(0, 20, Outcome::Accepted);
+    story.arrives(Some(0), Some(100), "00000001-1-0@a", 21, Outcome::Accepted);
+    story.must_find(&[(Lost, 1), (Misdelivered, 1)]);
+}
+
+#[test]
+fn a_recipient_in_a_wrong_domain_or_beyond_the_envelope_is_found() {
+    let mut story = story(Policy::default());
+    story.sends(0, 10, 11).delivers(0, 20, Outcome::Accepted);
+    story.arrives(Some(0), Some(100), "00000001-0-0@b", 21, Outcome::Accepted);
+    story.arrives(Some(0), Some(100), "00000001-0-1@a", 22, Outcome::Accepted);
+    story.must_find(&[(Misdelivered, 2)]);
+}
+
+#[test]
+fn refused_mail_may_not_be_delivered() {
+    let mut story = story(Policy::default());
+    story.sends(1, 10, 11).delivers(1, 20, Outcome::Accepted);
+    story.intends(0).answered(0, 10, 11, Answer::Refused(451)).delivers(0, 20, Outcome::Accepted);
+    story.must_find(&[(Unacknowledged, 1)]);
+}
+
+#[test]
+fn mail_of_an_unanswered_attempt_may_be_delivered_or_not() {
+    let mut story = story(Policy::default());
+    story.sends(2, 10, 11).delivers(2, 20, Outcome::Accepted);
+    story.intends(0).answered(0, 10, 11, Answer::Unknown).delivers(0, 20, Outcome::Accepted);
+    story.intends(1).answered(1, 10, 11, Answer::Unknown);
+    let counts = story.must_find(&[]);
+    assert_eq!((counts.not_accepted, counts.unacknowledged_allowed), (2, 1));
+}
+
+#[test]
+fn a_refusal_whose_withdrawal_a_crash_lost_may_be_delivered() {
+    let mut story = story(Policy { restarts_us: vec![1000], ..Policy::default() });
+    story.intends(0).answered(0, 10, 900, Answer::Refused(451));
+    story.answered(0, 5_000_000, 5_000_001, Answer::Accepted);
+    story.delivers(0, 6_000_000, Outcome::Accepted).delivers(0, 6_000_001, Outcome::Accepted);
+    assert_eq!(story.must_find(&[]).duplicates_allowed, 1);
+}
+
+#[test]
+fn a_queue_out_of_order_is_found() {
+    let mut story = story(Policy { displacement_max: Some(0), ..Policy::default() });
+    story.sends(0, 10, 11).sends(1, 12, 13);
+    story.delivers(1, 20, Outcome::Accepted).delivers(0, 21, Outcome::Accepted);
+    assert_eq!(story.must_find(&[(Reordered, 1)]).displacement_most, 1);
+}
+
+#[test]
+fn mails_accepted_at_the_same_time_have_no_order() {
+    let mut story = story(Policy { displacement_max: Some(0), ..Policy::default() });
+    story.sends(0, 10, 13).sends(1, 12, 14).sends(2, 14, 15);
+    // The second's 250 did not come before the third's final dot: only the first is before the third.
+    for (number, at_us) in [(1, 20), (0, 21), (2, 22)] {
+        story.delivers(number, at_us, Outcome::Accepted);
+    }
+    assert_eq!(story.must_find(&[]).displacement_most, 0);
+}
+
+#[test]
+fn only_first_attempts_are_ordered() {
+    let mut story = story(Policy { displacement_max: Some(0), ..Policy::default() });
+    story.sends(0, 10, 11).sends(1, 12, 13);
+    story.delivers(0, 20, Outcome::Transient).delivers(1, 21, Outcome::Accepted);
+    story.delivers(0, 30, Outcome::Accepted).must_find(&[]);
+}
+
+#[test]
+fn several_connections_may_displace_a_few() {
+    let mut story = story(Policy { displacement_max: Some(2), ..Policy::default() });
+    for number in 0..4 {
+        story.sends(number, 10 + 2 * number, 11 + 2 * number);
+    }
+    for (number, at_us) in [(1, 20), (2, 21), (0, 22), (3, 23)] {
+        story.delivers(number, at_us, Outcome::Accepted);
+    }
+    assert_eq!(story.must_find(&[]).displacement_most, 2);
+}
+
+#[test]
+fn a_log_without_an_end_may_lack_its_tail_and_nothing_else() {
+    let mut story = story(Policy::default());
+    story.ledger.begin_log();
+    story.ledger.add(Event::SenderBegins { run: RUN, at_us: 0 });
+    story.sends(3, 10, 11).delivers(3, 20, Outcome::Accepted);
+    // Number 4 was sent after the last line that was written; 2 should be there.
+    story.delivers(4, 21, Outcome::Accepted).delivers(2, 22, Outcome::Accepted);
+    let counts = story.must_find(&[(Invented, 1)]);
+    assert_eq!((counts.beyond_log, counts.sender_logs_open), (1, 1));
+}
+
+#[test]
+fn an_answer_without_a_mail_is_found() {
+    let mut story = story(Policy::default());
+    story.sends(0, 10, 11).delivers(0, 20, Outcome::Accepted);
+    story.answered(1, 10, 11, Answer::Accepted).must_find(&[(Unreadable, 1)]);
+}
+
+#[test]
+fn recipients_are_judged_each_for_itself() {
+    let mut story = story(Policy::default());
+    let places = ["a", "b"].map(|queue| Place { queue: queue.into(), sequence: 0, recipients: 1 });
+    story.ledger.add(Event::Intent {
+        mail: mail(0),
+        at_us: 0,
+        digest: 100,
+        size_bytes: 1,
+        places: places.to_vec(),
+    });
+    for (place, answer) in [(0, Answer::Accepted), (1, Answer::Refused(550))] {
+        let recipients = Recipients::Some(vec![place]);
+        story.ledger.add(Event::Answer { mail: mail(0), at_us: 2, dot_us: 1, answer, recipients });
+    }
+    story.arrives(Some(0), Some(100), "00000001-0-0@a", 20, Outcome::Accepted);
+    let counts = story.must_find(&[]);
+    assert_eq!((counts.accepted, counts.not_accepted), (1, 1));
+    story.arrives(Some(0), Some(100), "00000001-0-1@b", 21, Outcome::Accepted);
+    story.must_find(&[(Unacknowledged, 1)]);
+}
