@@ -56,6 +56,11 @@ impl Board {
         }
     }
 
+    /// Number of queues.
+    pub fn queue_count(&self) -> usize {
+        self.queues.len()
+    }
+
     /// Whether mail for the queue can be committed now.
     pub fn is_accepting(&self, queue: QueueIndex) -> bool {
         self.queue(queue).accepting.load(Relaxed)

@@ -1,0 +1,179 @@
+//! The changes of one queue, in the one order in which every copy applies them.
+//!
+//! Each change has a transaction number; a copy is described by how far in this log it has come.
+//! Entries stay until every copy that counts has answered them, so that a resumed connection can
+//! be served again. A stored message stays in memory with its entry.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use kvs_proto::{ChainHash, MessageId, Op, StateVersion, Transaction};
+
+use crate::message::StoredMessage;
+
+/// One change.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// The message was appended.
+    Store(StoredMessage),
+    /// The message was removed.
+    Delete,
+    /// The message's state record was set.
+    Replace {
+        /// Grows with each replace of that message.
+        version: StateVersion,
+        /// The record.
+        record: Bytes,
+    },
+}
+
+impl Change {
+    /// What goes into the hash chain for this change.
+    pub fn digest(&self) -> u64 {
+        match self {
+            Change::Store(stored) => stored.body.digest().0,
+            Change::Delete => 0,
+            Change::Replace { version, record } => kvs_proto::state_digest(*version, record).0,
+        }
+    }
+
+    /// The request that asks a copy for it.
+    pub fn op(&self) -> Op {
+        match self {
+            Change::Store(_) => Op::Store,
+            Change::Delete => Op::Delete,
+            Change::Replace { .. } => Op::Replace,
+        }
+    }
+}
+
+/// One entry.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Which message.
+    pub id: MessageId,
+    /// What was done to it.
+    pub change: Change,
+    /// The hash chain after it.
+    pub hash: ChainHash,
+}
+
+/// The log. `base <= head`; entries are those of `base + 1 ..= head`.
+#[derive(Debug, Default)]
+pub struct Log {
+    base: Transaction,
+    base_hash: ChainHash,
+    entries: VecDeque<Entry>,
+}
+
+impl Log {
+    /// An empty log that goes on after the given transaction number and hash.
+    pub fn starting_after(base: Transaction, base_hash: ChainHash) -> Log {
+        Log { base, base_hash, entries: VecDeque::new() }
+    }
+
+    /// Appends a change and returns its transaction number.
+    pub fn push(&mut self, id: MessageId, change: Change) -> Transaction {
+        let hash = kvs_proto::chain(self.head_hash(), change.op(), id, change.digest());
+        self.entries.push_back(Entry { id, change, hash });
+        self.head()
+    }
+
+    /// The number of the last change.
+    pub fn head(&self) -> Transaction {
+        Transaction(self.base.0 + self.entries.len() as u64)
+    }
+
+    /// The hash chain after the last change.
+    pub fn head_hash(&self) -> ChainHash {
+        self.entries.back().map_or(self.base_hash, |entry| entry.hash)
+    }
+
+    /// Entries kept.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no entry is kept.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The change of that number, if it is kept.
+    pub fn get(&self, number: Transaction) -> Option<&Entry> {
+        let place = number.0.checked_sub(self.base.0 + 1)?;
+        self.entries.get(usize::try_from(place).ok()?)
+    }
+
+    /// The hash chain after change `number`, if that is still known.
+    pub fn hash_after(&self, number: Transaction) -> Option<ChainHash> {
+        if number == self.base {
+            return Some(self.base_hash);
+        }
+        self.get(number).map(|entry| entry.hash)
+    }
+
+    /// Forgets the changes up to and with `number`.
+    pub fn trim(&mut self, number: Transaction) {
+        while self.base < number {
+            let Some(entry) = self.entries.pop_front() else { break };
+            self.base = self.base.next();
+            self.base_hash = entry.hash;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log_of(count: u64) -> Log {
+        let mut log = Log::default();
+        for id in 1..=count {
+            log.push(MessageId(id), Change::Delete);
+        }
+        log
+    }
+
+    #[test]
+    fn numbers_are_consecutive_and_survive_trimming() {
+        let mut log = log_of(10);
+        assert_eq!(log.head(), Transaction(10));
+        let hash_after_4 = log.hash_after(Transaction(4)).unwrap();
+        log.trim(Transaction(4));
+        assert_eq!(log.head(), Transaction(10));
+        assert_eq!(log.len(), 6);
+        assert!(log.get(Transaction(4)).is_none());
+        assert_eq!(log.get(Transaction(5)).unwrap().id, MessageId(5));
+        assert_eq!(log.hash_after(Transaction(4)), Some(hash_after_4));
+        assert_eq!(log.hash_after(Transaction(3)), None);
+        assert!(log.get(Transaction(11)).is_none());
+    }
+
+    #[test]
+    fn the_chain_depends_on_order_and_content() {
+        let mut one = Log::default();
+        one.push(MessageId(1), Change::Delete);
+        one.push(MessageId(2), Change::Delete);
+        let mut other = Log::default();
+        other.push(MessageId(2), Change::Delete);
+        other.push(MessageId(1), Change::Delete);
+        assert_ne!(one.head_hash(), other.head_hash());
+        let mut replaced = Log::default();
+        replaced
+            .push(MessageId(1), Change::Replace { version: StateVersion(1), record: Bytes::new() });
+        let mut again = Log::default();
+        again
+            .push(MessageId(1), Change::Replace { version: StateVersion(2), record: Bytes::new() });
+        assert_ne!(replaced.head_hash(), again.head_hash());
+    }
+
+    #[test]
+    fn trimming_everything_keeps_the_head() {
+        let mut log = log_of(3);
+        let hash = log.head_hash();
+        log.trim(Transaction(9));
+        assert!(log.is_empty());
+        assert_eq!((log.head(), log.head_hash()), (Transaction(3), hash));
+    }
+}
