@@ -1,0 +1,672 @@
+//! Queues that share a record in the register, and the servers that back them up.
+//!
+//! A cohort begins by reading its record. If there is one, it seals the recorded copies by
+//! attaching with the next epoch, claims the queues in the register, and recovers each queue from
+//! the copy that is furthest. Then it serves: the copies of the recorded members follow the
+//! queues' logs, and a change is committed when each of them has answered it and they are as many
+//! as the policy asks for. A member that is lost is taken out of the record before anything goes
+//! on without it; a server that comes (back) is filled and then taken in.
+
+mod recovery;
+mod unit;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use kvs_proto::{Epoch, Incarnation, MessageId};
+use tcpstack::Instant;
+use tracing::{error, info, warn};
+
+use super::copy::Progress;
+use super::record::{Record, RecordedMember, RegisterAnswer, RegisterCall};
+use super::request::{Outlet, Reply};
+use crate::api::Ticket;
+use crate::board::Board;
+use crate::message::QueueIndex;
+
+pub use unit::{Unit, UnitSettings};
+
+/// Most changes in a queue's log before a copy that holds it up is given up. Acceptance stops at
+/// [`LOG_HIGH`] already, so only deletes and replaces go on from there.
+pub const LOG_MAX: usize = 4 * LOG_HIGH;
+
+/// Changes in a queue's log at which the queue stops accepting: a copy is slow or away.
+pub const LOG_HIGH: usize = 16 * 1024;
+
+/// Queues of one cohort that are fetched at the same time.
+const FETCHES_MAX: usize = 4;
+
+/// How long a server that could not be filled is left alone, and a register that failed.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// How a cohort behaves.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Recorded copies that must have answered before a message is committed; 1 or 2.
+    pub min_sync: usize,
+    /// How long a recorded member may be away before the rest goes on without it (if `min_sync`
+    /// allows that at all).
+    pub isolate_after: Duration,
+    /// How long a starting gateway waits for all recorded members before it starts with those
+    /// that are there.
+    pub recovery_wait: Duration,
+    /// Start anew when every recorded copy is lost, instead of standing still.
+    pub accept_loss: bool,
+}
+
+/// What a cohort tells its shard.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CohortEvent {
+    /// A message is committed.
+    Committed {
+        /// Who waits.
+        ticket: Ticket,
+        /// Where.
+        queue: QueueIndex,
+        /// Which.
+        id: MessageId,
+    },
+    /// A queue may deliver from now on.
+    Opened(QueueIndex),
+    /// The process must stop at once: the queues are not ours any more, or never were.
+    Fatal(String),
+}
+
+/// Counters of a cohort.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct CohortCounters {
+    /// Messages committed with fewer than two copies at the servers.
+    pub committed_degraded: u64,
+    /// Members taken out of the record.
+    pub isolations: u64,
+    /// Copies filled anew.
+    pub fills: u64,
+    /// Messages recovered at the start.
+    pub recovered: u64,
+}
+
+/// The queues and their members. See the module for its life.
+///
+/// Inputs: [`handle_link_up`](Self::handle_link_up), [`handle_link_down`](Self::handle_link_down),
+/// [`handle_reply`](Self::handle_reply), [`handle_register`](Self::handle_register),
+/// [`maintain`](Self::maintain) once a turn. Outputs: [`poll_register`](Self::poll_register),
+/// [`poll_event`](Self::poll_event), and requests through the outlets, one for each member in
+/// order. The shard changes the queues through [`unit_mut`](Self::unit_mut) and says so with
+/// [`touch`](Self::touch).
+#[derive(Debug)]
+pub struct Cohort {
+    key: String,
+    policy: Policy,
+    members: Vec<Member>,
+    units: Vec<Unit>,
+    phase: Phase,
+    epoch: Epoch,
+    record: Option<Record>,
+    register: RegisterState,
+    /// Units whose copies may have something to send.
+    dirty: VecDeque<usize>,
+    fetching: usize,
+    /// Something changed that may concern whether any queue accepts.
+    refresh: bool,
+    events: VecDeque<CohortEvent>,
+    counters: CohortCounters,
+}
+
+#[derive(Debug)]
+struct Member {
+    server: String,
+    /// The life of the server at the other end of the link, if it is up.
+    up: Option<Incarnation>,
+    down_since: Instant,
+    role: Role,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Role {
+    /// Recorded with this life: its answer counts.
+    InSet(Incarnation),
+    /// Recorded, but must go: nothing counts until the record is changed.
+    Expelled,
+    /// Not recorded, and not being filled before that time.
+    Out { not_before: Instant },
+    /// Being filled.
+    Joining,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Phase {
+    Reading,
+    Gathering { since: Option<Instant> },
+    Claiming,
+    Serving,
+    Stopped,
+}
+
+#[derive(Debug)]
+enum RegisterState {
+    Idle,
+    Wanted(RegisterCall),
+    Waiting(RegisterCall),
+    Failed { again_at: Option<Instant>, call: RegisterCall },
+}
+
+impl Cohort {
+    /// A cohort of that key with its servers and queues.
+    pub fn new(
+        key: String,
+        policy: Policy,
+        servers: Vec<String>,
+        units: Vec<UnitSettings>,
+    ) -> Cohort {
+        let out = Role::Out { not_before: Instant::ZERO };
+        let member = |server| Member { server, up: None, down_since: Instant::ZERO, role: out };
+        let count = servers.len();
+        Cohort {
+            key,
+            policy,
+            members: servers.into_iter().map(member).collect(),
+            units: units.into_iter().map(|settings| Unit::new(settings, count)).collect(),
+            phase: Phase::Reading,
+            epoch: Epoch(0),
+            record: None,
+            register: RegisterState::Wanted(RegisterCall::Read),
+            dirty: VecDeque::new(),
+            fetching: 0,
+            refresh: true,
+            events: VecDeque::new(),
+            counters: CohortCounters::default(),
+        }
+    }
+
+    /// The register's key of its record.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Its counters.
+    pub fn counters(&self) -> CohortCounters {
+        self.counters
+    }
+
+    /// One of its queues, by place.
+    pub fn unit(&self, place: usize) -> &Unit {
+        &self.units[place]
+    }
+
+    /// One of its queues, by place. After changing its log call [`touch`](Self::touch).
+    pub fn unit_mut(&mut self, place: usize) -> &mut Unit {
+        &mut self.units[place]
+    }
+
+    /// Number of queues.
+    pub fn unit_count(&self) -> usize {
+        self.units.len()
+    }
+
+    /// The queue's copies have something to follow.
+    pub fn touch(&mut self, place: usize) {
+        if !std::mem::replace(&mut self.units[place].dirty, true) {
+            self.dirty.push_back(place);
+        }
+    }
+
+    /// The next call for the register, to be answered by `handle_register`.
+    pub fn poll_register(&mut self) -> Option<RegisterCall> {
+        if !matches!(self.register, RegisterState::Wanted(_)) {
+            return None;
+        }
+        let RegisterState::Wanted(call) =
+            std::mem::replace(&mut self.register, RegisterState::Idle)
+        else {
+            unreachable!("just matched")
+        };
+        self.register = RegisterState::Waiting(call.clone());
+        Some(call)
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<CohortEvent> {
+        self.events.pop_front()
+    }
+
+    /// Whether mail for the queue can be committed as things are.
+    pub fn is_accepting(&self, place: usize) -> bool {
+        let unit = &self.units[place];
+        let ready = self.in_set().filter(|member| unit.can_take_more(*member)).count();
+        self.phase == Phase::Serving
+            && unit.is_open()
+            && ready >= self.policy.min_sync.max(1)
+            && unit.queue.log().len() < LOG_HIGH
+    }
+
+    /// Whether every change has been answered by every member that counts.
+    pub fn is_quiet(&self) -> bool {
+        self.units.iter().all(|unit| unit.queue.log().is_empty())
+    }
+
+    /// The link to a member came up; the server is in that life.
+    pub fn handle_link_up(
+        &mut self,
+        now: Instant,
+        member: usize,
+        incarnation: Incarnation,
+        outlets: &mut [impl Outlet],
+    ) {
+        self.members[member].up = Some(incarnation);
+        self.refresh = true;
+        match self.phase {
+            Phase::Gathering { .. } => self.seal(member, &mut outlets[member]),
+            Phase::Serving | Phase::Claiming => self.welcome(now, member, incarnation, outlets),
+            Phase::Reading | Phase::Stopped => {}
+        }
+    }
+
+    /// The link to a member went down.
+    pub fn handle_link_down(&mut self, now: Instant, member: usize, board: &Board) {
+        self.refresh = true;
+        let it = &mut self.members[member];
+        if it.up.take().is_some() {
+            it.down_since = now;
+        }
+        if it.role == Role::Joining {
+            it.role = Role::Out { not_before: now };
+        }
+        for unit in &mut self.units {
+            unit.copies[member].detach();
+            if unit.abandon_fetch_from(member, board) {
+                self.fetching -= 1;
+            }
+        }
+    }
+
+    /// A member answered.
+    pub fn handle_reply(
+        &mut self,
+        now: Instant,
+        member: usize,
+        place: usize,
+        reply: Reply,
+        outlets: &mut [impl Outlet],
+        board: &Board,
+    ) {
+        let context = self.units[place].context(self.epoch);
+        let unit = &mut self.units[place];
+        let outlet = &mut outlets[member];
+        match unit.copies[member].handle_answer(reply.answer, &context, outlet, &unit.queue) {
+            Progress::None => self.touch(place),
+            Progress::Stands(_) => self.handle_stands(now, member, place),
+            Progress::Unknown => self.handle_unknown(now, member, place, outlet),
+            Progress::Exists => self.units[place].copies[member].attach(&context, outlet),
+            Progress::Advanced => self.handle_advanced(place),
+            Progress::Filled => self.handle_filled(member, place),
+            Progress::OutOfStep(why) => self.handle_out_of_step(now, member, place, why),
+            Progress::Fenced(epoch) => self.handle_fenced(member, place, epoch),
+            Progress::Recovered(answer) => {
+                self.handle_recovered(now, member, place, answer, outlets, board);
+            }
+        }
+    }
+
+    /// The register answered.
+    pub fn handle_register(
+        &mut self,
+        now: Instant,
+        answer: RegisterAnswer,
+        outlets: &mut [impl Outlet],
+    ) {
+        let RegisterState::Waiting(call) =
+            std::mem::replace(&mut self.register, RegisterState::Idle)
+        else {
+            panic!("the register answers each call once")
+        };
+        match (call, answer) {
+            (_, RegisterAnswer::Read(record)) => self.handle_record(record, outlets),
+            (RegisterCall::Swap(record), RegisterAnswer::Swapped) => {
+                self.record = Some(record);
+                self.handle_recorded(now, outlets);
+            }
+            (_, RegisterAnswer::Conflict) => {
+                self.stop("another gateway has changed the record: it owns the queues now".into());
+            }
+            (call, RegisterAnswer::Failed(error)) => {
+                warn!(cohort = %self.key, %error, "the register cannot be used; trying again");
+                self.register = RegisterState::Failed { again_at: None, call };
+            }
+            (RegisterCall::Read, RegisterAnswer::Swapped) => {
+                panic!("the register answers what it was asked")
+            }
+        }
+    }
+
+    /// Deadlines, and whatever has become possible. Once a turn.
+    pub fn maintain(&mut self, now: Instant, outlets: &mut [impl Outlet], board: &Board) {
+        self.maintain_register(now);
+        match self.phase {
+            Phase::Gathering { .. } => self.maintain_gathering(now),
+            Phase::Serving => {
+                self.maintain_members(now, outlets);
+                self.maintain_recovery(now, outlets);
+                self.pump(now, outlets, board);
+                self.maintain_record();
+            }
+            Phase::Reading | Phase::Claiming | Phase::Stopped => {}
+        }
+        if std::mem::take(&mut self.refresh) {
+            for place in 0..self.units.len() {
+                self.post(place, board);
+            }
+        }
+    }
+
+    /// Posts whether the queue accepts.
+    fn post(&self, place: usize, board: &Board) {
+        board.set_accepting(self.units[place].queue_index(), self.is_accepting(place));
+    }
+
+    /// When `maintain` has something to do although nothing happens, if ever.
+    pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        let mut deadline = match (&self.register, &self.phase) {
+            (RegisterState::Failed { again_at, .. }, _) => Some(again_at.unwrap_or(now)),
+            (_, Phase::Gathering { since }) => {
+                Some(since.map_or(now, |since| since + self.policy.recovery_wait))
+            }
+            _ => None,
+        };
+        let mut earliest = |at: Instant| {
+            if at > now {
+                deadline = Some(deadline.map_or(at, |before| before.min(at)));
+            }
+        };
+        for member in &self.members {
+            match member.role {
+                Role::InSet(_) if member.up.is_none() => {
+                    earliest(member.down_since + self.policy.isolate_after);
+                    earliest(member.down_since + self.policy.recovery_wait);
+                }
+                Role::Out { not_before } => earliest(not_before),
+                _ => {}
+            }
+        }
+        deadline
+    }
+
+    /// Members whose answers count.
+    fn in_set(&self) -> impl Iterator<Item = usize> {
+        let counts = |(place, member): (usize, &Member)| {
+            matches!(member.role, Role::InSet(_)).then_some(place)
+        };
+        self.members.iter().enumerate().filter_map(counts)
+    }
+
+    fn stop(&mut self, why: String) {
+        error!(cohort = %self.key, why, "the cohort stops");
+        self.phase = Phase::Stopped;
+        self.refresh = true;
+        self.events.push_back(CohortEvent::Fatal(format!("cohort {}: {why}", self.key)));
+    }
+
+    /// A member is there while we serve: it resumes, or begins to join.
+    fn welcome(
+        &mut self,
+        now: Instant,
+        member: usize,
+        incarnation: Incarnation,
+        outlets: &mut [impl Outlet],
+    ) {
+        match self.members[member].role {
+            Role::InSet(recorded) if recorded == incarnation => {
+                for unit in &mut self.units {
+                    let context = unit.context(self.epoch);
+                    unit.attach_or_create(member, &context, &mut outlets[member]);
+                }
+            }
+            Role::InSet(_) => {
+                self.expel(member, "the server has restarted and lost what it had");
+            }
+            Role::Expelled => {}
+            Role::Out { .. } | Role::Joining => {
+                self.members[member].role = Role::Out { not_before: now };
+            }
+        }
+    }
+
+    /// Its copies count no more. The record says so before anything goes on.
+    fn expel(&mut self, member: usize, why: &str) {
+        let it = &mut self.members[member];
+        warn!(cohort = %self.key, server = %it.server, why, "the server's copies are isolated");
+        it.role = Role::Expelled;
+        self.refresh = true;
+        self.counters.isolations += 1;
+        for unit in &mut self.units {
+            unit.copies[member].forget();
+        }
+    }
+
+    fn handle_advanced(&mut self, place: usize) {
+        self.touch(place);
+        self.commit(place);
+    }
+
+    /// Commits what every member that counts has, if they are enough.
+    fn commit(&mut self, place: usize) {
+        let members = self.in_set().collect::<Vec<_>>();
+        let unit = &mut self.units[place];
+        let acknowledged = members.iter().map(|member| unit.copies[*member].acknowledged()).min();
+        let Some(Some(number)) = acknowledged else { return };
+        if members.len() < self.policy.min_sync {
+            return;
+        }
+        let queue = unit.queue_index();
+        let mut committed = 0;
+        unit.queue.commit_up_to(number, |ticket, id| {
+            committed += 1;
+            self.events.push_back(CohortEvent::Committed { ticket, queue, id });
+        });
+        if members.len() < 2 {
+            self.counters.committed_degraded += committed;
+        }
+        self.trim(place);
+    }
+
+    /// Forgets the log as far as every copy that is being kept up has it.
+    fn trim(&mut self, place: usize) {
+        let unit = &mut self.units[place];
+        let kept_up = self
+            .members
+            .iter()
+            .zip(&unit.copies)
+            .filter(|(member, _)| matches!(member.role, Role::InSet(_) | Role::Joining));
+        let needed = kept_up.filter_map(|(_, copy)| copy.log_needed_after());
+        // A joining copy that has not begun needs nothing: it starts from what lives then.
+        if let Some(number) = needed.min() {
+            unit.queue.trim_log(number);
+        } else {
+            unit.queue.trim_log(unit.queue.log().head());
+        }
+    }
+
+    fn handle_out_of_step(&mut self, now: Instant, member: usize, place: usize, why: &'static str) {
+        let queue = self.units[place].name();
+        match self.members[member].role {
+            Role::InSet(_) => {
+                warn!(cohort = %self.key, queue, why, "a copy is out of step");
+                self.expel(member, "one of its copies is out of step");
+            }
+            Role::Joining => {
+                warn!(cohort = %self.key, queue, why, "a copy cannot be filled; trying again later");
+                self.members[member].role = Role::Out { not_before: now + RETRY_DELAY };
+                for unit in &mut self.units {
+                    unit.copies[member].forget();
+                }
+            }
+            // What is left in the link of a member that was given up.
+            Role::Expelled | Role::Out { .. } => {}
+        }
+    }
+
+    fn handle_fenced(&mut self, member: usize, place: usize, epoch: Epoch) {
+        let server = &self.members[member].server;
+        let queue = self.units[place].name();
+        let why = format!(
+            "{server} says that queue {queue} has an owner of epoch {epoch}, ours is {}; either \
+             another gateway took it over, or the register was lost while the servers were not",
+            self.epoch
+        );
+        self.stop(why);
+    }
+
+    fn handle_filled(&mut self, member: usize, place: usize) {
+        let unit = &self.units[place];
+        self.counters.fills += 1;
+        info!(cohort = %self.key, queue = unit.name(), server = %self.members[member].server,
+              messages = unit.queue.len(), "a copy is filled");
+        self.handle_advanced(place);
+    }
+
+    /// Those that were away too long are given up, those that came are filled.
+    fn maintain_members(&mut self, now: Instant, outlets: &mut [impl Outlet]) {
+        for (member, outlet) in outlets.iter_mut().enumerate() {
+            match self.members[member].role {
+                Role::InSet(_) if self.is_overdue(now, member) => {
+                    self.expel(member, "the server has been away for too long");
+                }
+                Role::Out { not_before } if now >= not_before => {
+                    self.begin_to_fill(member, outlet);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether the rest must go on without that member of the set.
+    fn is_overdue(&self, now: Instant, member: usize) -> bool {
+        let it = &self.members[member];
+        if it.up.is_some() {
+            return false;
+        }
+        let away = now.saturating_since(it.down_since);
+        let others_up =
+            self.in_set().filter(|other| *other != member && self.members[*other].up.is_some());
+        let others = others_up.count();
+        let recovering = self.units.iter().any(|unit| !unit.is_open());
+        others > 0
+            && ((others >= self.policy.min_sync && away >= self.policy.isolate_after)
+                || (recovering && away >= self.policy.recovery_wait))
+    }
+
+    fn begin_to_fill(&mut self, member: usize, outlet: &mut impl Outlet) {
+        let recovering = self.units.iter().any(|unit| !unit.is_open());
+        let it = &mut self.members[member];
+        if it.up.is_none() || recovering {
+            return;
+        }
+        info!(cohort = %self.key, server = %it.server, "filling the server's copies");
+        it.role = Role::Joining;
+        for place in 0..self.units.len() {
+            let unit = &mut self.units[place];
+            let context = unit.context(self.epoch);
+            unit.copies[member].refill(&context, outlet);
+            self.touch(place);
+        }
+    }
+
+    /// Lets each copy send what it lacks. A unit whose copies could not send everything stays in
+    /// line, behind the others.
+    fn pump(&mut self, now: Instant, outlets: &mut [impl Outlet], board: &Board) {
+        for _ in 0..self.dirty.len() {
+            let Some(place) = self.dirty.pop_front() else { break };
+            self.units[place].dirty = false;
+            self.give_up_laggard(now, place);
+            self.trim(place);
+            let unit = &mut self.units[place];
+            if unit.pump(self.epoch, outlets) {
+                self.touch(place);
+            }
+            self.post(place, board);
+        }
+    }
+
+    /// A copy that holds a queue's log beyond its bound is given up.
+    fn give_up_laggard(&mut self, now: Instant, place: usize) {
+        let unit = &self.units[place];
+        if unit.queue.log().len() <= LOG_MAX {
+            return;
+        }
+        let kept_up =
+            |member: &usize| matches!(self.members[*member].role, Role::InSet(_) | Role::Joining);
+        let laggard = (0..self.members.len())
+            .filter(kept_up)
+            .min_by_key(|member| unit.copies[*member].log_needed_after());
+        if let Some(member) = laggard {
+            self.handle_out_of_step(now, member, place, "it is too far behind");
+        }
+    }
+
+    /// Writes the record when it is not what it should be.
+    fn maintain_record(&mut self) {
+        if !matches!(self.register, RegisterState::Idle) {
+            return;
+        }
+        let record = self.record.as_ref().expect("a serving cohort has a record");
+        let wanted = self.wanted_record(record);
+        if wanted.members != record.members || wanted.queues != record.queues {
+            self.register = RegisterState::Wanted(RegisterCall::Swap(wanted));
+        }
+    }
+
+    fn wanted_record(&self, record: &Record) -> Record {
+        let mut wanted = record.clone();
+        wanted.version += 1;
+        wanted.members = self.members.iter().filter_map(|it| self.wanted_member(it)).collect();
+        for unit in &self.units {
+            if unit.is_created(self.in_set()) && !wanted.queues.iter().any(|it| it == unit.name()) {
+                wanted.queues.push(unit.name().to_owned());
+            }
+        }
+        wanted
+    }
+
+    fn wanted_member(&self, member: &Member) -> Option<RecordedMember> {
+        let place = self.members.iter().position(|it| it.server == member.server)?;
+        let incarnation = match member.role {
+            Role::InSet(incarnation) => incarnation,
+            Role::Joining if self.units.iter().all(|it| it.copies[place].is_following()) => {
+                member.up?
+            }
+            _ => return None,
+        };
+        Some(RecordedMember { server: member.server.clone(), incarnation })
+    }
+
+    /// The record is as we wanted it: act on it.
+    fn handle_recorded(&mut self, now: Instant, outlets: &mut [impl Outlet]) {
+        let record = self.record.clone().expect("it was just written");
+        if self.phase == Phase::Claiming {
+            self.begin_to_serve(&record, outlets);
+            return;
+        }
+        self.refresh = true;
+        for place in 0..self.members.len() {
+            let complete = self.units.iter().all(|unit| unit.copies[place].is_following());
+            let member = &mut self.members[place];
+            match (member.role, record.incarnation_of(&member.server)) {
+                (Role::Expelled, None) => member.role = Role::Out { not_before: now },
+                (Role::Joining, Some(incarnation)) if complete => {
+                    info!(cohort = %self.key, server = %member.server, "the server's copies count");
+                    member.role = Role::InSet(incarnation);
+                }
+                // It went down while it was being recorded. What it has is complete as of then,
+                // but what it lacks since is not kept: it must go again.
+                (Role::Joining | Role::Out { .. }, Some(_)) => member.role = Role::Expelled,
+                _ => {}
+            }
+        }
+        for place in 0..self.units.len() {
+            if self.units[place].open_if_created(&record) {
+                self.events.push_back(CohortEvent::Opened(self.units[place].queue_index()));
+            }
+            self.commit(place);
+            self.touch(place);
+        }
+    }
+}

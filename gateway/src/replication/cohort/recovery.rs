@@ -1,0 +1,440 @@
+//! A cohort's way into service: seal, claim, fetch, settle.
+
+use super::super::record::{Record, RecordedMember, RegisterCall};
+use super::super::request::{Answer, Outlet};
+use super::unit::Service;
+use super::{
+    Cohort, CohortEvent, FETCHES_MAX, Instant, Phase, RETRY_DELAY, RegisterState, Role, error,
+    info, warn,
+};
+use crate::board::Board;
+use crate::message::StoredMessage;
+use kvs_proto::{Epoch, MessageId};
+
+impl Cohort {
+    /// The register said how things are: the copies are sealed with the next epoch.
+    pub(super) fn handle_record(&mut self, record: Option<Record>, outlets: &mut [impl Outlet]) {
+        self.epoch = record.as_ref().map_or(Epoch(1), |record| record.epoch.next());
+        if let Some(record) = &record {
+            let configured = |name: &String| self.units.iter().any(|unit| unit.name() == name);
+            for name in record.queues.iter().filter(|name| !configured(name)) {
+                warn!(cohort = %self.key, queue = %name, "a recorded queue is not configured (here) \
+                      any more; its mail stays at the servers");
+            }
+        }
+        self.record = record;
+        self.phase = Phase::Gathering { since: None };
+        for (member, outlet) in outlets.iter_mut().enumerate() {
+            self.seal(member, outlet);
+        }
+    }
+
+    /// Attaches to the copies of a recorded member, so that it refuses every earlier owner.
+    pub(super) fn seal(&mut self, member: usize, outlet: &mut impl Outlet) {
+        let Some(record) = &self.record else { return };
+        let it = &self.members[member];
+        let recorded = record.incarnation_of(&it.server);
+        if recorded.is_none() || recorded != it.up {
+            return;
+        }
+        for unit in &mut self.units {
+            if record.queues.iter().any(|name| name == unit.name()) {
+                let context = unit.context(self.epoch);
+                unit.copies[member].attach(&context, outlet);
+            }
+        }
+    }
+
+    /// Claims the queues once the recorded members are sealed, or waited for long enough.
+    pub(super) fn maintain_gathering(&mut self, now: Instant) {
+        let Phase::Gathering { since } = &mut self.phase else { return };
+        let since = *since.get_or_insert(now);
+        let waited = now >= since + self.policy.recovery_wait;
+        let Some(record) = self.record.clone() else {
+            let up = self.members.iter().filter(|it| it.up.is_some()).count();
+            if up == self.members.len() || (waited && up >= self.policy.min_sync.max(1)) {
+                self.claim(1, Vec::new(), |member| member.up);
+            }
+            return;
+        };
+        let names = self.members.iter().map(|it| it.server.clone()).collect::<Vec<_>>();
+        let state = |server: &str| {
+            let place = names.iter().position(|name| name == server);
+            place.map_or(Seal::Lost, |place| self.seal_of(place, &record))
+        };
+        let seals = record.members.iter().map(|member| state(&member.server)).collect::<Vec<_>>();
+        let count = |seal| seals.iter().filter(|it| **it == seal).count();
+        let (sealed, lost) = (count(Seal::Sealed), count(Seal::Lost));
+        if sealed > 0 && (waited || sealed + lost == seals.len()) {
+            let sealed = |place: usize| self.seal_of(place, &record) == Seal::Sealed;
+            let keep = (0..self.members.len()).map(sealed).collect::<Vec<_>>();
+            let mut keep = keep.into_iter();
+            self.claim(record.version + 1, record.queues, |member| {
+                if keep.next() == Some(true) { member.up } else { None }
+            });
+        } else if lost == seals.len() {
+            self.handle_all_lost(record);
+        }
+    }
+
+    /// No recorded copy is left. That is an alarm, never a new empty queue.
+    fn handle_all_lost(&mut self, record: Record) {
+        if record.queues.is_empty() || self.policy.accept_loss {
+            warn!(cohort = %self.key, "no recorded copy is left; starting anew with empty queues");
+            self.claim(record.version + 1, record.queues, |_| None);
+            return;
+        }
+        self.stop(
+            "every recorded copy is lost: the servers have restarted, and their memory was the \
+             last. Nothing is accepted, so that nobody takes empty queues for delivered mail. To \
+             start anew with empty queues, start once with --accept-loss"
+                .into(),
+        );
+    }
+
+    fn claim(
+        &mut self,
+        version: u64,
+        queues: Vec<String>,
+        mut counts: impl FnMut(&super::Member) -> Option<kvs_proto::Incarnation>,
+    ) {
+        let recorded = |member: &super::Member| {
+            let incarnation = counts(member)?;
+            Some(RecordedMember { server: member.server.clone(), incarnation })
+        };
+        let members = self.members.iter().filter_map(recorded).collect();
+        let record = Record { version, epoch: self.epoch, members, queues };
+        self.register = RegisterState::Wanted(RegisterCall::Swap(record));
+        self.phase = Phase::Claiming;
+    }
+
+    fn seal_of(&self, place: usize, record: &Record) -> Seal {
+        let member = &self.members[place];
+        let recorded = record.incarnation_of(&member.server);
+        if member.role == Role::Expelled || (member.up.is_some() && member.up != recorded) {
+            return Seal::Lost;
+        }
+        let mut units =
+            self.units.iter().filter(|unit| record.queues.iter().any(|name| name == unit.name()));
+        let sealed =
+            member.up.is_some() && units.all(|unit| unit.copies[place].standing().is_some());
+        if sealed { Seal::Sealed } else { Seal::Open }
+    }
+
+    /// The queues are ours.
+    pub(super) fn begin_to_serve(&mut self, record: &Record, outlets: &mut [impl Outlet]) {
+        self.phase = Phase::Serving;
+        self.refresh = true;
+        let epoch = self.epoch;
+        info!(cohort = %self.key, epoch = epoch.0, members = ?record.members, "queues claimed");
+        for member in &mut self.members {
+            member.role = match record.incarnation_of(&member.server) {
+                Some(incarnation) => Role::InSet(incarnation),
+                None => Role::Out { not_before: Instant::ZERO },
+            };
+        }
+        let members = self.in_set().collect::<Vec<_>>();
+        for place in 0..self.units.len() {
+            let unit = &mut self.units[place];
+            let recorded = record.queues.iter().any(|name| name == unit.name());
+            unit.service = match (recorded, members.is_empty()) {
+                (true, false) => Service::Waiting,
+                (true, true) => Service::Open,
+                (false, _) => Service::Creating,
+            };
+            if unit.is_open() {
+                self.events.push_back(CohortEvent::Opened(unit.queue_index()));
+            }
+            for member in &members {
+                if self.members[*member].up.is_some() {
+                    let context = unit.context(epoch);
+                    unit.attach_or_create(*member, &context, &mut outlets[*member]);
+                }
+            }
+            for member in (0..unit.copies.len()).filter(|member| !members.contains(member)) {
+                unit.copies[member].forget();
+            }
+        }
+        // One that restarted while the record was written is not what was recorded.
+        for member in members {
+            let it = &self.members[member];
+            if it.up.is_some() && it.role != Role::InSet(it.up.expect("just checked")) {
+                self.expel(member, "the server has restarted and lost what it had");
+            }
+        }
+    }
+
+    /// A copy of a member is attached.
+    pub(super) fn handle_stands(&mut self, now: Instant, member: usize, place: usize) {
+        if self.phase != Phase::Serving || !matches!(self.members[member].role, Role::InSet(_)) {
+            return;
+        }
+        match self.units[place].service {
+            Service::Waiting | Service::Fetching { .. } => {}
+            Service::Creating => self.settle_created(now, member, place),
+            Service::Settling { .. } | Service::Open => self.settle(now, member, place),
+        }
+    }
+
+    /// A server in the recorded life does not know a recorded queue.
+    pub(super) fn handle_unknown(
+        &mut self,
+        now: Instant,
+        member: usize,
+        place: usize,
+        outlet: &mut impl Outlet,
+    ) {
+        let unit = &mut self.units[place];
+        if unit.service == Service::Creating && self.phase == Phase::Serving {
+            let context = unit.context(self.epoch);
+            unit.copies[member].create(&context, outlet);
+            return;
+        }
+        error!(cohort = %self.key, queue = unit.name(), server = %self.members[member].server,
+               "the server does not know a queue that is recorded there");
+        match self.phase {
+            Phase::Serving => self.handle_out_of_step(now, member, place, "it is not there"),
+            _ => self.members[member].role = Role::Expelled,
+        }
+    }
+
+    /// A new queue was made (or found, made by an earlier start that did not get to record it).
+    fn settle_created(&mut self, now: Instant, member: usize, place: usize) {
+        let unit = &mut self.units[place];
+        let standing = unit.copies[member].standing().expect("it has just said so");
+        if standing.numbers.messages > 0 {
+            let server = &self.members[member].server;
+            let why = format!(
+                "queue {} exists at {server} with {} messages, but the register knows nothing of \
+                 it: the register was lost. Restore it; or remove the queue at the servers",
+                unit.name(),
+                standing.numbers.messages
+            );
+            self.stop(why);
+            return;
+        }
+        match unit.copies[member].follow(&unit.queue) {
+            Ok(()) => self.touch(place),
+            Err(why) => self.handle_out_of_step(now, member, place, why),
+        }
+    }
+
+    /// An attached copy is brought into step with the queue: it follows, or is repaired, or must
+    /// be filled anew.
+    fn settle(&mut self, now: Instant, member: usize, place: usize) {
+        let unit = &mut self.units[place];
+        let Err(why) = unit.copies[member].follow(&unit.queue) else {
+            self.handle_advanced(place);
+            return;
+        };
+        let standing = unit.copies[member].standing().expect("it stands until it follows");
+        let behind = standing.numbers.transaction < unit.queue.log().head();
+        match unit.service {
+            Service::Settling { source } if behind && source != member => {
+                self.units[place].wants_operations = true;
+            }
+            _ => self.handle_out_of_step(now, member, place, why),
+        }
+    }
+
+    /// Begins to read queues, and opens those that are settled.
+    pub(super) fn maintain_recovery(&mut self, now: Instant, outlets: &mut [impl Outlet]) {
+        if self.units.iter().all(super::Unit::is_open) {
+            return;
+        }
+        let members = self.in_set().collect::<Vec<_>>();
+        for place in 0..self.units.len() {
+            match self.units[place].service {
+                Service::Waiting => self.begin_to_fetch(place, &members, outlets),
+                Service::Settling { source } => {
+                    self.maintain_settling(now, place, source, &members, outlets);
+                }
+                Service::Fetching { .. } | Service::Creating | Service::Open => {}
+            }
+        }
+        let waiting = self.units.iter().any(|unit| unit.service == Service::Waiting);
+        let expelling = self.members.iter().any(|member| member.role == Role::Expelled);
+        if waiting && members.is_empty() && !expelling {
+            self.stop("the last recorded copy was lost while it was being read".into());
+        }
+    }
+
+    fn begin_to_fetch(&mut self, place: usize, members: &[usize], outlets: &mut [impl Outlet]) {
+        let unit = &mut self.units[place];
+        let standings =
+            members.iter().map(|member| Some((*member, *unit.copies[*member].standing()?)));
+        let Some(standings) = standings.collect::<Option<Vec<_>>>() else { return };
+        let furthest = standings.iter().rev().max_by_key(|(_, it)| it.numbers.transaction);
+        let Some((source, standing)) = furthest.copied() else { return };
+        if self.fetching >= FETCHES_MAX {
+            return;
+        }
+        self.fetching += 1;
+        let context = unit.context(self.epoch);
+        unit.copies[source].fetch(&context, MessageId(0), &mut outlets[source]);
+        unit.service = Service::Fetching { source, standing, after: MessageId(0) };
+    }
+
+    fn maintain_settling(
+        &mut self,
+        now: Instant,
+        place: usize,
+        source: usize,
+        members: &[usize],
+        outlets: &mut [impl Outlet],
+    ) {
+        let unit = &mut self.units[place];
+        if members.iter().all(|member| unit.copies[*member].is_following()) {
+            unit.service = Service::Open;
+            self.refresh = true;
+            info!(cohort = %self.key, queue = unit.name(), messages = unit.queue.len(),
+                  "the queue is recovered");
+            self.events.push_back(CohortEvent::Opened(unit.queue_index()));
+            self.handle_advanced(place);
+            return;
+        }
+        let behind = members.iter().filter_map(|member| unit.copies[*member].standing());
+        let Some(behind) = behind.map(|it| it.numbers.transaction).min() else { return };
+        if !std::mem::take(&mut unit.wants_operations) {
+            return;
+        }
+        if unit.copies[source].is_following() {
+            let context = unit.context(self.epoch);
+            unit.operations.clear();
+            unit.copies[source].fetch_operations(&context, behind, &mut outlets[source]);
+        } else {
+            self.repair_standing(now, place, &[]);
+        }
+    }
+
+    /// Part of a queue, or the operations that another copy lacks.
+    pub(super) fn handle_recovered(
+        &mut self,
+        now: Instant,
+        member: usize,
+        place: usize,
+        answer: Answer,
+        outlets: &mut [impl Outlet],
+        board: &Board,
+    ) {
+        match (self.units[place].service, answer) {
+            (Service::Fetching { source, .. }, Answer::Item { id, state_version, state, body })
+                if source == member =>
+            {
+                let restored = StoredMessage::decode(body).and_then(|stored| {
+                    let bytes = stored.message.content.len();
+                    self.units[place].queue.restore(id, stored, state_version, state)?;
+                    Ok(bytes)
+                });
+                match restored {
+                    Ok(bytes) => {
+                        board.take_recovered(self.units[place].queue_index(), bytes);
+                        self.counters.recovered += 1;
+                        if let Service::Fetching { after, .. } = &mut self.units[place].service {
+                            *after = id;
+                        }
+                    }
+                    Err(_) => self.give_up_source(now, member, place, board),
+                }
+            }
+            (Service::Fetching { source, after, .. }, Answer::BlockEnd { finished })
+                if source == member =>
+            {
+                if finished {
+                    self.finish_fetch(now, place, board);
+                } else {
+                    let unit = &self.units[place];
+                    let context = unit.context(self.epoch);
+                    unit.copies[source].fetch(&context, after, &mut outlets[source]);
+                }
+            }
+            (Service::Settling { .. }, Answer::Operations { operations, head }) => {
+                let unit = &mut self.units[place];
+                unit.operations.extend(operations);
+                match unit.operations.last() {
+                    Some(last) if last.transaction < head => {
+                        let context = unit.context(self.epoch);
+                        let after = last.transaction;
+                        unit.copies[member].fetch_operations(&context, after, &mut outlets[member]);
+                    }
+                    _ => {
+                        let operations = std::mem::take(&mut unit.operations);
+                        self.repair_standing(now, place, &operations);
+                    }
+                }
+            }
+            // An answer to something that was given up meanwhile.
+            _ => {}
+        }
+    }
+
+    fn finish_fetch(&mut self, now: Instant, place: usize, board: &Board) {
+        let unit = &mut self.units[place];
+        let Service::Fetching { source, standing, .. } = unit.service else { return };
+        let numbers = standing.numbers;
+        let equal = unit.queue.len() as u64 == numbers.messages
+            && unit.queue.content_digest() == numbers.content;
+        if !equal {
+            self.give_up_source(now, source, place, board);
+            return;
+        }
+        unit.queue.finish_restore(numbers.transaction, numbers.hash, standing.last_id);
+        unit.service = Service::Settling { source };
+        self.fetching -= 1;
+        for member in self.in_set().collect::<Vec<_>>() {
+            if self.units[place].copies[member].standing().is_some() {
+                self.settle(now, member, place);
+            }
+        }
+    }
+
+    /// What a copy returned is not what it says it has.
+    fn give_up_source(&mut self, now: Instant, member: usize, place: usize, board: &Board) {
+        if self.units[place].abandon_fetch_from(member, board) {
+            self.fetching -= 1;
+        }
+        self.handle_out_of_step(now, member, place, "what it returned is damaged");
+    }
+
+    /// Repairs the copies that stand behind with these operations of the one that is furthest.
+    fn repair_standing(
+        &mut self,
+        now: Instant,
+        place: usize,
+        operations: &[super::super::request::Operation],
+    ) {
+        for member in self.in_set().collect::<Vec<_>>() {
+            let unit = &mut self.units[place];
+            if unit.copies[member].standing().is_none() {
+                continue;
+            }
+            match unit.copies[member].repair(operations, &unit.queue) {
+                Ok(()) => {
+                    info!(cohort = %self.key, queue = unit.name(), operations = operations.len(),
+                          server = %self.members[member].server, "repairing a copy");
+                    self.touch(place);
+                }
+                Err(why) => self.handle_out_of_step(now, member, place, why),
+            }
+        }
+    }
+
+    /// A register that failed is tried again after a while.
+    pub(super) fn maintain_register(&mut self, now: Instant) {
+        let RegisterState::Failed { again_at, call } = &mut self.register else { return };
+        let again_at = *again_at.get_or_insert(now + RETRY_DELAY);
+        if now >= again_at {
+            self.register = RegisterState::Wanted(call.clone());
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Seal {
+    /// Not heard from, or not on all queues.
+    Open,
+    /// Every recorded queue is attached there with our epoch.
+    Sealed,
+    /// Its copies are gone.
+    Lost,
+}

@@ -1,0 +1,181 @@
+//! One queue of a cohort with its copies.
+
+use kvs_proto::{Epoch, MessageId, Transaction};
+
+use super::super::copy::{Copy, QueueContext};
+use super::super::record::Record;
+use super::super::request::{Operation, Outlet, Standing};
+use crate::board::Board;
+use crate::message::QueueIndex;
+use crate::queue::MailQueue;
+
+/// What a queue is configured as.
+#[derive(Clone, Debug)]
+pub struct UnitSettings {
+    /// The queue.
+    pub queue: QueueIndex,
+    /// Its name in the configuration and in the record.
+    pub name: String,
+    /// Its name at the servers.
+    pub server_name: String,
+    /// Its bound on messages at the servers.
+    pub messages_max: u64,
+    /// Its bound on bytes at the servers.
+    pub bytes_max: u64,
+    /// Room that a server must have beyond what is on its way, for the queue to accept more.
+    pub headroom_bytes: u64,
+}
+
+/// A queue, its copies (one for each member of the cohort), and how far it is on its way into
+/// service.
+#[derive(Debug)]
+pub struct Unit {
+    settings: UnitSettings,
+    /// The queue.
+    pub queue: MailQueue,
+    pub(super) copies: Vec<Copy>,
+    pub(super) service: Service,
+    /// The copies may have something to send; the cohort has it in its list.
+    pub(super) dirty: bool,
+    /// A copy stands behind: the operations that it lacks are to be read from the source.
+    pub(super) wants_operations: bool,
+    /// Those read so far.
+    pub(super) operations: Vec<Operation>,
+}
+
+/// How far a queue is on its way into service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Service {
+    /// Recorded; not read yet.
+    Waiting,
+    /// Being read from that member's copy, which stood so.
+    Fetching { source: usize, standing: Standing, after: MessageId },
+    /// Read; the other copies are brought into step with that member's.
+    Settling { source: usize },
+    /// Not recorded: being made at the members.
+    Creating,
+    /// In service.
+    Open,
+}
+
+impl Unit {
+    pub(super) fn new(settings: UnitSettings, members: usize) -> Unit {
+        let copies = std::iter::repeat_with(Copy::default).take(members).collect();
+        let queue = MailQueue::default();
+        Unit {
+            settings,
+            queue,
+            copies,
+            service: Service::Waiting,
+            dirty: false,
+            wants_operations: false,
+            operations: Vec::new(),
+        }
+    }
+
+    /// The queue's place in the configuration.
+    pub fn queue_index(&self) -> QueueIndex {
+        self.settings.queue
+    }
+
+    /// The queue's name.
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// Whether it is in service.
+    pub fn is_open(&self) -> bool {
+        self.service == Service::Open
+    }
+
+    pub(super) fn context(&self, epoch: Epoch) -> QueueContext {
+        QueueContext {
+            queue: self.settings.queue,
+            name: self.settings.server_name.clone(),
+            epoch,
+            messages_max: self.settings.messages_max,
+            bytes_max: self.settings.bytes_max,
+        }
+    }
+
+    /// Whether the member's copy follows and its server has room for more than is on its way.
+    pub(super) fn can_take_more(&self, member: usize) -> bool {
+        let copy = &self.copies[member];
+        let credit = copy.credit();
+        copy.is_following()
+            && credit.messages as usize > self.queue.log().len()
+            && u64::from(credit.kib) * 1024
+                > self.queue.pending_bytes() + self.settings.headroom_bytes
+    }
+
+    /// Asks a member of the set that has just come up (again) for the queue.
+    pub(super) fn attach_or_create(
+        &mut self,
+        member: usize,
+        context: &QueueContext,
+        outlet: &mut impl Outlet,
+    ) {
+        let copy = &mut self.copies[member];
+        if !copy.is_detached() {
+            return;
+        }
+        // A copy that has followed was made already, even if the record does not say so yet.
+        if self.service == Service::Creating && copy.acknowledged().is_none() {
+            copy.create(context, outlet);
+        } else {
+            copy.attach(context, outlet);
+        }
+    }
+
+    /// Whether a new queue exists at all members that count.
+    pub(super) fn is_created(&self, mut in_set: impl Iterator<Item = usize>) -> bool {
+        let mut any = false;
+        self.service == Service::Creating
+            && in_set.all(|member| {
+                any = true;
+                self.copies[member].is_following()
+            })
+            && any
+    }
+
+    /// A new queue goes into service once it is recorded; returns whether it just did.
+    pub(super) fn open_if_created(&mut self, record: &Record) -> bool {
+        let recorded = record.queues.contains(&self.settings.name);
+        let opens = self.service == Service::Creating && recorded;
+        if opens {
+            self.service = Service::Open;
+        }
+        opens
+    }
+
+    /// If the queue was being read from that member: what was read is dropped, to begin again.
+    pub(super) fn abandon_fetch_from(&mut self, member: usize, board: &Board) -> bool {
+        let abandoned =
+            matches!(self.service, Service::Fetching { source, .. } if source == member);
+        if abandoned {
+            for bytes in self.queue.content_sizes() {
+                board.release(self.settings.queue, bytes);
+            }
+            self.queue = MailQueue::default();
+            self.service = Service::Waiting;
+        }
+        abandoned
+    }
+
+    /// Lets each copy send what it lacks; returns whether one wants to go on when its link has
+    /// room again.
+    pub(super) fn pump(&mut self, epoch: Epoch, outlets: &mut [impl Outlet]) -> bool {
+        if !self.copies.iter().any(|copy| copy.has_more(&self.queue)) {
+            return false;
+        }
+        let context = self.context(epoch);
+        let answered = self.copies.iter().filter_map(Copy::acknowledged).min();
+        let floor = answered.map_or(Transaction(1), Transaction::next);
+        let mut more = false;
+        for (copy, outlet) in self.copies.iter_mut().zip(outlets) {
+            copy.pump(&context, &self.queue, floor, outlet);
+            more |= copy.has_more(&self.queue) && !outlet.has_room();
+        }
+        more
+    }
+}

@@ -1,0 +1,641 @@
+//! One copy of one queue at one backup queue server.
+//!
+//! ```text
+//! Detached ─ attach ─► Asked ──► Standing ─ follow ────────────────► Following
+//!     │                             └────── repair ──► Filling ──┐       ▲
+//!     └───── refill ─► Emptying ──────────────────────► Filling ─┴► Baselining
+//! ```
+//!
+//! A *following* copy is described by the number of the last change of the queue's log that it has
+//! answered. A *filling* one is brought up by other means (the messages that live, in order, or a
+//! list of repairs); once it has everything, a baseline declares it equal, and it follows. When
+//! the link goes down the copy is detached; what it answered is remembered, so that a following
+//! copy resumes.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use kvs_proto::{Credit, Epoch, MessageId, Op, Sequence, StateVersion, Status, Transaction, chain};
+
+use super::request::{Answer, Ask, Baseline, Changing, Operation, Outlet, Request, Standing};
+use crate::message::QueueIndex;
+use crate::queue::{Change, MailQueue};
+
+/// Most changes that a copy has been asked for and has not answered. The server keeps at least as
+/// many results, so that a repeated request is recognised. At the bound the log grows and the
+/// queue stops accepting in time.
+pub const IN_FLIGHT_MAX: u64 = 4096;
+
+/// What all requests for one queue need.
+#[derive(Clone, Debug)]
+pub struct QueueContext {
+    /// The queue.
+    pub queue: QueueIndex,
+    /// Its name at the servers.
+    pub name: String,
+    /// Our epoch.
+    pub epoch: Epoch,
+    /// Its bound on messages at the servers.
+    pub messages_max: u64,
+    /// Its bound on bytes at the servers.
+    pub bytes_max: u64,
+}
+
+/// A copy. Commands: [`attach`](Self::attach), [`create`](Self::create),
+/// [`refill`](Self::refill), [`follow`](Self::follow), [`repair`](Self::repair),
+/// [`detach`](Self::detach). Inputs: [`handle_answer`](Self::handle_answer). Call
+/// [`pump`](Self::pump) whenever the log grew, an answer came or the link has room again.
+#[derive(Debug)]
+pub struct Copy {
+    stage: Stage,
+    /// The last sequence number used in this epoch.
+    used: Sequence,
+    /// The last one answered. `answered <= used`.
+    answered: Sequence,
+    /// A change of the log and the sequence number that it has here: they go up together.
+    origin: Option<(Transaction, Sequence)>,
+    credit: Credit,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Detached,
+    /// `Create` or `Attach` is on its way.
+    Asked,
+    /// Attached; the cohort decides what next.
+    Standing(Standing),
+    /// Whatever is there is on its way out, to be filled anew.
+    Emptying,
+    Filling(Fill),
+    /// The baseline is on its way, changes of the log behind it.
+    Baselining {
+        sent: Transaction,
+        baseline: Sequence,
+    },
+    Following {
+        sent: Transaction,
+    },
+}
+
+#[derive(Debug)]
+struct Fill {
+    /// Repairs, before anything else.
+    repairs: VecDeque<Repair>,
+    /// The messages up to this one have been sent.
+    cursor: MessageId,
+    /// The log's changes up to this one are taken care of. The cursor moves only while this is
+    /// the log's head, so what it sends is never older than what was taken care of.
+    seen: Transaction,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Repair {
+    Store(MessageId),
+    Delete(MessageId),
+    Replace(MessageId),
+}
+
+/// What an answer meant.
+#[derive(Debug)]
+pub enum Progress {
+    /// Nothing that the cohort need know.
+    None,
+    /// The copy is attached and stands so; it waits for an order.
+    Stands(Standing),
+    /// The server has no such queue.
+    Unknown,
+    /// `Create`: it exists already.
+    Exists,
+    /// More of the log is answered.
+    Advanced,
+    /// A fill or repair is complete: the copy follows.
+    Filled,
+    /// The copy cannot be brought into step by going on: it must be filled anew.
+    OutOfStep(&'static str),
+    /// Somebody with a higher epoch owns the queue.
+    Fenced(Epoch),
+    /// Part of a recovery; the cohort knows what it asked for.
+    Recovered(Answer),
+}
+
+impl Default for Copy {
+    fn default() -> Copy {
+        Copy {
+            stage: Stage::Detached,
+            used: Sequence(0),
+            answered: Sequence(0),
+            origin: None,
+            credit: Credit::default(),
+        }
+    }
+}
+
+impl Copy {
+    /// Asks to take the queue over, or to resume.
+    pub fn attach(&mut self, context: &QueueContext, outlet: &mut impl Outlet) {
+        self.stage = Stage::Asked;
+        send(context, outlet, Ask::Attach { name: context.name.clone() });
+    }
+
+    /// Asks to make the queue.
+    pub fn create(&mut self, context: &QueueContext, outlet: &mut impl Outlet) {
+        self.forget();
+        self.stage = Stage::Asked;
+        send(context, outlet, context.create());
+    }
+
+    /// Empties whatever is there and fills the copy with what lives in the queue.
+    pub fn refill(&mut self, context: &QueueContext, outlet: &mut impl Outlet) {
+        self.forget();
+        self.stage = Stage::Emptying;
+        send(context, outlet, Ask::Attach { name: context.name.clone() });
+    }
+
+    /// The copy that stands is equal to the log's head (or, resuming, to a change that the log
+    /// still has): it follows.
+    ///
+    /// # Errors
+    /// What is wrong with it: it must be filled anew.
+    pub fn follow(&mut self, queue: &MailQueue) -> Result<(), &'static str> {
+        let Stage::Standing(standing) = &self.stage else { panic!("only a standing copy follows") };
+        let numbers = standing.numbers;
+        if let Some(expected) = self.number_of(standing.sequence)
+            && expected != numbers.transaction
+        {
+            return Err("it applied other changes than it was asked for");
+        }
+        match queue.log().hash_after(numbers.transaction) {
+            None => return Err("it stands outside the log"),
+            Some(hash) if hash != numbers.hash => return Err("its history differs"),
+            Some(_) => {}
+        }
+        self.origin = Some((numbers.transaction, standing.sequence));
+        self.used = standing.sequence;
+        self.answered = standing.sequence;
+        self.stage = Stage::Following { sent: numbers.transaction };
+        Ok(())
+    }
+
+    /// Brings a standing copy that lacks the given operations (in order, the log's head being the
+    /// last) up to the queue as it is now.
+    ///
+    /// # Errors
+    /// Why that cannot be done: it must be filled anew.
+    pub fn repair(
+        &mut self,
+        operations: &[Operation],
+        queue: &MailQueue,
+    ) -> Result<(), &'static str> {
+        let Stage::Standing(standing) = &self.stage else {
+            panic!("only a standing copy is repaired")
+        };
+        let numbers = standing.numbers;
+        let first = operations.first().ok_or("no operations to repair it with")?;
+        let hash = chain(numbers.hash, first.op, first.id, first.digest);
+        if first.transaction != numbers.transaction.next() || first.hash != hash {
+            return Err("its history is not the beginning of the other copy's");
+        }
+        self.used = standing.sequence;
+        self.answered = standing.sequence;
+        let repairs = net_repairs(operations, queue)?;
+        let seen = queue.log().head();
+        self.stage = Stage::Filling(Fill { repairs, cursor: MessageId(u64::MAX), seen });
+        Ok(())
+    }
+
+    /// Asks for a block of messages after the given one, for recovery.
+    pub fn fetch(&self, context: &QueueContext, after: MessageId, outlet: &mut impl Outlet) {
+        send(context, outlet, Ask::BlockGet { after });
+    }
+
+    /// Asks for the operations after the given one, for repairing another copy.
+    pub fn fetch_operations(
+        &self,
+        context: &QueueContext,
+        after: Transaction,
+        outlet: &mut impl Outlet,
+    ) {
+        send(context, outlet, Ask::OpsGet { after });
+    }
+
+    /// The link is gone. A following copy remembers how far it was.
+    pub fn detach(&mut self) {
+        if !matches!(self.stage, Stage::Following { .. }) {
+            self.forget();
+        }
+        self.stage = Stage::Detached;
+    }
+
+    /// The copy counts no more, and what it had is not remembered.
+    pub fn forget(&mut self) {
+        *self = Copy::default();
+    }
+
+    /// Takes an answer; the queue is what the copy is a copy of.
+    pub fn handle_answer(
+        &mut self,
+        answer: Answer,
+        context: &QueueContext,
+        outlet: &mut impl Outlet,
+        queue: &MailQueue,
+    ) -> Progress {
+        match answer {
+            Answer::Attached { standing, credit } => {
+                self.credit = credit;
+                self.handle_attached(standing, context, outlet, queue)
+            }
+            Answer::Dropped => {
+                if matches!(self.stage, Stage::Emptying) {
+                    send(context, outlet, context.create());
+                }
+                Progress::None
+            }
+            Answer::Acknowledged { sequence, transaction, credit } => {
+                self.credit = credit;
+                self.handle_acknowledged(sequence, transaction)
+            }
+            Answer::Refused { op, status, epoch } => {
+                self.handle_refused(op, status, epoch, context, outlet)
+            }
+            other => Progress::Recovered(other),
+        }
+    }
+
+    /// Sends what the copy lacks, as far as the link and the bound on requests in flight allow.
+    /// `floor` is the lowest change of the log that some copy which counts has not answered.
+    pub fn pump(
+        &mut self,
+        context: &QueueContext,
+        queue: &MailQueue,
+        floor: Transaction,
+        outlet: &mut impl Outlet,
+    ) {
+        match self.stage {
+            Stage::Following { .. } | Stage::Baselining { .. } => {
+                self.pump_log(context, queue, floor, outlet);
+            }
+            Stage::Filling(_) => self.pump_fill(context, queue, outlet),
+            _ => {}
+        }
+    }
+
+    /// How the copy stands, if it waits for an order.
+    pub fn standing(&self) -> Option<&Standing> {
+        match &self.stage {
+            Stage::Standing(standing) => Some(standing),
+            _ => None,
+        }
+    }
+
+    /// Whether it follows, with the link up.
+    pub fn is_following(&self) -> bool {
+        matches!(self.stage, Stage::Following { .. })
+    }
+
+    /// Whether nothing has been asked of it on this connection.
+    pub fn is_detached(&self) -> bool {
+        matches!(self.stage, Stage::Detached)
+    }
+
+    /// The last change of the log that it has answered; remembered while detached.
+    pub fn acknowledged(&self) -> Option<Transaction> {
+        match self.stage {
+            Stage::Filling(_) | Stage::Baselining { .. } => None,
+            _ => self.number_of(self.answered),
+        }
+    }
+
+    /// Whether it lacks something that has not been sent.
+    pub fn has_more(&self, queue: &MailQueue) -> bool {
+        match &self.stage {
+            Stage::Filling(_) => true,
+            Stage::Following { sent } | Stage::Baselining { sent, .. } => {
+                *sent < queue.log().head()
+            }
+            _ => false,
+        }
+    }
+
+    /// The last change of the log that it needs no more.
+    pub fn log_needed_after(&self) -> Option<Transaction> {
+        match &self.stage {
+            Stage::Filling(fill) => Some(fill.seen),
+            Stage::Baselining { .. } => self.origin.map(|(number, _)| number),
+            _ => self.acknowledged(),
+        }
+    }
+
+    /// The room that the server granted last.
+    pub fn credit(&self) -> Credit {
+        self.credit
+    }
+
+    fn handle_attached(
+        &mut self,
+        standing: Standing,
+        context: &QueueContext,
+        outlet: &mut impl Outlet,
+        queue: &MailQueue,
+    ) -> Progress {
+        match self.stage {
+            Stage::Asked => {
+                self.stage = Stage::Standing(standing);
+                Progress::Stands(standing)
+            }
+            Stage::Emptying if standing == Standing::EMPTY => {
+                let fill = Fill {
+                    repairs: VecDeque::new(),
+                    cursor: MessageId(0),
+                    seen: queue.log().head(),
+                };
+                self.stage = Stage::Filling(fill);
+                self.pump_fill(context, queue, outlet);
+                Progress::None
+            }
+            Stage::Emptying => {
+                send(context, outlet, Ask::Drop);
+                Progress::None
+            }
+            _ => Progress::OutOfStep("it said that it attached without being asked"),
+        }
+    }
+
+    fn handle_acknowledged(&mut self, sequence: Sequence, transaction: Transaction) -> Progress {
+        if !self.takes_acknowledgements() {
+            // What was on its way when the copy was given up.
+            return Progress::None;
+        }
+        if sequence > self.used || sequence < self.answered {
+            return Progress::OutOfStep("it acknowledged what it was not asked for");
+        }
+        self.answered = sequence;
+        match self.stage {
+            Stage::Filling(_) => Progress::None,
+            Stage::Baselining { baseline, .. } if sequence < baseline => Progress::None,
+            Stage::Baselining { sent, .. } => {
+                self.stage = Stage::Following { sent };
+                Progress::Filled
+            }
+            Stage::Following { .. } => match self.number_of(sequence) {
+                Some(number) if number == transaction => Progress::Advanced,
+                _ => Progress::OutOfStep("its transaction number is not the log's"),
+            },
+            _ => unreachable!("ruled out above"),
+        }
+    }
+
+    fn handle_refused(
+        &mut self,
+        op: Op,
+        status: Status,
+        epoch: Epoch,
+        context: &QueueContext,
+        outlet: &mut impl Outlet,
+    ) -> Progress {
+        let is_followed = self.takes_acknowledgements();
+        match (&self.stage, status) {
+            (_, Status::Fenced) => Progress::Fenced(epoch),
+            // What was on its way when the copy was given up.
+            (Stage::Detached, _) => Progress::None,
+            _ if op.is_change() && !is_followed => Progress::None,
+            (Stage::Asked, Status::UnknownQueue) => Progress::Unknown,
+            (Stage::Asked, Status::Exists) => Progress::Exists,
+            (Stage::Emptying, Status::UnknownQueue) => {
+                send(context, outlet, context.create());
+                Progress::None
+            }
+            _ => Progress::OutOfStep(reason(status)),
+        }
+    }
+
+    fn pump_log(
+        &mut self,
+        context: &QueueContext,
+        queue: &MailQueue,
+        floor: Transaction,
+        outlet: &mut impl Outlet,
+    ) {
+        let (Stage::Following { sent } | Stage::Baselining { sent, .. }) = self.stage else {
+            return;
+        };
+        let mut sent = sent;
+        let floor = self.sequence_of(floor).unwrap_or(self.answered.next());
+        while self.may_send(outlet) {
+            let Some(entry) = queue.log().get(sent.next()) else { break };
+            sent = sent.next();
+            let change = match &entry.change {
+                Change::Store(stored) => Changing::Store(entry.id, stored.body.clone()),
+                Change::Delete => Changing::Delete(entry.id),
+                Change::Replace { version, record } => {
+                    Changing::Replace(entry.id, *version, record.clone())
+                }
+            };
+            self.change(context, floor, change, outlet);
+            debug_assert_eq!(self.number_of(self.used), Some(sent));
+        }
+        match &mut self.stage {
+            Stage::Following { sent: place } | Stage::Baselining { sent: place, .. } => {
+                *place = sent
+            }
+            _ => {}
+        }
+    }
+
+    fn pump_fill(&mut self, context: &QueueContext, queue: &MailQueue, outlet: &mut impl Outlet) {
+        while self.may_send(outlet) {
+            let Stage::Filling(fill) = &mut self.stage else { return };
+            let step = fill.next_step(queue);
+            let floor = self.answered.next();
+            match step {
+                FillStep::Skip => {}
+                FillStep::Change(change) => self.change(context, floor, change, outlet),
+                FillStep::Message(store, state) => {
+                    self.change(context, floor, store, outlet);
+                    if let Some(replace) = state {
+                        self.change(context, floor, replace, outlet);
+                    }
+                }
+                FillStep::Complete => {
+                    let head = queue.log().head();
+                    let baseline = Baseline {
+                        transaction: head,
+                        hash: queue.log().head_hash(),
+                        content: queue.content_digest(),
+                        messages: queue.len() as u64,
+                    };
+                    self.change(context, floor, Changing::Baseline(baseline), outlet);
+                    self.origin = Some((head, self.used));
+                    self.stage = Stage::Baselining { sent: head, baseline: self.used };
+                    return;
+                }
+            }
+        }
+    }
+
+    fn takes_acknowledgements(&self) -> bool {
+        matches!(self.stage, Stage::Filling(_) | Stage::Baselining { .. } | Stage::Following { .. })
+    }
+
+    fn may_send(&self, outlet: &impl Outlet) -> bool {
+        outlet.has_room() && self.used.0 - self.answered.0 < IN_FLIGHT_MAX
+    }
+
+    fn change(
+        &mut self,
+        context: &QueueContext,
+        floor: Sequence,
+        change: Changing,
+        outlet: &mut impl Outlet,
+    ) {
+        self.used = self.used.next();
+        send(context, outlet, Ask::Change { sequence: self.used, floor, change });
+    }
+
+    /// The change of the log that has this sequence number here.
+    fn number_of(&self, sequence: Sequence) -> Option<Transaction> {
+        let (number, at) = self.origin?;
+        (number.0 + sequence.0).checked_sub(at.0).map(Transaction)
+    }
+
+    /// The sequence number that this change of the log has here.
+    fn sequence_of(&self, number: Transaction) -> Option<Sequence> {
+        let (origin, at) = self.origin?;
+        (at.0 + number.0).checked_sub(origin.0).map(Sequence)
+    }
+}
+
+impl QueueContext {
+    fn create(&self) -> Ask {
+        Ask::Create {
+            name: self.name.clone(),
+            messages_max: self.messages_max,
+            bytes_max: self.bytes_max,
+        }
+    }
+}
+
+enum FillStep {
+    Skip,
+    Change(Changing),
+    Message(Changing, Option<Changing>),
+    Complete,
+}
+
+impl Fill {
+    fn next_step(&mut self, queue: &MailQueue) -> FillStep {
+        if let Some(repair) = self.repairs.pop_front() {
+            return repair_step(repair, queue);
+        }
+        if self.seen < queue.log().head() {
+            self.seen = self.seen.next();
+            return self.live_step(queue);
+        }
+        let Some(snapshot) = queue.snapshots_after(self.cursor).next() else {
+            return FillStep::Complete;
+        };
+        self.cursor = snapshot.id;
+        message_step(&snapshot)
+    }
+
+    /// A change that happened meanwhile: it matters if its message has been sent already.
+    fn live_step(&self, queue: &MailQueue) -> FillStep {
+        let entry = queue.log().get(self.seen).expect("the log is kept from what a fill has seen");
+        if entry.id > self.cursor {
+            return FillStep::Skip;
+        }
+        match &entry.change {
+            Change::Store(stored) => {
+                FillStep::Change(Changing::Store(entry.id, stored.body.clone()))
+            }
+            Change::Delete => FillStep::Change(Changing::Delete(entry.id)),
+            Change::Replace { version, record } => {
+                FillStep::Change(Changing::Replace(entry.id, *version, record.clone()))
+            }
+        }
+    }
+}
+
+impl Standing {
+    /// How a copy stands that was just created.
+    pub const EMPTY: Standing = Standing {
+        sequence: Sequence(0),
+        numbers: Baseline {
+            transaction: Transaction(0),
+            hash: kvs_proto::ChainHash(0),
+            content: kvs_proto::ContentDigest(0),
+            messages: 0,
+        },
+        last_id: MessageId(0),
+    };
+}
+
+fn send(context: &QueueContext, outlet: &mut impl Outlet, ask: Ask) {
+    outlet.send(Request { queue: context.queue, epoch: context.epoch, ask });
+}
+
+fn message_step(snapshot: &crate::queue::Snapshot<'_>) -> FillStep {
+    let store = Changing::Store(snapshot.id, snapshot.stored.body.clone());
+    let has_state = snapshot.state_version > StateVersion(0);
+    let state =
+        has_state.then(|| replace(snapshot.id, snapshot.state_version, snapshot.state_record));
+    FillStep::Message(store, state)
+}
+
+fn repair_step(repair: Repair, queue: &MailQueue) -> FillStep {
+    match repair {
+        Repair::Delete(id) => FillStep::Change(Changing::Delete(id)),
+        Repair::Store(id) => queue.snapshot(id).map_or(FillStep::Skip, |it| message_step(&it)),
+        Repair::Replace(id) => queue.snapshot(id).map_or(FillStep::Skip, |it| {
+            FillStep::Change(replace(id, it.state_version, it.state_record))
+        }),
+    }
+}
+
+fn replace(id: MessageId, version: StateVersion, record: &Bytes) -> Changing {
+    Changing::Replace(id, version, record.clone())
+}
+
+/// What operations come to in the end, in an order that a copy can apply: what was deleted and
+/// replaced before, then what was stored.
+fn net_repairs(
+    operations: &[Operation],
+    queue: &MailQueue,
+) -> Result<VecDeque<Repair>, &'static str> {
+    let mut stores = BTreeSet::new();
+    let mut deletes = BTreeSet::new();
+    let mut replaces = BTreeSet::new();
+    for operation in operations {
+        let id = operation.id;
+        match operation.op {
+            Op::Store => _ = stores.insert(id),
+            Op::Delete => {
+                replaces.remove(&id);
+                if !stores.remove(&id) {
+                    deletes.insert(id);
+                }
+            }
+            Op::Replace if stores.contains(&id) => {}
+            Op::Replace => _ = replaces.insert(id),
+            _ => return Err("an operation that is no change"),
+        }
+    }
+    if stores.iter().chain(&replaces).any(|id| queue.snapshot(*id).is_none()) {
+        return Err("the other copy lacks what its operations say");
+    }
+    let deletes = deletes.into_iter().map(Repair::Delete);
+    let replaces = replaces.into_iter().map(Repair::Replace);
+    Ok(deletes.chain(replaces).chain(stores.into_iter().map(Repair::Store)).collect())
+}
+
+fn reason(status: Status) -> &'static str {
+    match status {
+        Status::QueueFull => "it was full although its bounds are above ours",
+        Status::ArenaFull => "its server's memory is full",
+        Status::ContentDiffers => "its content is not what was sent",
+        Status::UnknownQueue | Status::NotAttached => "its server does not know it any more",
+        Status::TooManyQueues => "its server takes no more queues",
+        Status::NotYours => "its server does not grant it to our account",
+        Status::OpsTrimmed => "its operations do not reach back far enough",
+        _ => "it refused what it was asked for",
+    }
+}

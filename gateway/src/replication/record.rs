@@ -1,0 +1,88 @@
+//! The record of a cohort: who owns its queues, and which copies count.
+
+use kvs_proto::{Epoch, Incarnation};
+use serde::{Deserialize, Serialize};
+
+/// What the register keeps for one cohort.
+///
+/// A copy that is not named here, with the life of its server that is named here, never serves
+/// recovery: it may lack messages or bring deleted ones back.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Grows by one with each change; a change names the version that it replaces.
+    pub version: u64,
+    /// The owner's epoch, as a number.
+    #[serde(with = "epoch")]
+    pub epoch: Epoch,
+    /// The servers whose copies count.
+    pub members: Vec<RecordedMember>,
+    /// The queues that exist at them, by name.
+    pub queues: Vec<String>,
+}
+
+/// A server and its life.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordedMember {
+    /// The server's name in the configuration.
+    pub server: String,
+    /// Which life of it.
+    #[serde(with = "incarnation")]
+    pub incarnation: Incarnation,
+}
+
+impl Record {
+    /// The recorded life of that server, if its copies count.
+    pub fn incarnation_of(&self, server: &str) -> Option<Incarnation> {
+        self.members.iter().find(|member| member.server == server).map(|member| member.incarnation)
+    }
+}
+
+/// What is asked of the register.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RegisterCall {
+    /// The record as it is.
+    Read,
+    /// Put this record in the place of the one whose version is one less (of none, if this is the
+    /// first).
+    Swap(Record),
+}
+
+/// What the register answers. It answers each call once, in order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RegisterAnswer {
+    /// To `Read`.
+    Read(Option<Record>),
+    /// To `Swap`: done, and it will survive a power failure as far as the register does.
+    Swapped,
+    /// To `Swap`: the record had another version. Somebody else changed it.
+    Conflict,
+    /// Could not be read or written now; nothing is known to have changed.
+    Failed(String),
+}
+
+macro_rules! number_as_u64 {
+    ($module:ident, $type:ident) => {
+        mod $module {
+            use kvs_proto::$type;
+            use serde::{Deserialize, Deserializer, Serializer};
+
+            pub(super) fn serialize<S: Serializer>(
+                number: &$type,
+                serializer: S,
+            ) -> Result<S::Ok, S::Error> {
+                serializer.serialize_u64(number.0)
+            }
+
+            pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+                deserializer: D,
+            ) -> Result<$type, D::Error> {
+                u64::deserialize(deserializer).map($type)
+            }
+        }
+    };
+}
+
+number_as_u64!(epoch, Epoch);
+number_as_u64!(incarnation, Incarnation);

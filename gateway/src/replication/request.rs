@@ -1,0 +1,197 @@
+//! What a backup queue is asked for and what it answers, as data: the link turns it into frames.
+
+use bytes::Bytes;
+use kvs_proto::{
+    ChainHash, ContentDigest, Credit, Epoch, Message as Body, MessageId, Op, Sequence,
+    StateVersion, Status, Transaction,
+};
+
+use crate::message::QueueIndex;
+
+/// A request for one queue at one server.
+#[derive(Debug)]
+pub struct Request {
+    /// The queue.
+    pub queue: QueueIndex,
+    /// Our epoch.
+    pub epoch: Epoch,
+    /// What is asked.
+    pub ask: Ask,
+}
+
+/// What is asked.
+#[derive(Debug)]
+pub enum Ask {
+    /// Make the queue and attach to it.
+    Create {
+        /// Its name at the server.
+        name: String,
+        /// Its bound on messages.
+        messages_max: u64,
+        /// Its bound on bytes.
+        bytes_max: u64,
+    },
+    /// Take it over or resume.
+    Attach {
+        /// Its name at the server.
+        name: String,
+    },
+    /// Remove it.
+    Drop,
+    /// A change, in sequence.
+    Change {
+        /// Its place in the sequence.
+        sequence: Sequence,
+        /// Everything below may be forgotten by the server.
+        floor: Sequence,
+        /// What.
+        change: Changing,
+    },
+    /// Read messages in order.
+    BlockGet {
+        /// After this one.
+        after: MessageId,
+    },
+    /// Read the last operations.
+    OpsGet {
+        /// After this one.
+        after: Transaction,
+    },
+}
+
+/// A change that a copy is asked for.
+#[derive(Debug)]
+pub enum Changing {
+    /// Append.
+    Store(MessageId, Body),
+    /// Remove.
+    Delete(MessageId),
+    /// Set the state record.
+    Replace(MessageId, StateVersion, Bytes),
+    /// Declare equal.
+    Baseline(Baseline),
+}
+
+/// The numbers of a copy that is declared equal to its peers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Baseline {
+    /// Changes since the queue was created.
+    pub transaction: Transaction,
+    /// The hash chain after them.
+    pub hash: ChainHash,
+    /// Digest of what lives.
+    pub content: ContentDigest,
+    /// How many messages live.
+    pub messages: u64,
+}
+
+/// How a copy stands, as told when attaching.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// The last sequence number applied in our epoch.
+    pub sequence: Sequence,
+    /// The copy's numbers.
+    pub numbers: Baseline,
+    /// The highest id ever stored.
+    pub last_id: MessageId,
+}
+
+/// An answer for one queue.
+#[derive(Debug)]
+pub struct Reply {
+    /// The queue.
+    pub queue: QueueIndex,
+    /// What is answered.
+    pub answer: Answer,
+}
+
+/// What is answered.
+#[derive(Debug)]
+pub enum Answer {
+    /// To `Create` and `Attach`.
+    Attached {
+        /// How the copy stands.
+        standing: Standing,
+        /// Room there.
+        credit: Credit,
+    },
+    /// To `Drop`.
+    Dropped,
+    /// All changes up to `sequence` are applied.
+    Acknowledged {
+        /// The last one.
+        sequence: Sequence,
+        /// The copy's transaction number after it.
+        transaction: Transaction,
+        /// Room there.
+        credit: Credit,
+    },
+    /// A request was refused.
+    Refused {
+        /// What was asked.
+        op: Op,
+        /// Why.
+        status: Status,
+        /// The queue's epoch there.
+        epoch: Epoch,
+    },
+    /// One message of a `BlockGet`.
+    Item {
+        /// Which.
+        id: MessageId,
+        /// Version of its state record; 0: none.
+        state_version: StateVersion,
+        /// Its state record.
+        state: Bytes,
+        /// Its body, checksum verified.
+        body: Bytes,
+    },
+    /// The end of a `BlockGet`.
+    BlockEnd {
+        /// Nothing follows after this block.
+        finished: bool,
+    },
+    /// To `OpsGet`, in order.
+    Operations {
+        /// The operations, without gaps.
+        operations: Vec<Operation>,
+        /// The copy's last; if it is not among the operations, ask again for what follows.
+        head: Transaction,
+    },
+}
+
+/// One of a copy's last operations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Operation {
+    /// Its number.
+    pub transaction: Transaction,
+    /// `Store`, `Delete` or `Replace`.
+    pub op: Op,
+    /// The message.
+    pub id: MessageId,
+    /// What went into the chain for it.
+    pub digest: u64,
+    /// The chain after it.
+    pub hash: ChainHash,
+}
+
+/// Where requests to one server go.
+pub trait Outlet {
+    /// Whether another request is taken now. Requests are bounded by the link's buffer, which may
+    /// be exceeded by one message.
+    fn has_room(&self) -> bool;
+
+    /// Queues a request for sending. On a link that is down it is dropped: whoever asked hears
+    /// that the link went down.
+    fn send(&mut self, request: Request);
+}
+
+impl<O: Outlet> Outlet for &mut O {
+    fn has_room(&self) -> bool {
+        (**self).has_room()
+    }
+
+    fn send(&mut self, request: Request) {
+        (**self).send(request);
+    }
+}
