@@ -3,7 +3,16 @@
 //! * [`message`] is what is queued.
 //! * [`board`] is what reception may promise: budgets and switches, shared by all threads.
 //! * [`api`] is all that passes between the SMTP side and the queues.
+//! * [`queue`] is one in-order queue, [`replication`] its copies at the backup queue servers.
+//! * [`register`] keeps the records of ownership.
+//! * [`shard`] ties queues, cohorts and links together on one thread.
+//! * [`link`] is the connection to such a server.
 
 pub mod api;
 pub mod board;
+pub mod link;
 pub mod message;
+pub mod queue;
+pub mod register;
+pub mod replication;
+pub mod shard;

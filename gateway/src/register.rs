@@ -1,0 +1,229 @@
+//! The embedded register: records of ownership in one file, changed by compare and set.
+//!
+//! For gateways that share one machine (or one file system with working locks). A change takes the
+//! lock, reads the file, compares, writes a new file beside it, syncs it, and renames it over the
+//! old one, so that a power failure leaves the old or the new content. Only changes of owner or of
+//! the copies that count come here: never a mail.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{Builder, JoinHandle};
+
+use crate::replication::record::{Record, RegisterAnswer, RegisterCall};
+
+/// The largest file that is read, in bytes; a larger one is not ours.
+const FILE_SIZE_BYTES_MAX: u64 = 64 << 20;
+
+/// A register in a directory: `records.json`, and `lock`.
+#[derive(Debug)]
+pub struct FileRegister {
+    directory: PathBuf,
+}
+
+impl FileRegister {
+    /// Uses the directory, and makes it if need be.
+    ///
+    /// # Errors
+    /// If it cannot be made, or its file cannot be read.
+    pub fn open(directory: &Path) -> io::Result<FileRegister> {
+        fs::create_dir_all(directory)?;
+        let register = FileRegister { directory: directory.to_owned() };
+        register.lock()?;
+        register.read()?;
+        Ok(register)
+    }
+
+    /// Carries out a call on the record of that key.
+    pub fn call(&self, key: &str, call: &RegisterCall) -> RegisterAnswer {
+        let answer = match call {
+            RegisterCall::Read => self.get(key).map(RegisterAnswer::Read),
+            RegisterCall::Swap(record) => self.swap(key, record),
+        };
+        answer.unwrap_or_else(|error| {
+            RegisterAnswer::Failed(format!("{}: {error}", self.directory.display()))
+        })
+    }
+
+    fn get(&self, key: &str) -> io::Result<Option<Record>> {
+        let _lock = self.lock()?;
+        Ok(self.read()?.remove(key))
+    }
+
+    fn swap(&self, key: &str, record: &Record) -> io::Result<RegisterAnswer> {
+        let _lock = self.lock()?;
+        let mut records = self.read()?;
+        let version = records.get(key).map_or(0, |record| record.version);
+        if record.version != version + 1 {
+            return Ok(RegisterAnswer::Conflict);
+        }
+        records.insert(key.to_owned(), record.clone());
+        self.write(&records)?;
+        Ok(RegisterAnswer::Swapped)
+    }
+
+    /// Held until it is dropped; the kernel lets go of it when the process dies.
+    fn lock(&self) -> io::Result<File> {
+        let path = self.directory.join("lock");
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        file.lock()?;
+        Ok(file)
+    }
+
+    fn read(&self) -> io::Result<BTreeMap<String, Record>> {
+        let path = self.directory.join("records.json");
+        match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(error) => return Err(error),
+            Ok(metadata) if metadata.len() > FILE_SIZE_BYTES_MAX => {
+                return Err(io::Error::other("records.json is too large to be a register"));
+            }
+            Ok(_) => {}
+        }
+        let text = fs::read(path)?;
+        serde_json::from_slice(&text).map_err(|error| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("records.json: {error}"))
+        })
+    }
+
+    fn write(&self, records: &BTreeMap<String, Record>) -> io::Result<()> {
+        let new = self.directory.join("records.json.new");
+        let mut file = File::create(&new)?;
+        serde_json::to_writer_pretty(&mut file, records)?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        fs::rename(&new, self.directory.join("records.json"))?;
+        File::open(&self.directory)?.sync_all()
+    }
+}
+
+/// Who asked: a worker, and a cohort there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asker {
+    /// The worker, by number.
+    pub worker: usize,
+    /// The cohort, by place in the worker's shard.
+    pub cohort: usize,
+}
+
+/// The register on a thread of its own, so that a slow disk never stops a worker.
+#[derive(Debug)]
+pub struct RegisterThread {
+    calls: Option<Sender<(Asker, String, RegisterCall)>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl RegisterThread {
+    /// Starts it. `deliver` is called on that thread with each answer.
+    ///
+    /// # Errors
+    /// If the thread cannot be started.
+    pub fn start(
+        register: FileRegister,
+        mut deliver: impl FnMut(Asker, RegisterAnswer) + Send + 'static,
+    ) -> io::Result<RegisterThread> {
+        let (calls, incoming): (_, Receiver<(Asker, String, RegisterCall)>) = channel();
+        let thread = Builder::new().name("register".into()).spawn(move || {
+            for (asker, key, call) in incoming {
+                let answer = register.call(&key, &call);
+                deliver(asker, answer);
+            }
+        })?;
+        Ok(RegisterThread { calls: Some(calls), thread: Some(thread) })
+    }
+
+    /// Another end to put calls in. At most one call of each cohort is under way, which bounds the
+    /// channel.
+    pub fn caller(&self) -> Sender<(Asker, String, RegisterCall)> {
+        self.calls.clone().expect("only taken when dropped")
+    }
+}
+
+impl Drop for RegisterThread {
+    fn drop(&mut self) {
+        self.calls = None;
+        if let Some(thread) = self.thread.take() {
+            // It has panicked only if `deliver` has, and then there is nobody to tell.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replication::record::RecordedMember;
+    use kvs_proto::{Epoch, Incarnation};
+
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Directory {
+            let path = std::env::temp_dir().join(format!("register-{}-{name}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Directory(path)
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn record(version: u64, epoch: u64) -> Record {
+        let member = RecordedMember { server: "a".into(), incarnation: Incarnation(u64::MAX) };
+        Record { version, epoch: Epoch(epoch), members: vec![member], queues: vec!["q".into()] }
+    }
+
+    #[test]
+    fn a_record_is_kept_by_key_and_survives_reopening() {
+        let directory = Directory::new("kept");
+        let register = FileRegister::open(&directory.0).unwrap();
+        assert_eq!(register.call("g/0", &RegisterCall::Read), RegisterAnswer::Read(None));
+        let swap = RegisterCall::Swap(record(1, 1));
+        assert_eq!(register.call("g/0", &swap), RegisterAnswer::Swapped);
+        let again = FileRegister::open(&directory.0).unwrap();
+        assert_eq!(
+            again.call("g/0", &RegisterCall::Read),
+            RegisterAnswer::Read(Some(record(1, 1)))
+        );
+        assert_eq!(again.call("g/1", &RegisterCall::Read), RegisterAnswer::Read(None));
+    }
+
+    #[test]
+    fn of_two_that_replace_the_same_version_one_wins() {
+        let directory = Directory::new("race");
+        let won = std::thread::scope(|scope| {
+            let attempts = (0..8).map(|epoch| {
+                let directory = &directory;
+                scope.spawn(move || {
+                    let register = FileRegister::open(&directory.0).unwrap();
+                    register.call("g", &RegisterCall::Swap(record(1, epoch)))
+                })
+            });
+            let attempts = attempts.collect::<Vec<_>>();
+            let answers = attempts.into_iter().map(|it| it.join().unwrap());
+            answers.filter(|answer| *answer == RegisterAnswer::Swapped).count()
+        });
+        assert_eq!(won, 1);
+        let register = FileRegister::open(&directory.0).unwrap();
+        let skipping = RegisterCall::Swap(record(3, 9));
+        assert_eq!(register.call("g", &skipping), RegisterAnswer::Conflict);
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error_and_never_an_empty_register() {
+        let directory = Directory::new("damaged");
+        fs::write(directory.0.join("records.json"), "{ \"g\": 7").unwrap();
+        let error = FileRegister::open(&directory.0).unwrap_err();
+        assert!(error.to_string().contains("records.json"), "{error}");
+        fs::write(directory.0.join("records.json"), "{}").unwrap();
+        let register = FileRegister::open(&directory.0).unwrap();
+        fs::write(directory.0.join("records.json"), "").unwrap();
+        let answer = register.call("g", &RegisterCall::Read);
+        assert!(matches!(answer, RegisterAnswer::Failed(_)), "{answer:?}");
+    }
+}

@@ -1,0 +1,425 @@
+//! A shard: queues, their cohorts, and the links to the servers that back them up.
+//!
+//! Commands come in from the SMTP side, notices go out. Everything that happens to a queue happens
+//! here, on one thread, so order needs no lock.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use tcpstack::{Instant, Transport};
+use tracing::{info, warn};
+
+use crate::api::{Command, Notice, Outcome, Ticket};
+use crate::board::Board;
+use crate::link::{Link, LinkEvent, LinkSettings, Links};
+use crate::message::{DeliveryState, MessageRef, QueueIndex};
+use crate::queue::RetryPolicy;
+use crate::replication::cohort::{Cohort, CohortCounters, CohortEvent, Policy, UnitSettings};
+use crate::replication::record::{RegisterAnswer, RegisterCall};
+
+/// Members of each cohort: two backups for each queue.
+pub const BACKUPS: usize = 2;
+
+/// What a shard is made of.
+#[derive(Debug)]
+pub struct ShardSettings {
+    /// Its links: every server that one of its cohorts uses.
+    pub links: Vec<LinkSettings>,
+    /// Its cohorts.
+    pub cohorts: Vec<CohortSettings>,
+    /// How cohorts behave.
+    pub policy: Policy,
+    /// Fronts of the gateway; a queue's attempts go to front `queue % fronts`.
+    pub fronts: u16,
+    /// Seed of nonces and of jitter.
+    pub seed: u64,
+}
+
+/// A cohort of a shard.
+#[derive(Debug)]
+pub struct CohortSettings {
+    /// The register's key of its record.
+    pub key: String,
+    /// Its members: places in the shard's links.
+    pub members: [usize; BACKUPS],
+    /// Its queues.
+    pub queues: Vec<(UnitSettings, RetryPolicy)>,
+}
+
+/// A register call of one of the shard's cohorts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RegisterErrand {
+    /// The cohort, by place in the shard.
+    pub cohort: usize,
+    /// The record's key.
+    pub key: String,
+    /// What is asked.
+    pub call: RegisterCall,
+}
+
+/// Messages by what became of them, and what the copies went through.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct ShardCounters {
+    /// Messages in the queues.
+    pub queued: u64,
+    /// Stores refused because the queue could not take them when they came.
+    pub refused: u64,
+    /// Messages withdrawn because the client did not get its 250.
+    pub withdrawn: u64,
+    /// Attempts that deferred their message.
+    pub deferred: u64,
+    /// Messages given up after their expiry.
+    pub expired: u64,
+    /// The cohorts' counters, added up.
+    pub cohorts: CohortCounters,
+}
+
+/// A shard. Inputs: [`handle_command`](Self::handle_command),
+/// [`handle_register`](Self::handle_register). Each turn: [`turn`](Self::turn), then the outputs
+/// [`poll_notice`](Self::poll_notice), [`poll_register`](Self::poll_register),
+/// [`poll_fatal`](Self::poll_fatal), then [`flush`](Self::flush).
+#[derive(Debug)]
+pub struct Shard<T> {
+    links: Links<T>,
+    state: State,
+}
+
+/// Everything but the links, so that a link's event can be handled while the links are borrowed.
+#[derive(Debug)]
+struct State {
+    cohorts: Vec<Team>,
+    /// By queue: its cohort and its place there, if it is ours.
+    homes: Vec<Option<Home>>,
+    board: Arc<Board>,
+    fronts: u16,
+    random: fastrand::Rng,
+    notices: VecDeque<(u16, Notice)>,
+    /// Queues that may hand out attempts now.
+    deliverable: BTreeSet<QueueIndex>,
+    /// When queues have deferred messages due, in milliseconds since 1970.
+    due: BTreeSet<(u64, QueueIndex)>,
+    fatal: Option<String>,
+    counters: ShardCounters,
+}
+
+#[derive(Debug)]
+struct Team {
+    cohort: Cohort,
+    members: [usize; BACKUPS],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Home {
+    cohort: usize,
+    place: usize,
+    retry: RetryPolicy,
+    /// Attempts that delivery takes at a time.
+    window: u32,
+}
+
+impl<T: Transport> Shard<T> {
+    /// A shard of a gateway with as many queues as the board has.
+    pub fn new(transport: T, settings: ShardSettings, board: Arc<Board>) -> Shard<T> {
+        let mut homes = vec![None; board.queue_count()];
+        let mut cohorts = Vec::new();
+        for (cohort, team) in settings.cohorts.into_iter().enumerate() {
+            for (place, (unit, retry)) in team.queues.iter().enumerate() {
+                let home = Home { cohort, place, retry: *retry, window: 0 };
+                homes[unit.queue.0 as usize] = Some(home);
+            }
+            let servers = team.members.map(|link| settings.links[link].server.clone()).to_vec();
+            let units = team.queues.into_iter().map(|(unit, _)| unit).collect();
+            let cohort = Cohort::new(team.key, settings.policy.clone(), servers, units);
+            cohorts.push(Team { cohort, members: team.members });
+        }
+        let mut random = fastrand::Rng::with_seed(settings.seed);
+        let links = Links::new(transport, settings.links, random.u64(..));
+        let state = State {
+            cohorts,
+            homes,
+            board,
+            fronts: settings.fronts,
+            random,
+            notices: VecDeque::new(),
+            deliverable: BTreeSet::new(),
+            due: BTreeSet::new(),
+            fatal: None,
+            counters: ShardCounters::default(),
+        };
+        Shard { links, state }
+    }
+
+    /// Takes a command for one of its queues.
+    pub fn handle_command(&mut self, unix_ms: u64, command: Command) {
+        let state = &mut self.state;
+        match command {
+            Command::Store { queue, ticket, message, hold } => {
+                state.store(queue, ticket, message, hold);
+            }
+            Command::Release { queue, id } => {
+                state.with_queue(queue, |it| it.release(id));
+                state.deliverable.insert(queue);
+            }
+            Command::Withdraw { queue, ticket } => state.withdraw(queue, ticket),
+            Command::Slots { queue, window } => {
+                state.home_mut(queue).window = window;
+                state.deliverable.insert(queue);
+            }
+            Command::Outcome { queue, id, outcome } => {
+                state.handle_outcome(unix_ms, queue, id, outcome);
+            }
+        }
+    }
+
+    /// The register's answer to an errand.
+    pub fn handle_register(&mut self, now: Instant, cohort: usize, answer: RegisterAnswer) {
+        let team = &mut self.state.cohorts[cohort];
+        let mut outlets = outlets(self.links.links_mut(), team.members);
+        team.cohort.handle_register(now, answer, &mut outlets);
+    }
+
+    /// Receives answers, lets the cohorts go on, hands out attempts. Returns whether there was
+    /// anything to do.
+    pub fn turn(&mut self, now: Instant, unix_ms: u64) -> bool {
+        let Shard { links, state } = self;
+        let mut worked = links.turn(now, |links, event| state.handle_link(now, links, event));
+        for team in &mut state.cohorts {
+            let mut outlets = outlets(links.links_mut(), team.members);
+            team.cohort.maintain(now, &mut outlets, &state.board);
+        }
+        worked |= state.take_events();
+        state.hand_out(unix_ms);
+        worked | !state.notices.is_empty()
+    }
+
+    /// Sends what is queued on the links. Once a turn, after commands.
+    pub fn flush(&mut self, now: Instant) {
+        self.links.flush(now);
+    }
+
+    /// The next notice and the front that it is for.
+    pub fn poll_notice(&mut self) -> Option<(u16, Notice)> {
+        self.state.notices.pop_front()
+    }
+
+    /// The next call for the register.
+    pub fn poll_register(&mut self) -> Option<RegisterErrand> {
+        self.state.cohorts.iter_mut().enumerate().find_map(|(cohort, team)| {
+            let call = team.cohort.poll_register()?;
+            Some(RegisterErrand { cohort, key: team.cohort.key().to_owned(), call })
+        })
+    }
+
+    /// Why the process must stop at once, if so.
+    pub fn poll_fatal(&mut self) -> Option<String> {
+        self.state.fatal.take()
+    }
+
+    /// When `turn` has something to do although nothing happens: a point of the clock, and a time
+    /// of day in milliseconds since 1970.
+    pub fn next_deadline(&self, now: Instant) -> (Option<Instant>, Option<u64>) {
+        let cohorts = self.state.cohorts.iter().filter_map(|team| team.cohort.next_deadline(now));
+        let instant = cohorts.chain(self.links.next_deadline()).min();
+        (instant, self.state.due.first().map(|(due, _)| *due))
+    }
+
+    /// Whether every change has been answered by every copy that counts, so that nothing is lost
+    /// by leaving but attempts under way.
+    pub fn is_quiet(&self) -> bool {
+        self.state.cohorts.iter().all(|team| team.cohort.is_quiet())
+    }
+
+    /// What became of messages.
+    pub fn counters(&self) -> ShardCounters {
+        let mut counters = self.state.counters;
+        for team in &self.state.cohorts {
+            let places = 0..team.cohort.unit_count();
+            counters.queued +=
+                places.map(|place| team.cohort.unit(place).queue.len() as u64).sum::<u64>();
+            let cohort = team.cohort.counters();
+            counters.cohorts.committed_degraded += cohort.committed_degraded;
+            counters.cohorts.isolations += cohort.isolations;
+            counters.cohorts.fills += cohort.fills;
+            counters.cohorts.recovered += cohort.recovered;
+        }
+        counters
+    }
+
+    /// The links' transport, for waiting.
+    pub fn transport(&mut self) -> &mut T {
+        self.links.transport()
+    }
+
+    /// Closes the links.
+    pub fn close(&mut self) {
+        self.links.close();
+    }
+}
+
+impl State {
+    fn handle_link(&mut self, now: Instant, links: &mut [Link], event: LinkEvent) {
+        match event {
+            LinkEvent::Up(link, incarnation) => {
+                self.for_members(link, |team, member, _| {
+                    let mut outlets = outlets(links, team.members);
+                    team.cohort.handle_link_up(now, member, incarnation, &mut outlets);
+                });
+            }
+            LinkEvent::Down(link) => {
+                self.for_members(link, |team, member, board| {
+                    team.cohort.handle_link_down(now, member, board);
+                });
+            }
+            LinkEvent::Reply(link, reply) => {
+                let Some(Some(home)) = self.homes.get(reply.queue.0 as usize).copied() else {
+                    warn!(queue = reply.queue.0, "an answer for a queue that is not ours");
+                    return;
+                };
+                let team = &mut self.cohorts[home.cohort];
+                let Some(member) = team.members.iter().position(|it| *it == link) else { return };
+                let mut outlets = outlets(links, team.members);
+                let board = &self.board;
+                team.cohort.handle_reply(now, member, home.place, reply, &mut outlets, board);
+            }
+        }
+    }
+
+    fn for_members(&mut self, link: usize, mut each: impl FnMut(&mut Team, usize, &Board)) {
+        for team in &mut self.cohorts {
+            if let Some(member) = team.members.iter().position(|it| *it == link) {
+                each(team, member, &self.board);
+            }
+        }
+    }
+
+    fn store(&mut self, queue: QueueIndex, ticket: Ticket, message: MessageRef, hold: bool) {
+        let home = *self.home_mut(queue);
+        let cohort = &mut self.cohorts[home.cohort].cohort;
+        if !cohort.is_accepting(home.place) {
+            self.board.release(queue, message.content.len());
+            self.counters.refused += 1;
+            self.notices.push_back((ticket.front, Notice::Refused { ticket, queue }));
+            return;
+        }
+        cohort.unit_mut(home.place).queue.store(ticket, message, hold);
+        cohort.touch(home.place);
+    }
+
+    fn withdraw(&mut self, queue: QueueIndex, ticket: Ticket) {
+        // Not there any more if it was refused here first.
+        if let Some(bytes) = self.with_queue(queue, |it| it.withdraw(ticket)) {
+            self.board.release(queue, bytes);
+            self.counters.withdrawn += 1;
+        }
+    }
+
+    fn handle_outcome(
+        &mut self,
+        unix_ms: u64,
+        queue: QueueIndex,
+        id: kvs_proto::MessageId,
+        outcome: Outcome,
+    ) {
+        match outcome {
+            Outcome::Settled => {
+                let bytes = self.with_queue(queue, |it| it.settle(id));
+                self.board.release(queue, bytes);
+            }
+            Outcome::Deferred { state } => self.defer(unix_ms, queue, id, state),
+            Outcome::NotAttempted => self.with_queue(queue, |it| it.put_back(id)),
+        }
+        self.deliverable.insert(queue);
+    }
+
+    fn defer(
+        &mut self,
+        unix_ms: u64,
+        queue: QueueIndex,
+        id: kvs_proto::MessageId,
+        mut state: DeliveryState,
+    ) {
+        let retry = self.home_mut(queue).retry;
+        let chance = self.random.u64(..);
+        let accepted = self.with_queue(queue, |it| {
+            it.snapshot(id).map(|it| it.stored.message.envelope.accepted_unix_ms)
+        });
+        if accepted.is_some_and(|accepted| retry.is_expired(accepted, unix_ms)) {
+            info!(target: "record", outcome = "expired", queue = queue.0, id = id.0,
+                  attempts = state.attempts);
+            let bytes = self.with_queue(queue, |it| it.settle(id));
+            self.board.release(queue, bytes);
+            self.counters.expired += 1;
+            return;
+        }
+        state.attempts = state.attempts.saturating_add(1);
+        let delay = retry.delay(state.attempts, chance).as_millis();
+        state.due_unix_ms = unix_ms + u64::try_from(delay).unwrap_or(u64::MAX / 2);
+        self.counters.deferred += 1;
+        self.with_queue(queue, |it| it.defer(id, state));
+    }
+
+    /// Takes what the cohorts have to tell; returns whether there was anything.
+    fn take_events(&mut self) -> bool {
+        let mut any = false;
+        for place in 0..self.cohorts.len() {
+            while let Some(event) = self.cohorts[place].cohort.poll_event() {
+                any = true;
+                match event {
+                    CohortEvent::Committed { ticket, queue, id } => {
+                        self.deliverable.insert(queue);
+                        let notice = Notice::Committed { ticket, queue, id };
+                        self.notices.push_back((ticket.front, notice));
+                    }
+                    CohortEvent::Opened(queue) => _ = self.deliverable.insert(queue),
+                    CohortEvent::Fatal(why) => _ = self.fatal.get_or_insert(why),
+                }
+            }
+        }
+        any
+    }
+
+    /// Hands out attempts of queues in service, as many as delivery takes.
+    fn hand_out(&mut self, unix_ms: u64) {
+        while let Some((due, queue)) = self.due.first().copied().filter(|it| it.0 <= unix_ms) {
+            self.due.remove(&(due, queue));
+            self.deliverable.insert(queue);
+        }
+        while let Some(queue) = self.deliverable.pop_first() {
+            let home = *self.home_mut(queue);
+            let unit = self.cohorts[home.cohort].cohort.unit_mut(home.place);
+            if !unit.is_open() {
+                continue;
+            }
+            let front = u16::try_from(queue.0 % u32::from(self.fronts)).expect("below u16");
+            while unit.queue.attempts_out() < home.window {
+                let Some(attempt) = unit.queue.next_attempt(unix_ms) else { break };
+                let (id, message, state) = (attempt.id, attempt.message, attempt.state);
+                self.notices.push_back((front, Notice::Attempt { queue, id, message, state }));
+            }
+            if let Some(due) = unit.queue.next_due_unix_ms() {
+                self.due.insert((due, queue));
+            }
+        }
+    }
+
+    /// Changes a queue, and lets its copies follow.
+    fn with_queue<R>(
+        &mut self,
+        queue: QueueIndex,
+        change: impl FnOnce(&mut crate::queue::MailQueue) -> R,
+    ) -> R {
+        let home = *self.home_mut(queue);
+        let cohort = &mut self.cohorts[home.cohort].cohort;
+        let result = change(&mut cohort.unit_mut(home.place).queue);
+        cohort.touch(home.place);
+        result
+    }
+
+    fn home_mut(&mut self, queue: QueueIndex) -> &mut Home {
+        self.homes[queue.0 as usize].as_mut().expect("commands go to the shard that has the queue")
+    }
+}
+
+fn outlets(links: &mut [Link], members: [usize; BACKUPS]) -> [&mut Link; BACKUPS] {
+    links.get_disjoint_mut(members).expect("a cohort's members are different servers")
+}
