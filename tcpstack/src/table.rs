@@ -109,6 +109,16 @@ impl<T> Table<T> {
         self.free.push(key.index);
         Some(value)
     }
+
+    /// All names and values, in the order of their places.
+    #[cfg(feature = "sim")]
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (Key, &T)> {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| {
+            let index = u32::try_from(index).expect("the capacity fits 32 bits");
+            let value = slot.value.as_ref()?;
+            Some((Key { index, generation: slot.generation }, value))
+        })
+    }
 }
 
 fn place(index: u32) -> usize {

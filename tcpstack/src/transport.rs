@@ -51,8 +51,9 @@ pub enum Event {
     },
     /// A `connect` of ours is established; sending is possible.
     Connected(ConnectionId),
-    /// There are bytes, or the end of the stream, to receive. Comes again at each `poll` until
-    /// `recv` has answered `WouldBlock` or [`RecvError::Finished`], or receiving is paused.
+    /// There are bytes, or the end of the stream, to receive. Comes again at each `poll` until all
+    /// has been taken, `recv` has answered `WouldBlock` or [`RecvError::Finished`], or receiving
+    /// is paused. It may come in vain: `recv` answers `WouldBlock` then.
     Readable(ConnectionId),
     /// An earlier `send` took less than was offered (or came before `Connected`), and now there is
     /// room again. Comes once for each such `send`.

@@ -1,0 +1,86 @@
+//! How the simulated network behaves, and what it counts.
+
+use std::time::Duration;
+
+/// The time that a piece takes from one address to another: `delay`, and up to `jitter` more,
+/// drawn for each piece.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SimPath {
+    /// The least time.
+    pub delay: Duration,
+    /// The most that is added.
+    pub jitter: Duration,
+}
+
+/// How the simulated network behaves. Chances are in parts per million.
+#[derive(Clone, Debug)]
+pub struct SimOptions {
+    /// The time on the way, where [`SimNetwork::set_path`](crate::SimNetwork::set_path) says
+    /// nothing else.
+    pub path: SimPath,
+    /// Bytes that one direction of a connection holds: on the way, and received but not yet taken.
+    /// At the bound `send` takes less; `Writable` comes when a third is free.
+    pub window_bytes: usize,
+    /// The longest piece in which bytes travel.
+    pub piece_bytes_max: usize,
+    /// The chance that a piece is cut once more, at a drawn place; repeated for what is left.
+    pub split_ppm: u32,
+    /// The chance that a piece is joined to one that waits to be received.
+    pub join_ppm: u32,
+    /// The chance that a send takes less than there is room for.
+    pub short_send_ppm: u32,
+    /// The chance, per piece that arrives, that the connection is reset instead.
+    pub reset_ppm: u32,
+    /// How long after the end of a fault TCP takes to try again, at most; drawn.
+    pub retransmit_max: Duration,
+    /// How long `connect` may take. Then the connection is closed with `TimedOut`.
+    pub connect_timeout: Duration,
+    /// How long sent bytes may stay unacknowledged. Then the connection is closed with `TimedOut`.
+    /// `None`: for ever.
+    pub user_timeout: Option<Duration>,
+    /// How long a closed connection goes on to take in what its peer still sends. Then it answers
+    /// with a reset.
+    pub linger_time: Duration,
+    /// Connections at once, per transport. At the bound `connect` answers `TableFull` and
+    /// newcomers wait.
+    pub connections_max: usize,
+}
+
+impl Default for SimOptions {
+    fn default() -> SimOptions {
+        SimOptions {
+            path: SimPath { delay: Duration::from_micros(20), jitter: Duration::from_micros(60) },
+            window_bytes: 256 * 1024,
+            piece_bytes_max: 64 * 1024,
+            split_ppm: 100_000,
+            join_ppm: 300_000,
+            short_send_ppm: 10_000,
+            reset_ppm: 0,
+            retransmit_max: Duration::from_millis(200),
+            connect_timeout: Duration::from_secs(30),
+            user_timeout: None,
+            linger_time: Duration::from_secs(2),
+            connections_max: 16_384,
+        }
+    }
+}
+
+/// What happened in a simulated network so far, so that a run in which nothing happened can be
+/// told from one that passed.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct SimStatistics {
+    /// Connections that a listener took in.
+    pub accepted: u64,
+    /// Attempts to connect that were refused.
+    pub refused: u64,
+    /// Connections that one end or both saw reset.
+    pub resets: u64,
+    /// Connections that ended by time-out.
+    pub timeouts: u64,
+    /// Pieces that arrived.
+    pub pieces: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// How often something could not go on its way, because of a partition or a dead host.
+    pub stalls: u64,
+}

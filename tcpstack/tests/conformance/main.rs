@@ -1,0 +1,60 @@
+//! One suite for every implementation of `Transport`: a loop that runs on one runs on all.
+
+mod harness;
+mod kernel;
+mod sim;
+mod suite;
+
+/// The suite, for one harness.
+macro_rules! conformance {
+    ($name:ident, $harness:ty, [$($test:ident),* $(,)?]) => {
+        mod $name {
+            $(
+                #[test]
+                fn $test() {
+                    crate::suite::$test::<$harness>();
+                }
+            )*
+        }
+    };
+}
+
+/// Names the tests once for all harnesses.
+macro_rules! all {
+    ($($name:ident: $harness:ty),* $(,)?) => {
+        $(
+            conformance!($name, $harness, [
+                connects_accepts_and_echoes,
+                connects_over_ipv6,
+                a_connect_to_nobody_is_refused,
+                an_address_in_use_cannot_be_listened_at,
+                a_send_before_connected_takes_nothing_and_brings_writable,
+                a_close_before_connected_brings_no_event,
+                content_survives_short_sends_both_ways,
+                a_send_that_was_taken_whole_brings_no_writable,
+                writable_comes_once_after_a_short_send,
+                readable_repeats_until_all_is_taken,
+                left_bytes_come_again_alone_and_first,
+                recv_into_takes_left_bytes_then_the_rest,
+                a_paused_connection_is_not_announced_until_resumed,
+                finish_ends_one_direction_only,
+                what_was_sent_arrives_after_a_close,
+                the_last_reply_survives_a_close_before_all_was_read,
+                an_abort_is_a_reset_at_the_peer,
+                a_stale_name_does_not_reach_the_next_connection,
+                no_event_comes_for_a_closed_name,
+                unlisten_refuses_newcomers_and_keeps_the_others,
+                many_connections_do_not_mix,
+                a_full_table_refuses_to_connect,
+                newcomers_wait_for_a_place_at_a_full_server,
+            ]);
+        )*
+    };
+}
+
+all! {
+    over_kernel: crate::kernel::KernelPair,
+    over_sim: crate::sim::SimPair<1>,
+    over_sim_with_another_seed: crate::sim::SimPair<2>,
+    over_sim_with_a_third_seed: crate::sim::SimPair<3>,
+}
