@@ -2,6 +2,7 @@
 //!
 //! * [`message`] is what is queued.
 //! * [`board`] is what reception may promise: budgets and switches, shared by all threads.
+//! * [`front`] is the SMTP side: reception and delivery.
 //! * [`api`] is all that passes between the SMTP side and the queues.
 //! * [`queue`] is one in-order queue, [`replication`] its copies at the backup queue servers.
 //! * [`register`] keeps the records of ownership.
@@ -10,6 +11,7 @@
 
 pub mod api;
 pub mod board;
+pub mod front;
 pub mod link;
 pub mod message;
 pub mod queue;

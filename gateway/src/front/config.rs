@@ -1,0 +1,168 @@
+//! What a front is told when it is made. Plain values: reading and checking the file is elsewhere.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::message::QueueIndex;
+
+/// All that one front needs to know.
+#[derive(Clone, Debug)]
+pub struct FrontConfig {
+    /// Our name: in the greeting, the trace header, and our EHLO. A domain by RFC 5321 §2.3.5.
+    pub hostname: Box<str>,
+    /// This front's number, from 0; below `fronts`.
+    pub number: u16,
+    /// How many fronts there are. Front n delivers the queues whose index modulo this is n.
+    pub fronts: u16,
+    /// Where the jitter of back-off comes from.
+    pub seed: u64,
+    /// The server's side.
+    pub reception: ReceptionConfig,
+    /// The client's side.
+    pub delivery: DeliveryConfig,
+}
+
+/// How mail is received.
+#[derive(Clone, Debug)]
+pub struct ReceptionConfig {
+    /// Where to listen. Port 0 takes a free one and keeps it.
+    pub listen: Vec<SocketAddr>,
+    /// Most sessions at a time; one more gets 421 4.3.2.
+    pub sessions_max: usize,
+    /// Most messages of one session; MAIL beyond it gets 421 4.7.0 and the session ends.
+    pub messages_per_session_max: u32,
+    /// Most octets of a message as the client sends it; beyond it 552 5.3.4.
+    pub message_size_max: u64,
+    /// Most recipients of a transaction; beyond it 452 4.5.3. At most
+    /// [`RECIPIENTS_MAX`](crate::message::RECIPIENTS_MAX).
+    pub recipients_max: usize,
+    /// Most octets of a text line without CRLF; beyond it 554 5.6.0. At least 998 (RFC 5321
+    /// §4.5.3.1.6).
+    pub text_line_max: usize,
+    /// So many bad commands end the session with 421 4.7.0.
+    pub errors_max: u32,
+    /// A client that sends nothing for so long gets 421 4.4.2. At least 5 minutes by RFC 5321
+    /// §4.5.3.2.7.
+    pub session_timeout: Duration,
+    /// A message that has not been committed so long after its end gets 451 and is withdrawn.
+    pub commit_timeout: Duration,
+    /// Put a Received line before each message (RFC 5321 §4.4). Off only where another relay of
+    /// the same operator writes it.
+    pub trace_header: bool,
+    /// Which mail goes to which queue.
+    pub routes: Routes,
+}
+
+/// Which recipients go to which queue.
+#[derive(Clone, Default, Debug)]
+pub struct Routes {
+    domains: HashMap<Box<str>, QueueIndex>,
+    default: Option<QueueIndex>,
+}
+
+impl Routes {
+    /// Routes for no domain; `default` takes every domain that is not added. With `None` those
+    /// are refused: 550 5.7.1.
+    pub fn new(default: Option<QueueIndex>) -> Routes {
+        Routes { domains: HashMap::new(), default }
+    }
+
+    /// Adds a domain or an address literal with its brackets, in any case. Returns the queue that
+    /// it had before.
+    pub fn add(&mut self, domain: &str, queue: QueueIndex) -> Option<QueueIndex> {
+        self.domains.insert(domain.to_ascii_lowercase().into(), queue)
+    }
+
+    /// The queue for a recipient's domain, in any case.
+    pub fn queue_for(&self, domain: &str) -> Option<QueueIndex> {
+        let found = if domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            self.domains.get(domain.to_ascii_lowercase().as_str())
+        } else {
+            self.domains.get(domain)
+        };
+        found.copied().or(self.default)
+    }
+}
+
+/// How mail is delivered.
+#[derive(Clone, Debug)]
+pub struct DeliveryConfig {
+    /// One for each queue, by its index.
+    pub destinations: Vec<Destination>,
+    /// How long to wait for what.
+    pub timeouts: DeliveryTimeouts,
+    /// The pause after the first failure of a destination. Each further one doubles it; the jitter
+    /// takes away up to half.
+    pub backoff_min: Duration,
+    /// The longest pause.
+    pub backoff_max: Duration,
+}
+
+/// Where the messages of a queue go, and how fast.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    /// The queue's name, for records.
+    pub queue_name: Box<str>,
+    /// Addresses of the next hop, in order of preference: tried in turn, and only when all have
+    /// failed does the queue pause. Not empty.
+    pub next_hops: Vec<SocketAddr>,
+    /// Most connections at a time, at least 1. With 1, messages leave in the queue's order.
+    pub connections_max: u32,
+    /// Most messages a second, if limited. A tenth of a second's worth may go at once.
+    pub rate_per_second: Option<NonZeroU32>,
+    /// After so many messages a connection is closed and another one opened. At least 1.
+    pub messages_per_connection_max: u32,
+    /// Send the next transaction right behind the end of data (RFC 2920 §3.1).
+    pub pipeline_transactions: bool,
+    /// How many attempts to hold ready beyond those under way, so that no connection waits for
+    /// the queue. 0 where a failure of the head must hold back what is behind it.
+    pub prefetch: u32,
+}
+
+/// RFC 5321 §4.5.3.2, and how long a connection may be idle.
+#[derive(Clone, Debug)]
+pub struct DeliveryTimeouts {
+    /// §4.5.3.2.1, 5 minutes.
+    pub greeting: Duration,
+    /// §4.5.3.2.2 and .3, 5 minutes: EHLO, MAIL, RCPT, RSET, QUIT.
+    pub reply: Duration,
+    /// §4.5.3.2.4, 2 minutes: DATA.
+    pub data_start: Duration,
+    /// §4.5.3.2.5, 3 minutes without sending anything.
+    pub data_block: Duration,
+    /// §4.5.3.2.6, 10 minutes: the answer to the end of data.
+    pub data_end: Duration,
+    /// A connection without work for so long says QUIT.
+    pub idle: Duration,
+}
+
+impl Default for DeliveryTimeouts {
+    /// The RFC's, and 30 seconds idle.
+    fn default() -> DeliveryTimeouts {
+        DeliveryTimeouts {
+            greeting: Duration::from_secs(300),
+            reply: Duration::from_secs(300),
+            data_start: Duration::from_secs(120),
+            data_block: Duration::from_secs(180),
+            data_end: Duration::from_secs(600),
+            idle: Duration::from_secs(30),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn domains_are_routed_in_any_case_and_the_rest_by_default_only() {
+        let mut routes = Routes::new(None);
+        assert_eq!(routes.add("Mail.Example", QueueIndex(3)), None);
+        assert_eq!(routes.queue_for("mAIL.example"), Some(QueueIndex(3)));
+        assert_eq!(routes.queue_for("example"), None);
+        let routes = Routes::new(Some(QueueIndex(0)));
+        assert_eq!(routes.queue_for("other.example"), Some(QueueIndex(0)));
+    }
+}

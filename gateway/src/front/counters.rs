@@ -1,0 +1,70 @@
+//! What a front has counted.
+
+/// Counts since the start, except where a field says now. Written by one thread, copied when read.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct FrontCounters {
+    /// Reception.
+    pub reception: ReceptionCounters,
+    /// Delivery.
+    pub delivery: DeliveryCounters,
+}
+
+/// Counts of reception.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ReceptionCounters {
+    /// Sessions now.
+    pub sessions: u64,
+    /// Sessions begun.
+    pub sessions_begun: u64,
+    /// Connections turned away with 421: too many, or stopping.
+    pub sessions_refused: u64,
+    /// Sessions ended because the client was silent.
+    pub sessions_timed_out: u64,
+    /// Messages whose end of data came.
+    pub received: u64,
+    /// Messages committed, whether or not the client was still there for its 250.
+    pub accepted: u64,
+    /// Octets of those, trace header included.
+    pub accepted_bytes: u64,
+    /// Messages answered 451 because they could not be committed.
+    pub refused: u64,
+    /// Of those, how many because the time-out passed.
+    pub commit_timeouts: u64,
+    /// DATA or content answered 452 or 451 for shortage.
+    pub shortages: u64,
+    /// Recipients answered 550: no route.
+    pub recipients_unrouted: u64,
+    /// Recipients answered 451: their queue accepts nothing.
+    pub recipients_suspended: u64,
+    /// Messages that wait for their commit now.
+    pub waiting: u64,
+    /// Notices for mails that nobody waits for any more: they crossed a withdrawal.
+    pub late_notices: u64,
+    /// How often all ports were closed because no queue accepted.
+    pub ports_closed: u64,
+}
+
+/// Counts of delivery. Recipients unless a field says otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct DeliveryCounters {
+    /// Connections now, those in the making included.
+    pub connections: u64,
+    /// Connections begun.
+    pub connections_begun: u64,
+    /// Connections that failed, or ended before their time.
+    pub connections_lost: u64,
+    /// Attempts taken from the queues (messages).
+    pub attempts: u64,
+    /// Attempts given back untried (messages).
+    pub not_attempted: u64,
+    /// The next hop has taken responsibility.
+    pub delivered: u64,
+    /// To be tried again.
+    pub deferred: u64,
+    /// Of those, how many may have been delivered: the end of data was sent and not answered.
+    pub unknown: u64,
+    /// Failed for good.
+    pub failed: u64,
+    /// Pauses of destinations.
+    pub pauses: u64,
+}

@@ -1,0 +1,168 @@
+//! The SMTP side: reception and delivery on one transport.
+//!
+//! A [`Front`] owns an SMTP transport with its listeners, server sessions and delivery lanes. It
+//! holds no queue: mail goes to the shards as [`Command`]s and comes back as [`Notice`]s.
+
+mod config;
+mod connections;
+mod counters;
+mod delivery;
+mod reception;
+mod record;
+#[cfg(test)]
+mod tests;
+mod timers;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tcpstack::{Event, Instant, Transport};
+
+pub use self::config::{
+    DeliveryConfig, DeliveryTimeouts, Destination, FrontConfig, ReceptionConfig, Routes,
+};
+pub use self::counters::{DeliveryCounters, FrontCounters, ReceptionCounters};
+pub use self::record::TARGET as RECORD_TARGET;
+
+use self::delivery::Delivery;
+use self::reception::Reception;
+use crate::api::{Command, Notice};
+use crate::board::Board;
+
+/// One front. Its owner's loop calls
+///
+/// 1. [`turn`](Self::turn): poll → typed events → apply → maintain → flush;
+/// 2. [`poll_command`](Self::poll_command) until `None`, and carries each to its shard;
+/// 3. [`handle_notice`](Self::handle_notice) for what the shards answered; replies to those leave
+///    with the next turn;
+/// 4. when nothing was done anywhere, waits on [`transport_mut`](Self::transport_mut) until
+///    [`next_deadline`](Self::next_deadline).
+#[derive(Debug)]
+pub struct Front<T> {
+    transport: T,
+    reception: Reception,
+    delivery: Delivery,
+    is_stopping: bool,
+}
+
+impl<T: Transport> Front<T> {
+    /// A front that listens as soon as a queue accepts.
+    ///
+    /// # Panics
+    /// If the configuration breaks a bound that it documents.
+    pub fn new(config: &FrontConfig, transport: T, board: Arc<Board>) -> Front<T> {
+        Front {
+            transport,
+            reception: Reception::new(config, board),
+            delivery: Delivery::new(config),
+            is_stopping: false,
+        }
+    }
+
+    /// Does what there is to do, once. `unix_ms` is the time of day in milliseconds since 1970
+    /// (UTC), for trace headers and records. Returns whether anything was done.
+    pub fn turn(&mut self, now: Instant, unix_ms: u64) -> bool {
+        self.reception.set_time(now, unix_ms);
+        self.delivery.set_time(now, unix_ms);
+        let mut has_worked = self.has_work();
+        self.transport.poll(now);
+        while let Some(event) = self.transport.next_event() {
+            has_worked = true;
+            self.apply(event);
+        }
+        self.reception.maintain(&mut self.transport);
+        self.delivery.maintain(&mut self.transport);
+        has_worked |= self.has_work();
+        self.reception.flush(&mut self.transport);
+        self.delivery.flush(&mut self.transport);
+        self.transport.flush(now);
+        has_worked
+    }
+
+    /// Takes a notice of a shard.
+    pub fn handle_notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Committed { ticket, queue, id } => {
+                self.reception.handle_committed(ticket, queue, id);
+            }
+            Notice::Refused { ticket, queue } => self.reception.handle_refused(ticket, queue),
+            Notice::Attempt { queue, id, message, state } => {
+                self.delivery.handle_attempt(queue, id, message, state);
+            }
+        }
+    }
+
+    /// The next command for a shard.
+    pub fn poll_command(&mut self) -> Option<Command> {
+        self.reception.poll_command().or_else(|| self.delivery.poll_command())
+    }
+
+    /// When the next turn is due, if nothing happens before. A time in the past: at once.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if self.has_work() {
+            return Some(Instant::ZERO);
+        }
+        let deadlines = [
+            self.reception.next_deadline(),
+            self.delivery.next_deadline(),
+            self.transport.next_deadline(),
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Begins to stop: ports close, idle sessions get 421, transactions and deliveries under way
+    /// are finished, and no more are begun.
+    pub fn stop(&mut self) {
+        if !self.is_stopping {
+            self.is_stopping = true;
+            self.reception.stop();
+            self.delivery.stop();
+        }
+    }
+
+    /// Whether all has come to its end after [`stop`](Self::stop).
+    pub fn is_stopped(&self) -> bool {
+        self.is_stopping && self.reception.is_empty() && self.delivery.is_empty()
+    }
+
+    /// Where it listens now, with real port numbers. Empty while the ports are closed.
+    pub fn local_addresses(&self) -> Vec<SocketAddr> {
+        self.reception.local_addresses().collect()
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> FrontCounters {
+        FrontCounters { reception: self.reception.counters(), delivery: self.delivery.counters() }
+    }
+
+    /// The transport, to wait on.
+    pub fn transport_mut(&mut self) -> &mut T {
+        &mut self.transport
+    }
+
+    fn apply(&mut self, event: Event) {
+        let transport = &mut self.transport;
+        match event {
+            Event::Accepted { connection, peer, .. } => {
+                self.reception.handle_accepted(transport, connection, peer);
+            }
+            Event::Connected(connection) => self.delivery.handle_connected(connection),
+            Event::Readable(connection) if self.reception.owns(connection) => {
+                self.reception.handle_readable(transport, connection);
+            }
+            Event::Readable(connection) => self.delivery.handle_readable(transport, connection),
+            Event::Writable(connection) => {
+                self.reception.handle_writable(connection);
+                self.delivery.handle_writable(connection);
+            }
+            Event::Closed { connection, .. } => {
+                self.reception.handle_closed(connection);
+                self.delivery.handle_closed(transport, connection);
+            }
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        self.reception.has_work() || self.delivery.has_work()
+    }
+}

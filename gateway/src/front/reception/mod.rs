@@ -1,0 +1,333 @@
+//! Reception: listeners and server sessions.
+
+mod commits;
+mod desk;
+mod ports;
+mod reservation;
+mod session;
+mod trace;
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use kvs_proto::MessageId;
+use smtp::{Refusal, ServerLimits};
+use tcpstack::{ConnectionId, Instant, RecvError, Transport};
+
+use self::commits::{Commits, Progress, WaitingMail};
+use self::desk::Desk;
+use self::ports::Ports;
+use self::session::{STOPPING, Session};
+use super::config::FrontConfig;
+use super::connections::Connections;
+use super::counters::ReceptionCounters;
+use super::record;
+use super::timers::Timers;
+use crate::api::{Command, Ticket};
+use crate::board::Board;
+use crate::message::{QueueIndex, RECIPIENTS_MAX};
+
+/// The server's side of a front.
+#[derive(Debug)]
+pub(super) struct Reception {
+    desk: Desk,
+    limits: Arc<ServerLimits>,
+    ports: Ports,
+    sessions: Connections<Session>,
+    timers: Timers<ConnectionId>,
+    /// Sessions that may have something to send or to resume, each at most once.
+    to_flush: Vec<ConnectionId>,
+}
+
+impl Reception {
+    pub(super) fn new(config: &FrontConfig, board: Arc<Board>) -> Reception {
+        let reception = &config.reception;
+        assert!(reception.recipients_max <= RECIPIENTS_MAX, "more than a queue takes");
+        let limits = ServerLimits {
+            hostname: config.hostname.clone(),
+            message_size_max: reception.message_size_max,
+            recipients_max: reception.recipients_max,
+            text_line_max: reception.text_line_max,
+            errors_max: reception.errors_max,
+        };
+        Reception {
+            ports: Ports::new(&reception.listen),
+            limits: Arc::new(limits),
+            sessions: Connections::new(),
+            timers: Timers::new(),
+            to_flush: Vec::new(),
+            desk: Desk {
+                config: reception.clone(),
+                hostname: config.hostname.clone(),
+                number: config.number,
+                board,
+                commits: Commits::default(),
+                commands: VecDeque::new(),
+                counters: ReceptionCounters::default(),
+                now: Instant::ZERO,
+                unix_ms: 0,
+                next_serial: 1,
+                is_stopping: false,
+            },
+        }
+    }
+
+    pub(super) fn set_time(&mut self, now: Instant, unix_ms: u64) {
+        self.desk.now = now;
+        self.desk.unix_ms = unix_ms;
+    }
+
+    pub(super) fn owns(&self, connection: ConnectionId) -> bool {
+        self.sessions.contains(connection)
+    }
+
+    pub(super) fn handle_accepted<T: Transport>(
+        &mut self,
+        transport: &mut T,
+        connection: ConnectionId,
+        peer: SocketAddr,
+    ) {
+        let is_full = self.sessions.len() >= self.desk.config.sessions_max;
+        if is_full || self.desk.is_stopping {
+            self.desk.counters.sessions_refused += 1;
+            let refusal = if is_full { &TOO_MANY_SESSIONS } else { &STOPPING };
+            let line = format!("{refusal}\r\n");
+            // Nothing follows: whether it could be sent makes no difference.
+            let _ = transport.send(connection, &[IoSlice::new(line.as_bytes())]);
+            return transport.close(connection);
+        }
+        self.desk.counters.sessions_begun += 1;
+        let deadline = self.desk.now + self.desk.config.session_timeout;
+        let session = Session::new(&self.limits, connection, peer, deadline);
+        self.sessions.insert(connection, session);
+        self.timers.arm(connection, deadline);
+        self.list_to_flush(connection);
+    }
+
+    pub(super) fn handle_readable<T: Transport>(
+        &mut self,
+        transport: &mut T,
+        connection: ConnectionId,
+    ) {
+        let Some(session) = self.sessions.get_mut(connection) else { return };
+        let desk = &mut self.desk;
+        let received = transport.recv(connection, |input| {
+            let used = session.receive(input, desk);
+            (used, used < input.len())
+        });
+        match received {
+            Ok(is_stuck) => {
+                session.deadline = desk.now + desk.config.session_timeout;
+                if is_stuck {
+                    session.is_receiving = false;
+                    transport.set_receiving(connection, false);
+                }
+            }
+            Err(RecvError::Finished) => session.is_ended = true,
+            Err(RecvError::WouldBlock) => return,
+            // The event that says why follows.
+            Err(RecvError::Gone) => return,
+        }
+        self.list_to_flush(connection);
+    }
+
+    pub(super) fn handle_writable(&mut self, connection: ConnectionId) {
+        self.list_to_flush(connection);
+    }
+
+    /// The connection has died. A mail that is with the shards stays with them: its client cannot
+    /// know whether it was taken, so losing it would be worse than a duplicate (RFC 1047).
+    pub(super) fn handle_closed(&mut self, connection: ConnectionId) {
+        self.forget(connection);
+    }
+
+    pub(super) fn handle_committed(&mut self, ticket: Ticket, queue: QueueIndex, id: MessageId) {
+        match self.desk.commits.commit(ticket.serial, queue, id) {
+            Progress::Unknown => self.desk.counters.late_notices += 1,
+            Progress::Open => {}
+            Progress::Safe(mail) => self.acknowledge(mail),
+        }
+    }
+
+    pub(super) fn handle_refused(&mut self, ticket: Ticket, queue: QueueIndex) {
+        match self.desk.commits.remove(ticket.serial) {
+            Some(mail) => self.withdraw(mail, Some(queue)),
+            None => self.desk.counters.late_notices += 1,
+        }
+    }
+
+    /// Deadlines, and the ports.
+    pub(super) fn maintain<T: Transport>(&mut self, transport: &mut T) {
+        let now = self.desk.now;
+        while let Some(mail) = self.desk.commits.poll_expired(now) {
+            self.desk.counters.commit_timeouts += 1;
+            self.withdraw(mail, None);
+        }
+        while let Some(connection) = self.timers.poll(now) {
+            self.handle_timer(connection);
+        }
+        if self.desk.is_stopping {
+            self.ports.close(transport);
+        } else if self.desk.board.any_accepting() {
+            self.ports.open(now, transport);
+        } else if self.ports.close(transport) {
+            self.desk.counters.ports_closed += 1;
+            tracing::warn!("no queue accepts mail: ports closed");
+        }
+    }
+
+    /// Sends what there is to send, one call for each session, and lets go of those that are over.
+    pub(super) fn flush<T: Transport>(&mut self, transport: &mut T) {
+        let mut listed = std::mem::take(&mut self.to_flush);
+        for connection in listed.drain(..) {
+            self.flush_session(transport, connection);
+        }
+        self.to_flush = listed;
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.desk.is_stopping = true;
+        let sessions: Vec<ConnectionId> = self.sessions.ids().collect();
+        for connection in sessions {
+            self.list_to_flush(connection);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.sessions.len() == 0 && self.desk.commits.len() == 0 && self.desk.commands.is_empty()
+    }
+
+    pub(super) fn poll_command(&mut self) -> Option<Command> {
+        self.desk.commands.pop_front()
+    }
+
+    pub(super) fn has_work(&self) -> bool {
+        !self.to_flush.is_empty()
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let commits = self.desk.commits.next_deadline();
+        let ports = self.ports.next_deadline();
+        [self.timers.next(), commits, ports].into_iter().flatten().min()
+    }
+
+    pub(super) fn counters(&self) -> ReceptionCounters {
+        let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
+        ReceptionCounters {
+            sessions: count(self.sessions.len()),
+            waiting: count(self.desk.commits.len()),
+            ..self.desk.counters
+        }
+    }
+
+    pub(super) fn local_addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.ports.addresses()
+    }
+
+    /// The mail is safe in all its queues: the only way to a 250 (RFC 5321 §6.1).
+    fn acknowledge(&mut self, mail: WaitingMail) {
+        let is_held = mail.parts.len() > 1;
+        self.desk.counters.accepted += 1;
+        for (place, part) in mail.parts.iter().enumerate() {
+            let id = part.committed.expect("a safe mail is committed in all its queues");
+            if is_held {
+                self.desk.commands.push_back(Command::Release { queue: part.queue, id });
+            }
+            let size = part.message.content.len();
+            if place == 0 {
+                self.desk.counters.accepted_bytes += u64::try_from(size).unwrap_or(u64::MAX);
+            }
+            record::accepted(part.queue.0, id, mail.id, &part.message.envelope, size);
+        }
+        self.answer(&mail, |session| session.smtp.commit(mail.id));
+    }
+
+    /// The mail will not be safe: takes it out of every queue but the one that refused it.
+    fn withdraw(&mut self, mail: WaitingMail, refused_by: Option<QueueIndex>) {
+        let ticket = Ticket { front: self.desk.number, serial: mail.id.serial };
+        self.desk.counters.refused += 1;
+        for part in mail.parts.iter().filter(|part| Some(part.queue) != refused_by) {
+            self.desk.commands.push_back(Command::Withdraw { queue: part.queue, ticket });
+        }
+        self.answer(&mail, |session| session.smtp.refuse(&NOT_COMMITTED));
+    }
+
+    /// Answers the session of a mail, if it is still there.
+    fn answer(&mut self, mail: &WaitingMail, verdict: impl FnOnce(&mut Session)) {
+        let Some(connection) = mail.session else { return };
+        let session = self.sessions.get_mut(connection).expect("a session that left is forgotten");
+        session.ticket = None;
+        session.deadline = self.desk.now + self.desk.config.session_timeout;
+        verdict(session);
+        self.list_to_flush(connection);
+    }
+
+    fn handle_timer(&mut self, connection: ConnectionId) {
+        let Some(session) = self.sessions.get_mut(connection) else { return };
+        // While we owe the client an answer, the time is not the client's.
+        if session.ticket.is_some() {
+            session.deadline = self.desk.now + self.desk.config.session_timeout;
+        }
+        if session.deadline > self.desk.now {
+            return self.timers.arm(connection, session.deadline);
+        }
+        self.desk.counters.sessions_timed_out += 1;
+        session.smtp.close(&TIMED_OUT);
+        // A client that does not even read gets no second chance: see `flush_session`.
+        session.is_ended = true;
+        self.list_to_flush(connection);
+    }
+
+    fn flush_session<T: Transport>(&mut self, transport: &mut T, connection: ConnectionId) {
+        let Some(session) = self.sessions.get_mut(connection) else { return };
+        session.is_listed = false;
+        if self.desk.is_stopping && session.smtp.is_idle() {
+            session.smtp.close(&STOPPING);
+        }
+        let output = session.smtp.output();
+        if !output.is_empty() {
+            match transport.send(connection, &[IoSlice::new(output)]) {
+                Ok(sent) => session.smtp.consume_output(sent),
+                // The event that says why follows.
+                Err(_) => return,
+            }
+        }
+        let is_flushed = session.smtp.output().is_empty();
+        let awaits_verdict = session.smtp.awaits_verdict();
+        let is_out_of_time = session.deadline <= self.desk.now;
+        let is_over = session.smtp.is_closed() || (session.is_ended && !awaits_verdict);
+        if is_over && (is_flushed || is_out_of_time) {
+            transport.close(connection);
+            return self.forget(connection);
+        }
+        if is_flushed && !session.is_receiving && !awaits_verdict {
+            session.is_receiving = true;
+            transport.set_receiving(connection, true);
+        }
+    }
+
+    fn forget(&mut self, connection: ConnectionId) {
+        // Dropping the session gives its reservation back.
+        let Some(session) = self.sessions.remove(connection) else { return };
+        self.timers.disarm(connection);
+        if let Some(serial) = session.ticket {
+            self.desk.commits.forget_session(serial);
+        }
+    }
+
+    fn list_to_flush(&mut self, connection: ConnectionId) {
+        if let Some(session) = self.sessions.get_mut(connection)
+            && !session.is_listed
+        {
+            session.is_listed = true;
+            self.to_flush.push(connection);
+        }
+    }
+}
+
+const TOO_MANY_SESSIONS: Refusal = Refusal::new(421, (4, 3, 2), "Too many sessions, try later");
+const TIMED_OUT: Refusal = Refusal::new(421, (4, 4, 2), "Nothing came for too long");
+const NOT_COMMITTED: Refusal =
+    Refusal::new(451, (4, 4, 0), "The message could not be kept safe, try later");
