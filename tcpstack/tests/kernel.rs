@@ -189,6 +189,88 @@ fn connects_from_the_address_that_was_asked_for() {
     assert_eq!(peer.ip(), local);
 }
 
+#[test]
+fn urgent_data_does_not_hide_what_comes_behind_it() {
+    let mut server = transport();
+    let address = listen(&mut server);
+    let mut stream = TcpStream::connect(address).unwrap();
+    let connection = accepted(&mut server);
+    stream.write_all(b"abc").unwrap();
+    socket2::SockRef::from(&stream).send_out_of_band(b"!").unwrap();
+    stream.write_all(b"def").unwrap();
+    let mut received = Vec::new();
+    run(&mut server, |server, event| {
+        if event == Event::Readable(connection) {
+            let _ = server.recv(connection, |bytes| {
+                received.extend_from_slice(bytes);
+                (bytes.len(), ())
+            });
+        }
+        received.len() >= 6
+    });
+    assert_eq!(received, b"abcdef");
+}
+
+#[test]
+fn a_paused_connection_does_not_wake_the_sleeper() {
+    let mut server = transport();
+    let address = listen(&mut server);
+    let mut stream = TcpStream::connect(address).unwrap();
+    let connection = accepted(&mut server);
+    server.set_receiving(connection, false);
+    let clock = Clock::new();
+    stream.write_all(b"one").unwrap();
+    // The first edge takes it off; taking it off reports that it can be written to.
+    server.wait(clock.now(), None);
+    for _ in 0..3 {
+        server.poll(clock.now());
+        assert_eq!(server.next_event(), None);
+    }
+    stream.write_all(b"two").unwrap();
+    let now = clock.now();
+    server.wait(now, Some(now + Duration::from_millis(5)));
+    assert!(clock.now() - now >= Duration::from_millis(5));
+}
+
+#[test]
+fn a_quiet_transport_sleeps_until_the_callers_deadline_to_the_microsecond() {
+    let mut transport = transport();
+    let clock = Clock::new();
+    transport.poll(clock.now());
+    let now = clock.now();
+    let until = now + Duration::from_micros(300);
+    transport.wait(now, Some(until));
+    assert!(clock.now() >= until);
+}
+
+#[test]
+fn two_transports_share_a_port_when_asked_to() {
+    let options = KernelOptions { reuse_port: true, ..KernelOptions::default() };
+    let mut first = KernelTransport::new(options.clone()).unwrap();
+    let mut second = KernelTransport::new(options).unwrap();
+    let address = listen(&mut first);
+    second.listen(address).unwrap();
+    let streams: Vec<TcpStream> = (0..64).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let clock = Clock::new();
+    let give_up = clock.now() + DEADLINE;
+    let accepted = |transport: &KernelTransport| transport.statistics().accepted;
+    while accepted(&first) + accepted(&second) < 64 {
+        assert!(clock.now() < give_up);
+        first.poll(clock.now());
+        second.poll(clock.now());
+    }
+    assert!(accepted(&first) > 0 && accepted(&second) > 0);
+    drop(streams);
+}
+
+#[test]
+fn a_wildcard_of_each_family_can_have_the_same_port() {
+    let mut server = transport();
+    let six = server.listen("[::]:0".parse().unwrap()).unwrap();
+    let port = server.local_address(six).unwrap().port();
+    server.listen(SocketAddr::from(([0, 0, 0, 0], port))).unwrap();
+}
+
 fn transport() -> KernelTransport {
     KernelTransport::new(KernelOptions::default()).unwrap()
 }

@@ -4,6 +4,7 @@ mod harness;
 mod kernel;
 mod sim;
 mod suite;
+mod userspace;
 
 /// The suite, for one harness.
 macro_rules! conformance {
@@ -38,6 +39,7 @@ macro_rules! all {
                 recv_into_takes_left_bytes_then_the_rest,
                 a_paused_connection_is_not_announced_until_resumed,
                 finish_ends_one_direction_only,
+                finish_reaches_the_peer_after_all_bytes,
                 what_was_sent_arrives_after_a_close,
                 the_last_reply_survives_a_close_before_all_was_read,
                 an_abort_is_a_reset_at_the_peer,
@@ -57,4 +59,18 @@ all! {
     over_sim: crate::sim::SimPair<1>,
     over_sim_with_another_seed: crate::sim::SimPair<2>,
     over_sim_with_a_third_seed: crate::sim::SimPair<3>,
+    over_smoltcp: crate::userspace::UserspacePair<0>,
 }
+
+// Each lost packet costs a second or so of virtual time, so only tests that wait for events, and
+// not for quiet, mean something here.
+conformance!(
+    over_smoltcp_with_loss,
+    crate::userspace::UserspacePair<20_000>,
+    [
+        connects_accepts_and_echoes,
+        content_survives_short_sends_both_ways,
+        many_connections_do_not_mix,
+        finish_reaches_the_peer_after_all_bytes,
+    ]
+);

@@ -278,6 +278,15 @@ pub(crate) fn finish_ends_one_direction_only<H: Harness>() {
     assert_eq!(world.log, []);
 }
 
+pub(crate) fn finish_reaches_the_peer_after_all_bytes<H: Harness>() {
+    let mut world = World::<H>::new();
+    let (client, server) = world.pair();
+    let content: Vec<u8> = (0..30_000).map(pattern).collect();
+    let sent = world.at(End::Client).send(client, &[IoSlice::new(&content)]).unwrap();
+    world.at(End::Client).finish(client);
+    assert_eq!(world.receive_rest(End::Server, server), content[..sent]);
+}
+
 pub(crate) fn what_was_sent_arrives_after_a_close<H: Harness>() {
     let mut world = World::<H>::new();
     let (client, server) = world.pair();
