@@ -10,5 +10,8 @@ pub mod content;
 mod corpus;
 pub mod data;
 pub mod digest;
+pub mod host;
 pub mod identity;
 pub mod ledger;
+pub mod report;
+pub mod sink;

@@ -1,0 +1,79 @@
+//! What a sink counts.
+
+use crate::report::Section;
+
+/// What a [`Sink`](super::Sink) counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SinkCounts {
+    /// Connections that came.
+    pub connections: u64,
+    /// Mails answered 250.
+    pub mails: u64,
+    /// Bytes of their content.
+    pub bytes: u64,
+    /// Recipients answered 250, together with their mail.
+    pub delivered: u64,
+    /// Mails answered 250 for the first time, counted in each queue for itself.
+    pub distinct: u64,
+    /// Mails answered 250 again in the same queue. (Its recipients may have been others.)
+    pub repeated: u64,
+    /// Mails that bear no identity of ours.
+    pub foreign: u64,
+    /// Mails that are not what was sent.
+    pub altered: u64,
+    /// Recipients to whom the mail was not sent.
+    pub misdelivered: u64,
+    /// First attempts out of order by more than allowed.
+    pub out_of_order: u64,
+    /// The greatest displacement of a first attempt.
+    pub displacement_most: u64,
+    /// Recipients or mails answered 4xx.
+    pub refused_4xx: u64,
+    /// Recipients or mails answered 5xx.
+    pub refused_5xx: u64,
+    /// Connections ended by 421.
+    pub dropped_421: u64,
+    /// Mails taken and never answered.
+    pub unanswered: u64,
+    /// Commands not understood or in a wrong place.
+    pub bad_commands: u64,
+}
+
+impl SinkCounts {
+    /// Whether nothing was altered, sent astray or out of order.
+    pub fn is_clean(&self) -> bool {
+        self.altered == 0 && self.misdelivered == 0 && self.out_of_order == 0
+    }
+
+    /// The counts by name, for reports and status files.
+    pub fn named(&self) -> [(&'static str, u64); 16] {
+        [
+            ("connections", self.connections),
+            ("mails", self.mails),
+            ("bytes", self.bytes),
+            ("delivered", self.delivered),
+            ("distinct", self.distinct),
+            ("repeated", self.repeated),
+            ("foreign", self.foreign),
+            ("altered", self.altered),
+            ("misdelivered", self.misdelivered),
+            ("out_of_order", self.out_of_order),
+            ("displacement_most", self.displacement_most),
+            ("refused_4xx", self.refused_4xx),
+            ("refused_5xx", self.refused_5xx),
+            ("dropped_421", self.dropped_421),
+            ("unanswered", self.unanswered),
+            ("bad_commands", self.bad_commands),
+        ]
+    }
+
+    /// The counts as a report's section.
+    pub fn section(&self) -> Section {
+        let section = Section::new("sink", "mail received");
+        let named = self.named().into_iter();
+        let add = |section: Section, (name, count): (&'static str, u64)| {
+            section.count(name, &name.replace('_', " "), count)
+        };
+        named.fold(section, add).flag("clean", "clean", self.is_clean())
+    }
+}
