@@ -331,7 +331,12 @@ fn end_header(plan: &Plan, fixed: usize, out: &mut Vec<u8>) -> usize {
 fn write_empty_body(plan: &Plan, out: &mut Vec<u8>) {
     let field = b"X-Filler: of an empty body\r\n";
     let left = plan.size_bytes.saturating_sub(out.len() + 2);
-    if left >= field.len() + 2 {
+    if left < field.len() + 2 {
+        // Too little for a field: spaces at the end of the last one take it.
+        out.truncate(out.len() - 2);
+        out.extend(std::iter::repeat_n(b' ', left));
+        out.extend_from_slice(b"\r\n");
+    } else {
         out.extend_from_slice(field);
         let from = out.len();
         // Each line of the filler has at least two letters, so one of them can become the space

@@ -15,3 +15,4 @@ pub mod identity;
 pub mod ledger;
 pub mod report;
 pub mod sink;
+pub mod smtp;

@@ -59,8 +59,14 @@ pub struct Percentiles {
 
 /// Durations, by hdrhistogram with three significant digits, from a microsecond's fraction to an hour;
 /// longer ones count as an hour.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Latency(Histogram<u64>);
+
+impl fmt::Debug for Latency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.percentiles(), f)
+    }
+}
 
 impl Default for Latency {
     fn default() -> Latency {
@@ -249,7 +255,7 @@ fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -6,6 +6,7 @@ use std::fmt;
 use super::order::{Accepted, displacements};
 use super::{Answer, Delivery, Ledger, Outcome, Recipients};
 use crate::identity::MailId;
+use crate::report::Section;
 
 /// What the ledger found.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,6 +21,18 @@ impl Verdict {
     /// Whether there is no fault at all, and something was there to be judged.
     pub fn is_clean(&self) -> bool {
         self.counts.faults.iter().all(|&count| count == 0) && self.counts.accepted > 0
+    }
+
+    /// The faults as a report's section.
+    pub fn section(&self) -> Section {
+        let mut section = Section::new("verdict", "verdict");
+        for kind in ProblemKind::ALL {
+            section = section.count(kind.name(), kind.name(), self.counts.faults[kind as usize]);
+        }
+        for (place, problem) in self.examples.iter().enumerate() {
+            section = section.text(&format!("example_{place}"), "for example", problem.to_string());
+        }
+        section.flag("clean", "clean", self.is_clean())
     }
 }
 
@@ -64,6 +77,30 @@ pub struct Counts {
     pub displacement_most: u64,
     /// Faults, by [`ProblemKind`] as an index.
     pub faults: [u64; ProblemKind::ALL.len()],
+}
+
+impl Counts {
+    /// The counts, without the faults, as a report's section.
+    pub fn section(&self) -> Section {
+        Section::new("ledger", "accounts of both ends")
+            .count("mails", "mails", self.mails)
+            .count("accepted", "recipients accepted", self.accepted)
+            .count("not_accepted", "recipients never accepted", self.not_accepted)
+            .count("unknown_attempts", "attempts not answered", self.unknown_attempts)
+            .count("delivered", "deliveries answered 250", self.delivered)
+            .count("bounced", "refused for good by a sink", self.bounced)
+            .count("transient", "refused for a while by a sink", self.transient)
+            .count("unanswered", "deliveries not answered", self.unanswered)
+            .count("duplicates_allowed", "allowed duplicates", self.duplicates_allowed)
+            .count("unacknowledged_allowed", "allowed without 250", self.unacknowledged_allowed)
+            .count("order_compared", "compared for order", self.order_compared)
+            .count("order_skipped", "not compared for order", self.order_skipped)
+            .count("displacement_most", "overtaken by at most", self.displacement_most)
+            .count("foreign", "foreign deliveries", self.foreign)
+            .count("beyond_log", "beyond the end of a log", self.beyond_log)
+            .count("sender_logs_open", "sender logs without an end", self.sender_logs_open)
+            .count("sink_logs_open", "sink logs without an end", self.sink_logs_open)
+    }
 }
 
 /// A kind of fault.
@@ -360,7 +397,8 @@ impl Judge<'_> {
             })
             .count() as u64;
         let open = ledger.open_runs.contains(&mail.run);
-        let copies = taken + bounced;
+        // Refused for good counts as a copy of what was accepted; of what was not, it is no delivery.
+        let copies = if accepted_times > 0 { taken + bounced } else { taken };
         let unasked = unknown + refused_near_restart + u64::from(open && accepted_times == 0);
         let counts = &mut self.verdict.counts;
         if accepted_times > 0 {

@@ -216,6 +216,14 @@ fn refused_mail_may_not_be_delivered() {
 }
 
 #[test]
+fn mail_refused_at_both_ends_is_no_delivery() {
+    let mut story = story(Policy::default());
+    story.sends(1, 10, 11).delivers(1, 20, Outcome::Accepted);
+    story.intends(0).answered(0, 10, 11, Answer::Refused(550)).delivers(0, 20, Outcome::Permanent);
+    assert_eq!(story.must_find(&[]).not_accepted, 1);
+}
+
+#[test]
 fn mail_of_an_unanswered_attempt_may_be_delivered_or_not() {
     let mut story = story(Policy::default());
     story.sends(2, 10, 11).delivers(2, 20, Outcome::Accepted);

@@ -1,0 +1,60 @@
+//! The command line.
+
+pub(crate) mod ledger;
+pub(crate) mod sink;
+pub(crate) mod smtp;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use loadgen::ledger::{LogFile, NoRecord, Recorder};
+use loadgen::report::Report;
+
+/// A failure of the command itself, in a sentence.
+pub(crate) type Failure = Box<dyn std::error::Error>;
+
+/// A flag that SIGTERM and SIGINT raise, so that a run ends with its report.
+#[derive(Clone)]
+pub(crate) struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    pub(crate) fn on_signals() -> Result<Stop, Failure> {
+        let flag = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+            // A second signal ends the process at once.
+            signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&flag))?;
+            signal_hook::flag::register(signal, Arc::clone(&flag))?;
+        }
+        Ok(Stop(flag))
+    }
+
+    pub(crate) fn is_raised(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A log at that path, or none.
+pub(crate) fn recorder(path: Option<&Path>) -> Result<Box<dyn Recorder>, Failure> {
+    match path {
+        None => Ok(Box::new(NoRecord)),
+        Some(path) => {
+            let log = LogFile::create(path).map_err(|e| format!("{}: {e}", path.display()))?;
+            Ok(Box::new(log))
+        }
+    }
+}
+
+/// Prints the report, writes its JSON, and turns the verdict into an exit status.
+pub(crate) fn conclude(
+    report: &Report,
+    json: Option<&Path>,
+    clean: bool,
+) -> Result<ExitCode, Failure> {
+    print!("{report}");
+    if let Some(path) = json {
+        report.write_json(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}

@@ -1,0 +1,178 @@
+//! `loadgen sink`.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::Args;
+use loadgen::host::{CpuMeter, host_section, unix_origin_us};
+use loadgen::report::Report;
+use loadgen::sink::{Faults, Sink, SinkConfig, SinkCounts};
+use tcpstack::{Clock, Idle, Instant, KernelOptions, KernelTransport};
+
+use super::{Failure, Stop, conclude, recorder};
+
+/// Receive mail, check it, misbehave on demand. Ends on SIGTERM or SIGINT with a report; exit status
+/// 0 only if nothing was altered, sent astray or out of order. SIGUSR1 prints a line of counts.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Where to listen; several with commas between.
+    #[arg(long, required = true, value_delimiter = ',', value_name = "ADDR")]
+    listen: Vec<SocketAddr>,
+    /// Count first attempts out of the order of their numbers: only `strict` is possible here.
+    #[arg(long, value_parser = ["strict"], conflicts_with = "displacement")]
+    order: Option<String>,
+    /// Count first attempts displaced by more than so many numbers.
+    #[arg(long, value_name = "N")]
+    displacement: Option<u64>,
+    /// Probability of 451 to a recipient.
+    #[arg(long, default_value_t = 0.0, value_parser = probability, value_name = "P")]
+    fail_rcpt_4xx: f64,
+    /// Probability of 550 to a recipient.
+    #[arg(long, default_value_t = 0.0, value_parser = probability, value_name = "P")]
+    fail_5xx: f64,
+    /// Probability of 451 to the final dot.
+    #[arg(long, default_value_t = 0.0, value_parser = probability, value_name = "P")]
+    fail_data_4xx: f64,
+    /// Probability of 554 to the final dot.
+    #[arg(long, default_value_t = 0.0, value_parser = probability, value_name = "P")]
+    fail_data_5xx: f64,
+    /// Probability of 421 to a recipient and the end of the connection.
+    #[arg(long, default_value_t = 0.0, value_parser = probability, value_name = "P")]
+    drop_421: f64,
+    /// Probability of no answer to the final dot, ever.
+    #[arg(long, default_value_t = 0.0, value_parser = probability, value_name = "P")]
+    hang: f64,
+    /// Probability of closing the connection instead of an answer to the final dot.
+    #[arg(long, default_value_t = 0.0, value_parser = probability, value_name = "P")]
+    close_after_dot: f64,
+    /// Decides which mails are hit.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// This sink's number in ledgers.
+    #[arg(long, default_value_t = 0)]
+    number: u32,
+    /// Largest mail taken.
+    #[arg(long, default_value = "64m", value_parser = loadgen::content::parse_size)]
+    size_max: usize,
+    /// Log each delivery to this file.
+    #[arg(long, value_name = "FILE")]
+    ledger: Option<PathBuf>,
+    /// Write each accepted mail into this directory: N.eml as received, N.envelope.
+    #[arg(long, value_name = "DIR")]
+    dump: Option<PathBuf>,
+    /// Keep the counts in this file, as `name = count`, rewritten every second (and once it listens,
+    /// with `listen = ADDR` lines).
+    #[arg(long, value_name = "FILE")]
+    status: Option<PathBuf>,
+    /// Spin for so long behind the last work before sleeping.
+    #[arg(long, default_value_t = 0, value_name = "US")]
+    spin_us: u64,
+    /// Write the report to this file, too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|value| (0.0..=1.0).contains(value));
+    value.ok_or_else(|| "not a probability between 0 and 1".into())
+}
+
+/// How often the status file is written, and the longest sleep.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// How soon a signal is seen by a sink without mail.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
+
+pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
+    let stop = Stop::on_signals()?;
+    let wanted = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGUSR1, Arc::clone(&wanted))?;
+    let clock = Clock::new();
+    let cpu = CpuMeter::begin(Vec::new());
+    let mut sink = open(options, clock.now())?;
+    let addresses = sink.addresses();
+    for address in &addresses {
+        println!("listening at {address}");
+    }
+    let mut idle = Idle::new(Duration::from_micros(options.spin_us));
+    let mut next_status = Instant::ZERO;
+    while !stop.is_raised() {
+        let now = clock.now();
+        if wanted.swap(false, Ordering::Relaxed) {
+            println!("{}", status_line(sink.counts()));
+        }
+        if now >= next_status {
+            next_status = now + STATUS_INTERVAL;
+            if let Some(path) = &options.status {
+                write_status(path, &addresses, sink.counts())?;
+            }
+        }
+        if sink.turn(now) {
+            idle.handle_work(now);
+        } else if idle.should_sleep(now) {
+            let until = next_status.min(now + SIGNAL_INTERVAL);
+            let until = sink.next_deadline().map_or(until, |deadline| deadline.min(until));
+            sink.wait(now, Some(until));
+        }
+    }
+    let counts = sink.finish().map_err(|error| format!("a mail could not be dumped: {error}"))?;
+    if let Some(path) = &options.status {
+        write_status(path, &addresses, &counts)?;
+    }
+    let mut report = Report::new("sink");
+    report.add(counts.section());
+    report.add(cpu.section(counts.mails));
+    report.add(host_section());
+    conclude(&report, options.json.as_deref(), counts.is_clean())
+}
+
+fn open(options: &Options, now: Instant) -> Result<Sink<KernelTransport>, Failure> {
+    if let Some(directory) = &options.dump {
+        std::fs::create_dir_all(directory)?;
+    }
+    let strict = options.order.as_ref().map(|_| 0);
+    let config = SinkConfig {
+        listen: options.listen.clone(),
+        sink: options.number,
+        seed: options.seed,
+        faults: Faults {
+            recipient_4xx: options.fail_rcpt_4xx,
+            recipient_5xx: options.fail_5xx,
+            data_4xx: options.fail_data_4xx,
+            data_5xx: options.fail_data_5xx,
+            drop_421: options.drop_421,
+            hang: options.hang,
+            close_after_dot: options.close_after_dot,
+        },
+        displacement_max: strict.or(options.displacement),
+        size_bytes_max: options.size_max,
+        dump: options.dump.clone(),
+        unix_origin_us: unix_origin_us(),
+    };
+    let transport = KernelTransport::new(KernelOptions::default())?;
+    Ok(Sink::open(transport, config, now, recorder(options.ledger.as_deref())?)?)
+}
+
+fn status_line(counts: &SinkCounts) -> String {
+    let words = counts.named().map(|(name, count)| format!("{name} = {count}"));
+    words.join(", ")
+}
+
+/// Replaces the file at once, so that a reader never sees half of it.
+fn write_status(path: &Path, listen: &[SocketAddr], counts: &SinkCounts) -> Result<(), Failure> {
+    let mut text = String::new();
+    for address in listen {
+        writeln!(text, "listen = {address}")?;
+    }
+    for (name, count) in counts.named() {
+        writeln!(text, "{name} = {count}")?;
+    }
+    let partial = path.with_extension("partial");
+    std::fs::write(&partial, text)?;
+    std::fs::rename(&partial, path)?;
+    Ok(())
+}

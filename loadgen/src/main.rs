@@ -1,0 +1,34 @@
+//! `loadgen`: load, sinks, measurements and the ledger.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Load, sinks, measurements and the ledger for Hikyaku and its peers.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Smtp(cli::smtp::Options),
+    Sink(cli::sink::Options),
+    Ledger(cli::ledger::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Smtp(options) => cli::smtp::run(options),
+        Command::Sink(options) => cli::sink::run(&options),
+        Command::Ledger(options) => cli::ledger::run(&options),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("loadgen: {error}");
+        ExitCode::from(2)
+    })
+}

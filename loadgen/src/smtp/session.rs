@@ -1,0 +1,352 @@
+//! The client's end of one SMTP session, as a state machine.
+
+use std::collections::VecDeque;
+
+use tcpstack::Instant;
+
+use super::reply::{Reply, ReplyReader};
+use crate::content::Plan;
+use crate::data;
+use crate::identity::sender_address;
+
+/// A mail on its way, with what has become of it.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) plan: Plan,
+    /// The recipients' addresses, by number.
+    pub(super) addresses: Box<[String]>,
+    pub(super) content: Vec<u8>,
+    /// When it was to be sent: latency counts from here in an open loop.
+    pub(super) intended: Instant,
+    /// By the recipient's number.
+    pub(super) recipients: Vec<Recipient>,
+    /// This attempt's final dot went to the transport then.
+    pub(super) dot_sent: Option<Instant>,
+    /// MAIL of this attempt was refused with that code.
+    pub(super) failure: Option<u16>,
+    /// Some recipient was accepted, in this attempt or an earlier one.
+    pub(super) accepted: bool,
+}
+
+/// What has become of one recipient.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Recipient {
+    /// Not yet accepted.
+    Pending,
+    /// RCPT was accepted in this attempt.
+    InTransaction,
+    /// RCPT was refused for good in this attempt, with that code, and nobody was told.
+    JustRefused(u16),
+    /// Nothing is left to do.
+    Settled,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ending {
+    /// That was the answer to the final dot.
+    Answered(u16),
+    /// Refused before the data, with that code.
+    Refused(u16),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Expect {
+    Greeting,
+    Hello,
+    Mail,
+    Recipient(usize),
+    Data,
+    Dot,
+    /// The dot behind a 354 that nobody wanted: no recipient had been accepted.
+    EmptyDot(u16),
+    Reset(u16),
+    Quit,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// Greeting and EHLO.
+    Opening,
+    Ready,
+    /// QUIT is on its way: no more mail.
+    Ending,
+    /// To be closed.
+    Over,
+}
+
+/// One session. Mails go in by [`Session::start`], bytes by [`Session::handle_bytes`]; commands gather in
+/// `out`, ended attempts come from [`Session::poll_ended`].
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) out: Vec<u8>,
+    pub(super) sent: usize,
+    reader: ReplyReader,
+    expected: VecDeque<Expect>,
+    /// The first is under way; a second one's envelope was sent behind the first one's dot.
+    works: VecDeque<Work>,
+    /// Where in `out` the first work's final dot ends.
+    dot_end: Option<usize>,
+    /// The first work's final dot has been written to `out` in this attempt.
+    dot_written: bool,
+    ended: VecDeque<(Work, Ending)>,
+    phase: Phase,
+    quit: bool,
+    pipelining_wanted: bool,
+    pipelining: bool,
+    eight_bit: bool,
+    size: bool,
+    /// Attempts that ended in this session.
+    pub(super) mails: u32,
+}
+
+impl Session {
+    /// A session on a connection just made.
+    pub(super) fn new(pipelining_wanted: bool) -> Session {
+        Session {
+            out: Vec::new(),
+            sent: 0,
+            reader: ReplyReader::default(),
+            expected: VecDeque::from([Expect::Greeting]),
+            works: VecDeque::new(),
+            dot_end: None,
+            dot_written: false,
+            ended: VecDeque::new(),
+            phase: Phase::Opening,
+            quit: false,
+            pipelining_wanted,
+            pipelining: false,
+            eight_bit: false,
+            size: false,
+            mails: 0,
+        }
+    }
+
+    /// Whether it could take a mail and has none.
+    pub(super) fn is_free(&self) -> bool {
+        self.phase == Phase::Ready && self.works.is_empty() && self.expected.is_empty()
+    }
+
+    /// Whether a mail's envelope could go out behind the data under way.
+    pub(super) fn could_send_ahead(&self) -> bool {
+        self.phase == Phase::Ready && self.pipelining && self.works.len() == 1 && self.dot_written
+    }
+
+    /// Whether the connection is to be closed.
+    pub(super) fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    /// Whether it ended, or is ending, because we wanted it to.
+    pub(super) fn has_quit(&self) -> bool {
+        self.quit
+    }
+
+    /// Whether the server owes an answer.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.expected.is_empty()
+    }
+
+    /// Begins with a mail; the session is free or could send ahead.
+    pub(super) fn start(&mut self, mut work: Work) {
+        work.failure = None;
+        work.dot_sent = None;
+        let declared = if work.plan.eight_bit && self.eight_bit { " BODY=8BITMIME" } else { "" };
+        let size = if self.size { format!(" SIZE={}", work.content.len()) } else { String::new() };
+        self.command(&format!("MAIL FROM:<{}>{size}{declared}\r\n", sender_address(work.plan.id)));
+        self.expected.push_back(Expect::Mail);
+        self.works.push_back(work);
+        if self.pipelining {
+            let mut from = 0;
+            while let Some(place) = self.next_pending(from) {
+                self.send_recipient(place);
+                from = place + 1;
+            }
+            self.send_data_command();
+        }
+    }
+
+    /// Ends the session politely; it is free.
+    pub(super) fn quit(&mut self) {
+        self.command("QUIT\r\n");
+        self.expected.push_back(Expect::Quit);
+        self.phase = Phase::Ending;
+        self.quit = true;
+    }
+
+    /// Takes what the server sent.
+    pub(super) fn handle_bytes(&mut self, mut bytes: &[u8]) {
+        while self.phase != Phase::Over {
+            match self.reader.next_reply(&mut bytes) {
+                None => return,
+                Some(Ok(reply)) => self.handle_reply(&reply),
+                Some(Err(_)) => self.phase = Phase::Over,
+            }
+        }
+    }
+
+    /// `count` more bytes of `out` went to the transport, in a turn that began at `now`.
+    pub(super) fn note_sent(&mut self, count: usize, now: Instant) {
+        self.sent += count;
+        if self.dot_end.is_some_and(|end| self.sent >= end) {
+            self.dot_end = None;
+            self.works.front_mut().expect("a dot belongs to a mail").dot_sent = Some(now);
+        }
+        if self.sent == self.out.len() {
+            self.out.clear();
+            self.out.shrink_to(OUT_KEPT_SIZE_BYTES_MAX);
+            self.sent = 0;
+        }
+    }
+
+    /// The next attempt that ended, with the mail.
+    pub(super) fn poll_ended(&mut self) -> Option<(Work, Ending)> {
+        self.ended.pop_front()
+    }
+
+    /// The mails under way, when the connection is gone: first those furthest.
+    pub(super) fn take_works(&mut self) -> VecDeque<Work> {
+        self.phase = Phase::Over;
+        std::mem::take(&mut self.works)
+    }
+
+    fn handle_reply(&mut self, reply: &Reply) {
+        let code = reply.code;
+        let Some(expect) = self.expected.pop_front() else {
+            // A 421 may come at any time (RFC 5321 §3.8); nothing else may.
+            self.phase = Phase::Over;
+            return;
+        };
+        match expect {
+            Expect::Greeting if code == 220 => {
+                self.command("EHLO client.example\r\n");
+                self.expected.push_back(Expect::Hello);
+            }
+            Expect::Hello if code == 250 => self.open(&reply.text),
+            Expect::Greeting | Expect::Hello | Expect::Quit => self.phase = Phase::Over,
+            Expect::Mail => self.handle_mail_reply(code),
+            Expect::Recipient(place) => self.handle_recipient_reply(place, code),
+            Expect::Data => self.handle_data_reply(code),
+            Expect::Dot => self.end(Ending::Answered(code)),
+            Expect::EmptyDot(code) | Expect::Reset(code) => self.end(Ending::Refused(code)),
+        }
+        if code == 421 {
+            self.phase = Phase::Over;
+        }
+    }
+
+    fn open(&mut self, text: &str) {
+        let has = |keyword: &str| {
+            let mut words = text.lines().skip(1).filter_map(|line| line.split(' ').next());
+            words.any(|word| word.eq_ignore_ascii_case(keyword))
+        };
+        self.pipelining = self.pipelining_wanted && has("PIPELINING");
+        self.eight_bit = has("8BITMIME");
+        self.size = has("SIZE");
+        self.phase = Phase::Ready;
+    }
+
+    fn handle_mail_reply(&mut self, code: u16) {
+        if code != 250 {
+            self.front().failure = Some(code);
+            if !self.pipelining {
+                self.end(Ending::Refused(code));
+            }
+        } else if !self.pipelining {
+            self.send_next_recipient(0);
+        }
+    }
+
+    fn handle_recipient_reply(&mut self, place: usize, code: u16) {
+        let work = self.front();
+        if work.failure.is_none() {
+            match code {
+                200..300 => work.recipients[place] = Recipient::InTransaction,
+                500.. => work.recipients[place] = Recipient::JustRefused(code),
+                _ => {}
+            }
+        }
+        if !self.pipelining {
+            self.send_next_recipient(place + 1);
+        }
+    }
+
+    fn handle_data_reply(&mut self, code: u16) {
+        let work = self.front();
+        let wanted = work.failure.is_none() && work.recipients.contains(&Recipient::InTransaction);
+        let failure = work.failure.unwrap_or(NO_RECIPIENTS);
+        match (code, wanted) {
+            (354, true) => {
+                let work = self.works.front().expect("a mail is under way");
+                data::stuff(&work.content, &mut self.out);
+                self.dot_end = Some(self.out.len());
+                self.dot_written = true;
+                self.expected.push_back(Expect::Dot);
+            }
+            (354, false) => {
+                self.command(".\r\n");
+                self.expected.push_back(Expect::EmptyDot(failure));
+            }
+            (_, true) => self.reset(code),
+            (_, false) => self.reset(failure),
+        }
+    }
+
+    /// Gives the transaction up: the server may hold it open until told otherwise.
+    fn reset(&mut self, code: u16) {
+        self.command("RSET\r\n");
+        self.expected.push_back(Expect::Reset(code));
+    }
+
+    fn send_next_recipient(&mut self, from: usize) {
+        if let Some(place) = self.next_pending(from) {
+            self.send_recipient(place);
+        } else if self.front().recipients.contains(&Recipient::InTransaction) {
+            self.send_data_command();
+        } else {
+            self.reset(NO_RECIPIENTS);
+        }
+    }
+
+    /// The next recipient to ask for, of the mail that was started last.
+    fn next_pending(&self, from: usize) -> Option<usize> {
+        let recipients = &self.works.back().expect("a mail is under way").recipients;
+        let pending = recipients[from..].iter().position(|&of| of == Recipient::Pending)?;
+        Some(from + pending)
+    }
+
+    fn send_recipient(&mut self, place: usize) {
+        let work = self.works.back().expect("a mail is under way");
+        for part in ["RCPT TO:<", &work.addresses[place], ">\r\n"] {
+            self.out.extend_from_slice(part.as_bytes());
+        }
+        self.expected.push_back(Expect::Recipient(place));
+    }
+
+    fn send_data_command(&mut self) {
+        self.command("DATA\r\n");
+        self.expected.push_back(Expect::Data);
+    }
+
+    fn end(&mut self, ending: Ending) {
+        let work = self.works.pop_front().expect("a mail is under way");
+        self.dot_written = false;
+        self.mails += 1;
+        self.ended.push_back((work, ending));
+    }
+
+    fn front(&mut self) -> &mut Work {
+        self.works.front_mut().expect("a mail is under way")
+    }
+
+    fn command(&mut self, text: &str) {
+        self.out.extend_from_slice(text.as_bytes());
+    }
+}
+
+/// Stands for: no recipient was accepted, though MAIL was. Transient; recipients refused for good
+/// are settled and not asked for again.
+pub(super) const NO_RECIPIENTS: u16 = 450;
+
+/// A buffer larger than this is given back when it has been sent.
+const OUT_KEPT_SIZE_BYTES_MAX: usize = 256 * 1024;
