@@ -82,8 +82,8 @@ impl Message {
         }
     }
 
-    /// All of it, when it is one part.
-    pub(crate) fn whole(&self) -> (&Bytes, &Bytes) {
+    /// All of it: the head and the content.
+    pub fn whole(&self) -> (&Bytes, &Bytes) {
         (&self.head, &self.content)
     }
 

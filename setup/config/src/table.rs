@@ -87,6 +87,14 @@ impl<'d> Table<'d> {
         })
     }
 
+    /// A list of integers of type `T`.
+    pub fn integers<T: Integer>(&self, key: &'static str) -> Field<'d, Vec<T>> {
+        self.list(key, "a list of integers, such as [0, 1]", |value| {
+            let number = value.as_integer().and_then(whole);
+            number.and_then(|number| T::try_from(number).ok()).ok_or(Refusal::Unfit)
+        })
+    }
+
     /// A size in bytes: an integer, or a string with its unit such as "4 GiB". The units are B,
     /// KiB, MiB, GiB, TiB and kB, MB, GB, TB.
     pub fn bytes(&self, key: &'static str) -> Field<'d, u64> {
