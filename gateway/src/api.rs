@@ -73,6 +73,19 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// The queue that it is for.
+    pub fn queue(&self) -> QueueIndex {
+        match self {
+            Command::Store { queue, .. }
+            | Command::Release { queue, .. }
+            | Command::Withdraw { queue, .. }
+            | Command::Slots { queue, .. }
+            | Command::Outcome { queue, .. } => *queue,
+        }
+    }
+}
+
 /// How one delivery attempt ended.
 #[derive(Debug)]
 pub enum Outcome {

@@ -7,6 +7,8 @@
 
 mod log;
 mod retry;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;

@@ -8,6 +8,8 @@
 //! on without it; a server that comes (back) is filled and then taken in.
 
 mod recovery;
+#[cfg(test)]
+mod tests;
 mod unit;
 
 use std::collections::VecDeque;
@@ -447,8 +449,12 @@ impl Cohort {
         self.commit(place);
     }
 
-    /// Commits what every member that counts has, if they are enough.
+    /// Commits what every member that counts has, if they are enough. One that was expelled counts
+    /// until the record says that it does not: a successor would still start from it.
     fn commit(&mut self, place: usize) {
+        if self.members.iter().any(|member| member.role == Role::Expelled) {
+            return;
+        }
         let members = self.in_set().collect::<Vec<_>>();
         let unit = &mut self.units[place];
         let acknowledged = members.iter().map(|member| unit.copies[*member].acknowledged()).min();
@@ -594,11 +600,13 @@ impl Cohort {
         }
         let kept_up =
             |member: &usize| matches!(self.members[*member].role, Role::InSet(_) | Role::Joining);
-        let laggard = (0..self.members.len())
-            .filter(kept_up)
-            .min_by_key(|member| unit.copies[*member].log_needed_after());
-        if let Some(member) = laggard {
-            self.handle_out_of_step(now, member, place, "it is too far behind");
+        let needed = |member: usize| Some((unit.copies[member].log_needed_after()?, member));
+        let needed = (0..self.members.len()).filter(kept_up).filter_map(needed);
+        let Some((laggard_at, laggard)) = needed.min() else { return };
+        // As long as nobody that counts is further, waiting is all there is to do.
+        let further = |member: usize| unit.copies[member].acknowledged() > Some(laggard_at);
+        if self.in_set().any(|member| member != laggard && further(member)) {
+            self.handle_out_of_step(now, laggard, place, "it is too far behind");
         }
     }
 

@@ -9,7 +9,7 @@ use kvs_proto::{
 use crate::message::QueueIndex;
 
 /// A request for one queue at one server.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Request {
     /// The queue.
     pub queue: QueueIndex,
@@ -20,7 +20,7 @@ pub struct Request {
 }
 
 /// What is asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Ask {
     /// Make the queue and attach to it.
     Create {
@@ -60,7 +60,7 @@ pub enum Ask {
 }
 
 /// A change that a copy is asked for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Changing {
     /// Append.
     Store(MessageId, Body),

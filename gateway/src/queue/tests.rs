@@ -1,0 +1,232 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::message::{Envelope, Message};
+
+fn message(text: &'static str) -> MessageRef {
+    let envelope = Envelope {
+        reverse_path: "a@example.org".into(),
+        recipients: vec!["b@example.net".into()],
+        eight_bit: false,
+        leading_dot: false,
+        accepted_unix_ms: 1,
+    };
+    Arc::new(Message { envelope, content: Bytes::from_static(text.as_bytes()) })
+}
+
+fn ticket(serial: u64) -> Ticket {
+    Ticket { front: 0, serial }
+}
+
+/// Commits everything and returns the ids that this committed.
+fn commit(queue: &mut MailQueue) -> Vec<MessageId> {
+    let mut committed = Vec::new();
+    queue.commit_up_to(queue.log().head(), |_, id| committed.push(id));
+    committed
+}
+
+fn attempts(queue: &mut MailQueue, unix_ms: u64) -> Vec<MessageId> {
+    std::iter::from_fn(|| queue.next_attempt(unix_ms).map(|attempt| attempt.id)).collect()
+}
+
+#[test]
+fn nothing_is_delivered_before_it_is_committed() {
+    let mut queue = MailQueue::default();
+    let one = queue.store(ticket(1), message("one"), false);
+    let two = queue.store(ticket(2), message("two"), false);
+    assert_eq!(attempts(&mut queue, 0), []);
+    let mut committed = Vec::new();
+    queue.commit_up_to(Transaction(1), |_, id| committed.push(id));
+    assert_eq!(committed, [one]);
+    assert_eq!(attempts(&mut queue, 0), [one]);
+    assert_eq!(commit(&mut queue), [two]);
+    assert_eq!(attempts(&mut queue, 0), [two]);
+}
+
+#[test]
+fn a_held_message_waits_for_its_release() {
+    let mut queue = MailQueue::default();
+    let held = queue.store(ticket(1), message("held"), true);
+    let free = queue.store(ticket(2), message("free"), false);
+    assert_eq!(commit(&mut queue), [held, free]);
+    assert_eq!(attempts(&mut queue, 0), [free]);
+    queue.release(held);
+    assert_eq!(attempts(&mut queue, 0), [held]);
+}
+
+#[test]
+fn a_withdrawn_message_is_deleted_everywhere_and_never_delivered() {
+    for commits_first in [false, true] {
+        let mut queue = MailQueue::default();
+        let id = queue.store(ticket(1), message("text"), true);
+        if commits_first {
+            commit(&mut queue);
+        }
+        assert_eq!(queue.withdraw(ticket(1)), Some(4));
+        assert_eq!(queue.withdraw(ticket(1)), None, "once");
+        assert_eq!(commit(&mut queue), []);
+        queue.release(id);
+        assert_eq!(attempts(&mut queue, 0), []);
+        assert_eq!(queue.pending_bytes(), 0);
+        let last = queue.log().get(queue.log().head()).unwrap();
+        assert!(last.id == id && matches!(last.change, Change::Delete));
+    }
+}
+
+#[test]
+fn a_message_in_delivery_cannot_be_withdrawn() {
+    let mut queue = MailQueue::default();
+    queue.store(ticket(1), message("text"), false);
+    commit(&mut queue);
+    assert_eq!(queue.withdraw(ticket(1)), None);
+    assert_eq!(attempts(&mut queue, 0).len(), 1);
+    assert_eq!(queue.withdraw(ticket(1)), None);
+}
+
+#[test]
+fn a_deferred_message_waits_until_it_is_due_and_others_pass_it() {
+    let mut queue = MailQueue::default();
+    let one = queue.store(ticket(1), message("one"), false);
+    let two = queue.store(ticket(2), message("two"), false);
+    commit(&mut queue);
+    assert_eq!(queue.next_attempt(0).unwrap().id, one);
+    queue.defer(one, DeliveryState { attempts: 1, due_unix_ms: 50, settled: Vec::new() });
+    assert_eq!(queue.next_due_unix_ms(), Some(50));
+    assert_eq!(attempts(&mut queue, 49), [two]);
+    let again = queue.next_attempt(50).unwrap();
+    assert_eq!((again.id, again.state.attempts), (one, 1));
+}
+
+#[test]
+fn what_was_not_attempted_goes_first_again() {
+    let mut queue = MailQueue::default();
+    let ids = (1..=3).map(|serial| queue.store(ticket(serial), message("m"), false));
+    let ids = ids.collect::<Vec<_>>();
+    commit(&mut queue);
+    assert_eq!(queue.next_attempt(0).unwrap().id, ids[0]);
+    assert_eq!(queue.next_attempt(0).unwrap().id, ids[1]);
+    queue.put_back(ids[1]);
+    queue.put_back(ids[0]);
+    assert_eq!(attempts(&mut queue, 0), ids);
+}
+
+#[test]
+fn a_recovered_queue_goes_on_where_the_copy_stood() {
+    let mut queue = MailQueue::default();
+    let stored = StoredMessage::new(message("text"));
+    let state = DeliveryState { attempts: 2, due_unix_ms: 9, settled: vec![1] };
+    let ready = queue.restore(MessageId(4), stored.clone(), StateVersion(0), Bytes::new());
+    assert_eq!(ready, Ok(()));
+    queue.restore(MessageId(7), stored.clone(), StateVersion(2), state.encode()).unwrap();
+    assert!(queue.restore(MessageId(7), stored, StateVersion(0), Bytes::new()).is_err());
+    queue.finish_restore(Transaction(20), ChainHash(5), MessageId(9));
+    assert_eq!(attempts(&mut queue, 0), [MessageId(4)]);
+    assert_eq!(queue.next_attempt(9).unwrap().state, state);
+    assert_eq!(queue.store(ticket(1), message("new"), false), MessageId(10));
+    assert_eq!(queue.log().head(), Transaction(21));
+}
+
+#[test]
+#[should_panic(expected = "one outcome for each attempt")]
+fn a_second_outcome_of_one_attempt_stops_the_process() {
+    let mut queue = MailQueue::default();
+    let id = queue.store(ticket(1), message("m"), false);
+    commit(&mut queue);
+    queue.next_attempt(0);
+    queue.put_back(id);
+    queue.put_back(id);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Store { hold: bool },
+    Commit(u64),
+    Withdraw(u64),
+    Release(u64),
+    Attempt,
+    End { which: usize, how: u8 },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        any::<bool>().prop_map(|hold| Step::Store { hold }),
+        (0u64..4).prop_map(Step::Commit),
+        (0u64..40).prop_map(Step::Withdraw),
+        (0u64..40).prop_map(Step::Release),
+        Just(Step::Attempt),
+        (any::<usize>(), 0u8..3).prop_map(|(which, how)| Step::End { which, how }),
+    ];
+    prop::collection::vec(step, 0..150)
+}
+
+proptest! {
+    /// Whatever happens, the log applied to nothing gives what lives, and each message is
+    /// accounted for once.
+    #[test]
+    fn the_log_describes_the_queue(steps in steps()) {
+        let mut queue = MailQueue::default();
+        let mut out = Vec::new();
+        let mut serial = 0;
+        for (clock, step) in (0u64..).zip(steps) {
+            match step {
+                Step::Store { hold } => {
+                    serial += 1;
+                    queue.store(ticket(serial), message("body"), hold);
+                }
+                Step::Commit(behind) => {
+                    let number = Transaction(queue.log().head().0.saturating_sub(behind));
+                    queue.commit_up_to(number, |_, _| ());
+                }
+                Step::Withdraw(serial) => _ = queue.withdraw(ticket(serial)),
+                Step::Release(id) => queue.release(MessageId(id)),
+                Step::Attempt => out.extend(queue.next_attempt(clock).map(|attempt| attempt.id)),
+                Step::End { which, how } => {
+                    if out.is_empty() {
+                        continue;
+                    }
+                    let id = out.remove(which % out.len());
+                    match how {
+                        0 => _ = queue.settle(id),
+                        1 => queue.put_back(id),
+                        _ => {
+                            let due_unix_ms = clock + 5;
+                            queue.defer(id, DeliveryState { due_unix_ms, ..Default::default() });
+                        }
+                    }
+                }
+            }
+            prop_assert_eq!(queue.attempts_out() as usize, out.len());
+        }
+        check_log(&queue)?;
+    }
+}
+
+fn check_log(queue: &MailQueue) -> Result<(), TestCaseError> {
+    let mut live = BTreeMap::new();
+    let mut hash = ChainHash(0);
+    for number in 1..=queue.log().head().0 {
+        let entry = queue.log().get(Transaction(number)).expect("nothing was trimmed");
+        hash = kvs_proto::chain(hash, entry.change.op(), entry.id, entry.change.digest());
+        prop_assert_eq!(hash, entry.hash);
+        match &entry.change {
+            Change::Store(stored) => {
+                let body = stored.body.digest();
+                live.insert(entry.id, (body, StateDigest(0)));
+            }
+            Change::Delete => prop_assert!(live.remove(&entry.id).is_some()),
+            Change::Replace { version, record } => {
+                live.get_mut(&entry.id).expect("it lives").1 = state_digest(*version, record);
+            }
+        }
+    }
+    let content = live.iter().fold(ContentDigest(0), |sum, (id, (body, state))| {
+        sum.with(kvs_proto::content_term(*id, *state, *body))
+    });
+    prop_assert_eq!(content, queue.content_digest());
+    let ids = queue.snapshots_after(MessageId(0)).map(|it| it.id).collect::<Vec<_>>();
+    prop_assert_eq!(ids, live.keys().copied().collect::<Vec<_>>());
+    Ok(())
+}

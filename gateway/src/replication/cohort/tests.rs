@@ -1,0 +1,838 @@
+//! A cohort against two servers of its own making: written from `docs/protocol.md`, not from the
+//! server's code.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use kvs_proto::{
+    ChainHash, ContentDigest, Credit, Incarnation, Message as Body, Op, Sequence, StateDigest,
+    StateVersion, Status, Transaction, chain, content_term, state_digest,
+};
+
+use super::*;
+use crate::message::{DeliveryState, Envelope, Message};
+use crate::replication::request::{Answer, Ask, Baseline, Changing, Operation, Request, Standing};
+
+/// A server with its queues, by name.
+#[derive(Default)]
+struct Server {
+    life: u64,
+    queues: BTreeMap<String, ServerQueue>,
+    /// What the link calls them.
+    handles: BTreeMap<u32, String>,
+    /// Requests on their way; dropped with the link.
+    link: VecDeque<Request>,
+    is_up: bool,
+    /// Stores are refused with this.
+    refusing: Option<Status>,
+    /// Answers at most so many more requests.
+    patience: usize,
+}
+
+#[derive(Default)]
+struct ServerQueue {
+    epoch: Epoch,
+    sequence: Sequence,
+    transaction: Transaction,
+    hash: ChainHash,
+    last_id: MessageId,
+    messages: BTreeMap<MessageId, (Body, StateVersion, Bytes)>,
+    operations: Vec<Operation>,
+}
+
+impl Outlet for Server {
+    fn has_room(&self) -> bool {
+        self.is_up && self.link.len() < 50
+    }
+
+    fn send(&mut self, request: Request) {
+        if self.is_up {
+            self.link.push_back(request);
+        }
+    }
+}
+
+impl ServerQueue {
+    fn content(&self) -> ContentDigest {
+        self.messages.iter().fold(ContentDigest(0), |sum, (id, (body, version, state))| {
+            let state = match version {
+                StateVersion(0) => StateDigest(0),
+                version => state_digest(*version, state),
+            };
+            sum.with(content_term(*id, state, body.digest()))
+        })
+    }
+
+    fn numbers(&self) -> Baseline {
+        Baseline {
+            transaction: self.transaction,
+            hash: self.hash,
+            content: self.content(),
+            messages: self.messages.len() as u64,
+        }
+    }
+
+    fn attached(&self) -> Answer {
+        let standing =
+            Standing { sequence: self.sequence, numbers: self.numbers(), last_id: self.last_id };
+        Answer::Attached { standing, credit: CREDIT }
+    }
+
+    fn apply(&mut self, change: Changing) -> Result<(), Status> {
+        let (op, id, digest) = match change {
+            Changing::Baseline(numbers) => {
+                if numbers.content != self.content()
+                    || numbers.messages != self.messages.len() as u64
+                {
+                    return Err(Status::ContentDiffers);
+                }
+                self.transaction = numbers.transaction;
+                self.hash = numbers.hash;
+                self.operations.clear();
+                return Ok(());
+            }
+            Changing::Store(id, body) => {
+                if id <= self.last_id {
+                    return Err(Status::IdNotGrowing);
+                }
+                self.last_id = id;
+                let digest = body.digest().0;
+                self.messages.insert(id, (body, StateVersion(0), Bytes::new()));
+                (Op::Store, id, digest)
+            }
+            Changing::Delete(id) => {
+                self.messages.remove(&id).ok_or(Status::NotFound)?;
+                (Op::Delete, id, 0)
+            }
+            Changing::Replace(id, version, state) => {
+                let message = self.messages.get_mut(&id).ok_or(Status::NotFound)?;
+                if version <= message.1 {
+                    return Err(Status::StaleState);
+                }
+                let digest = state_digest(version, &state).0;
+                (message.1, message.2) = (version, state);
+                (Op::Replace, id, digest)
+            }
+        };
+        self.transaction = self.transaction.next();
+        self.hash = chain(self.hash, op, id, digest);
+        let (transaction, hash) = (self.transaction, self.hash);
+        self.operations.push(Operation { transaction, op, id, digest, hash });
+        Ok(())
+    }
+}
+
+const CREDIT: Credit = Credit { messages: 100_000, kib: 1_000_000 };
+
+impl Server {
+    fn answer(&mut self, request: Request) -> Vec<Answer> {
+        let refuse = |op, status, epoch| vec![Answer::Refused { op, status, epoch }];
+        if let Ask::Create { name, .. } | Ask::Attach { name } = &request.ask {
+            self.handles.insert(request.queue.0, name.clone());
+        }
+        let name = self.handles[&request.queue.0].clone();
+        if let Ask::Create { .. } = &request.ask {
+            if self.queues.contains_key(&name) {
+                return refuse(Op::Create, Status::Exists, Epoch(0));
+            }
+            let queue = ServerQueue { epoch: request.epoch, ..ServerQueue::default() };
+            let answer = queue.attached();
+            self.queues.insert(name, queue);
+            return vec![answer];
+        }
+        let Some(queue) = self.queues.get_mut(&name) else {
+            return refuse(Op::Attach, Status::UnknownQueue, Epoch(0));
+        };
+        if request.epoch < queue.epoch {
+            return refuse(Op::Attach, Status::Fenced, queue.epoch);
+        }
+        match request.ask {
+            Ask::Create { .. } => unreachable!("above"),
+            Ask::Attach { .. } => {
+                if request.epoch > queue.epoch {
+                    queue.epoch = request.epoch;
+                    queue.sequence = Sequence(0);
+                }
+                vec![queue.attached()]
+            }
+            Ask::Drop => {
+                self.queues.remove(&name);
+                vec![Answer::Dropped]
+            }
+            Ask::Change { sequence, change, .. } => {
+                assert_eq!(sequence, queue.sequence.next(), "requests come in sequence");
+                queue.sequence = sequence;
+                let is_store = matches!(change, Changing::Store(..));
+                let refused = self.refusing.filter(|_| is_store);
+                match refused.map_or_else(|| queue.apply(change), Err) {
+                    Ok(()) => vec![Answer::Acknowledged {
+                        sequence,
+                        transaction: queue.transaction,
+                        credit: CREDIT,
+                    }],
+                    Err(status) => refuse(Op::Store, status, queue.epoch),
+                }
+            }
+            Ask::BlockGet { after } => queue.block(after, 2),
+            Ask::OpsGet { after } => {
+                let operations =
+                    queue.operations.iter().filter(|it| it.transaction > after).copied();
+                let operations = operations.take(3).collect();
+                vec![Answer::Operations { operations, head: queue.transaction }]
+            }
+        }
+    }
+
+    fn restart(&mut self) {
+        self.life += 1;
+        self.queues.clear();
+        self.refusing = None;
+    }
+}
+
+impl ServerQueue {
+    fn block(&self, after: MessageId, count: usize) -> Vec<Answer> {
+        let items = self.messages.range(after.next()..).take(count).map(|(id, it)| {
+            let (head, content) = it.0.whole();
+            let mut body = BytesMut::from(&head[..]);
+            body.extend_from_slice(content);
+            let (state_version, state) = (it.1, it.2.clone());
+            Answer::Item { id: *id, state_version, state, body: body.freeze() }
+        });
+        let mut answers = items.collect::<Vec<_>>();
+        let finished = self.messages.range(after.next()..).count() <= count;
+        answers.push(Answer::BlockEnd { finished });
+        answers
+    }
+}
+
+/// A gateway's cohort with one or two queues, and what it stands on.
+struct World {
+    cohort: Cohort,
+    servers: [Server; 2],
+    record: Option<Record>,
+    board: Arc<Board>,
+    now: Instant,
+    min_sync: usize,
+    committed: Vec<(u32, MessageId)>,
+    fatal: Option<String>,
+    serial: u64,
+}
+
+const ISOLATE_AFTER: Duration = Duration::from_secs(1);
+const RECOVERY_WAIT: Duration = Duration::from_secs(10);
+
+fn board() -> Arc<Board> {
+    Arc::new(Board::new([(1000, 1 << 30); 2], 1 << 30))
+}
+
+fn cohort(min_sync: usize, accept_loss: bool) -> Cohort {
+    let policy = Policy {
+        min_sync,
+        isolate_after: ISOLATE_AFTER,
+        recovery_wait: RECOVERY_WAIT,
+        accept_loss,
+    };
+    let unit = |index| UnitSettings {
+        queue: QueueIndex(index),
+        name: format!("q{index}"),
+        server_name: format!("gw/q{index}"),
+        messages_max: 1000,
+        bytes_max: 1 << 20,
+        headroom_bytes: 1000,
+    };
+    Cohort::new("gw/g/0".into(), policy, vec!["a".into(), "b".into()], vec![unit(0), unit(1)])
+}
+
+impl World {
+    fn new(min_sync: usize) -> World {
+        let server = || Server { life: 1, patience: usize::MAX, ..Server::default() };
+        let mut world = World {
+            cohort: cohort(min_sync, false),
+            servers: [server(), server()],
+            record: None,
+            board: board(),
+            now: Instant::from_nanos(1),
+            min_sync,
+            committed: Vec::new(),
+            fatal: None,
+            serial: 0,
+        };
+        world.link_up(0);
+        world.link_up(1);
+        world.settle();
+        world
+    }
+
+    /// The gateway dies and another process begins, with links up.
+    fn restart_gateway(&mut self, accept_loss: bool) {
+        self.cohort = cohort(self.min_sync, accept_loss);
+        self.board = board();
+        self.committed.clear();
+        for member in 0..2 {
+            self.servers[member].link.clear();
+            if std::mem::take(&mut self.servers[member].is_up) {
+                self.link_up(member);
+            }
+        }
+        self.settle();
+    }
+
+    fn link_up(&mut self, member: usize) {
+        self.servers[member].is_up = true;
+        self.servers[member].patience = usize::MAX;
+        let incarnation = Incarnation(self.servers[member].life);
+        self.cohort.handle_link_up(self.now, member, incarnation, &mut self.servers);
+    }
+
+    fn link_down(&mut self, member: usize) {
+        self.servers[member].is_up = false;
+        self.servers[member].link.clear();
+        self.cohort.handle_link_down(self.now, member, &self.board);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.settle();
+    }
+
+    /// Lets everybody go on until nothing happens any more.
+    fn settle(&mut self) {
+        for _ in 0..1_000_000 {
+            if !self.step() {
+                return;
+            }
+        }
+        panic!("the cohort does not come to rest");
+    }
+
+    fn step(&mut self) -> bool {
+        let mut any = false;
+        self.cohort.maintain(self.now, &mut self.servers, &self.board);
+        while let Some(call) = self.cohort.poll_register() {
+            any = true;
+            let answer = self.register(call);
+            self.cohort.handle_register(self.now, answer, &mut self.servers);
+        }
+        for member in 0..2 {
+            any |= self.serve(member);
+        }
+        while let Some(event) = self.cohort.poll_event() {
+            any = true;
+            match event {
+                CohortEvent::Committed { queue, id, .. } => self.committed.push((queue.0, id)),
+                CohortEvent::Opened(_) => {}
+                CohortEvent::Fatal(why) => self.fatal = Some(why),
+            }
+        }
+        any
+    }
+
+    fn register(&mut self, call: RegisterCall) -> RegisterAnswer {
+        match call {
+            RegisterCall::Read => RegisterAnswer::Read(self.record.clone()),
+            RegisterCall::Swap(record) => {
+                let version = self.record.as_ref().map_or(0, |record| record.version);
+                if record.version != version + 1 {
+                    return RegisterAnswer::Conflict;
+                }
+                self.record = Some(record);
+                RegisterAnswer::Swapped
+            }
+        }
+    }
+
+    /// Lets a server answer one request.
+    fn serve(&mut self, member: usize) -> bool {
+        let server = &mut self.servers[member];
+        if server.patience == 0 {
+            return false;
+        }
+        let Some(request) = server.link.pop_front() else { return false };
+        server.patience -= 1;
+        let queue = request.queue;
+        for answer in server.answer(request) {
+            let place = queue.0 as usize;
+            let reply = Reply { queue, answer };
+            self.cohort.handle_reply(
+                self.now,
+                member,
+                place,
+                reply,
+                &mut self.servers,
+                &self.board,
+            );
+        }
+        true
+    }
+
+    fn store(&mut self, place: usize) -> MessageId {
+        self.serial += 1;
+        let ticket = Ticket { front: 0, serial: self.serial };
+        let id = self.cohort.unit_mut(place).queue.store(ticket, message(self.serial), false);
+        self.cohort.touch(place);
+        id
+    }
+
+    fn deliver(&mut self, place: usize) -> Option<MessageId> {
+        let queue = &mut self.cohort.unit_mut(place).queue;
+        let id = queue.next_attempt(0)?.id;
+        queue.settle(id);
+        self.cohort.touch(place);
+        Some(id)
+    }
+
+    fn defer(&mut self, place: usize) {
+        let queue = &mut self.cohort.unit_mut(place).queue;
+        let id = queue.next_attempt(0).expect("there is one").id;
+        queue.defer(id, DeliveryState { attempts: 1, due_unix_ms: 99, settled: Vec::new() });
+        self.cohort.touch(place);
+    }
+
+    fn at_server(&self, member: usize, place: usize) -> Vec<MessageId> {
+        let name = format!("gw/q{place}");
+        self.servers[member].queues[&name].messages.keys().copied().collect()
+    }
+
+    fn recorded(&self) -> Vec<&str> {
+        let record = self.record.as_ref().expect("there is a record");
+        record.members.iter().map(|member| member.server.as_str()).collect()
+    }
+
+    /// Both copies are what the queue is, in content, number and history.
+    fn assert_in_step(&self) {
+        for place in 0..2 {
+            let queue = &self.cohort.unit(place).queue;
+            for server in &self.servers {
+                let numbers = server.queues[&format!("gw/q{place}")].numbers();
+                assert_eq!(numbers.content, queue.content_digest());
+                assert_eq!(numbers.transaction, queue.log().head());
+                assert_eq!(numbers.hash, queue.log().head_hash());
+            }
+        }
+    }
+
+    fn is_accepting(&self) -> bool {
+        self.board.any_accepting()
+    }
+}
+
+fn message(serial: u64) -> crate::message::MessageRef {
+    let envelope = Envelope {
+        reverse_path: "".into(),
+        recipients: vec!["b@example.net".into()],
+        eight_bit: false,
+        leading_dot: false,
+        accepted_unix_ms: serial,
+    };
+    Arc::new(Message { envelope, content: Bytes::from(format!("message {serial}")) })
+}
+
+#[test]
+fn a_first_start_makes_the_queues_records_them_and_accepts() {
+    let mut world = World::new(2);
+    assert_eq!(world.recorded(), ["a", "b"]);
+    assert_eq!(world.record.as_ref().unwrap().queues, ["q0", "q1"]);
+    assert!(world.is_accepting());
+    let id = world.store(0);
+    world.settle();
+    assert_eq!(world.committed, [(0, id)]);
+    world.assert_in_step();
+}
+
+#[test]
+fn nothing_is_committed_until_both_have_answered() {
+    let mut world = World::new(2);
+    world.servers[1].patience = 0;
+    let id = world.store(0);
+    world.settle();
+    assert_eq!(world.at_server(0, 0), [id]);
+    assert_eq!(world.committed, []);
+    world.servers[1].patience = usize::MAX;
+    world.settle();
+    assert_eq!(world.committed, [(0, id)]);
+    assert!(world.cohort.is_quiet(), "the log is forgotten once both have answered");
+}
+
+#[test]
+fn with_one_server_lost_the_survivor_goes_on_only_if_the_policy_says_so() {
+    for (min_sync, goes_on) in [(1, true), (2, false)] {
+        let mut world = World::new(min_sync);
+        world.link_down(1);
+        let id = world.store(0);
+        world.settle();
+        assert_eq!(world.committed, [], "not before the record says so");
+        assert_eq!(world.is_accepting(), goes_on);
+        world.pass(ISOLATE_AFTER);
+        assert_eq!(world.committed == [(0, id)], goes_on);
+        assert_eq!(world.recorded() == ["a"], goes_on);
+        assert_eq!(world.cohort.counters().committed_degraded, u64::from(goes_on));
+        assert_eq!(world.is_accepting(), goes_on);
+    }
+}
+
+#[test]
+fn a_short_loss_of_a_link_is_resumed_without_a_fill() {
+    let mut world = World::new(2);
+    for _ in 0..5 {
+        world.store(0);
+    }
+    world.servers[1].patience = 2;
+    world.settle();
+    world.link_down(1);
+    let late = world.store(0);
+    world.settle();
+    assert!(!world.is_accepting());
+    world.link_up(1);
+    world.settle();
+    assert_eq!(world.committed.len(), 6);
+    assert!(world.committed.contains(&(0, late)));
+    assert_eq!(world.cohort.counters().fills, 0);
+    assert!(world.is_accepting());
+    world.assert_in_step();
+}
+
+#[test]
+fn a_server_that_restarts_empty_is_taken_out_filled_and_taken_in() {
+    for min_sync in [1, 2] {
+        let mut world = World::new(min_sync);
+        for _ in 0..200 {
+            world.store(0);
+            world.settle();
+        }
+        world.defer(0);
+        world.deliver(0);
+        world.link_down(1);
+        world.servers[1].restart();
+        let during = world.store(1);
+        world.settle();
+        world.link_up(1);
+        world.settle();
+        assert_eq!(world.recorded(), ["a", "b"]);
+        let record = world.record.as_ref().unwrap();
+        assert_eq!(record.incarnation_of("b"), Some(Incarnation(2)));
+        assert!(world.committed.contains(&(1, during)));
+        assert_eq!(world.at_server(1, 0).len(), 199);
+        assert!(world.is_accepting());
+        world.assert_in_step();
+    }
+}
+
+#[test]
+fn changes_during_a_fill_reach_the_copy_once() {
+    let mut world = World::new(1);
+    for _ in 0..100 {
+        world.store(0);
+        world.settle();
+    }
+    world.link_down(1);
+    world.servers[1].restart();
+    world.link_up(1);
+    for turn in 0..400 {
+        world.step();
+        match turn % 4 {
+            0 => _ = world.store(0),
+            1 => _ = world.deliver(0),
+            2 if turn < 200 => world.defer(0),
+            _ => {}
+        }
+    }
+    world.settle();
+    assert_eq!(world.recorded(), ["a", "b"]);
+    world.assert_in_step();
+}
+
+#[test]
+fn both_servers_lost_while_the_gateway_lives_are_filled_from_its_memory() {
+    let mut world = World::new(1);
+    for _ in 0..10 {
+        world.store(0);
+    }
+    world.settle();
+    for member in 0..2 {
+        world.link_down(member);
+        world.servers[member].restart();
+    }
+    world.settle();
+    assert!(!world.is_accepting());
+    world.pass(RECOVERY_WAIT);
+    world.link_up(0);
+    world.link_up(1);
+    world.settle();
+    assert_eq!(world.recorded(), ["a", "b"]);
+    assert_eq!(world.at_server(0, 0).len(), 10);
+    assert!(world.is_accepting());
+    world.assert_in_step();
+}
+
+#[test]
+fn a_restarted_gateway_recovers_what_both_copies_have() {
+    let mut world = World::new(2);
+    for _ in 0..7 {
+        world.store(0);
+    }
+    world.settle();
+    world.defer(0);
+    world.deliver(0);
+    world.settle();
+    world.restart_gateway(false);
+    assert_eq!(world.cohort.counters().recovered, 6);
+    let ready = std::iter::from_fn(|| world.deliver(0)).collect::<Vec<_>>();
+    assert_eq!(ready, [3, 4, 5, 6, 7].map(MessageId), "the first is deferred until later");
+    world.settle();
+    world.assert_in_step();
+    let id = world.store(0);
+    assert_eq!(id, MessageId(8), "ids go on");
+    world.settle();
+    assert_eq!(world.committed, [(0, id)]);
+    assert_eq!(world.record.as_ref().unwrap().epoch, Epoch(2));
+}
+
+#[test]
+fn copies_left_apart_by_a_crash_are_repaired_from_the_last_operations() {
+    for (ahead, behind) in [(0, 1), (1, 0)] {
+        let mut world = World::new(1);
+        for _ in 0..5 {
+            world.store(0);
+        }
+        world.settle();
+        world.servers[behind].patience = 0;
+        world.deliver(0);
+        world.defer(0);
+        for _ in 0..4 {
+            world.store(0);
+        }
+        // One stored and withdrawn before the other copy heard of either.
+        let ticket = Ticket { front: 0, serial: world.serial };
+        assert!(world.cohort.unit_mut(0).queue.withdraw(ticket).is_some());
+        world.settle();
+        assert_ne!(world.at_server(ahead, 0), world.at_server(behind, 0));
+        world.servers[behind].patience = usize::MAX;
+        world.restart_gateway(false);
+        assert_eq!(world.cohort.counters().isolations, 0);
+        assert_eq!(world.recorded(), ["a", "b"]);
+        assert_eq!(world.at_server(behind, 0), [2, 3, 4, 5, 6, 7, 8].map(MessageId));
+        assert!(world.is_accepting());
+        world.assert_in_step();
+    }
+}
+
+#[test]
+fn copies_whose_operations_do_not_reach_back_are_filled_anew() {
+    let mut world = World::new(1);
+    world.store(0);
+    world.settle();
+    world.servers[1].patience = 0;
+    for _ in 0..5 {
+        world.store(0);
+    }
+    world.settle();
+    world.servers[0].queues.get_mut("gw/q0").unwrap().operations.drain(..3);
+    world.servers[1].patience = usize::MAX;
+    world.restart_gateway(false);
+    assert_eq!(world.recorded(), ["a", "b"]);
+    assert_eq!(world.cohort.counters().isolations, 1);
+    world.assert_in_step();
+}
+
+#[test]
+fn a_copy_outside_the_record_never_serves_recovery() {
+    let mut world = World::new(1);
+    let first = world.store(0);
+    world.settle();
+    world.link_down(1);
+    world.pass(ISOLATE_AFTER);
+    assert_eq!(world.recorded(), ["a"]);
+    assert_eq!(world.deliver(0), Some(first));
+    let second = world.store(0);
+    world.settle();
+    // The gateway dies; the survivor is away; the isolated one is there with what it had.
+    world.servers[1].is_up = true;
+    world.servers[0].is_up = false;
+    world.restart_gateway(false);
+    world.pass(RECOVERY_WAIT * 2);
+    assert!(!world.is_accepting());
+    assert_eq!(world.cohort.counters().recovered, 0);
+    world.link_up(0);
+    world.settle();
+    assert_eq!(world.deliver(0), Some(second));
+    assert_eq!(world.deliver(0), None, "what was delivered does not come back");
+    world.settle();
+    assert_eq!(world.recorded(), ["a", "b"]);
+    world.assert_in_step();
+}
+
+#[test]
+fn a_starting_gateway_waits_for_all_recorded_copies_but_not_for_ever() {
+    let mut world = World::new(1);
+    let id = world.store(0);
+    world.settle();
+    world.servers[1].is_up = false;
+    world.restart_gateway(false);
+    assert_eq!(world.cohort.counters().recovered, 0);
+    world.pass(RECOVERY_WAIT);
+    assert_eq!(world.recorded(), ["a"]);
+    assert_eq!(world.deliver(0), Some(id));
+    assert!(world.is_accepting());
+}
+
+#[test]
+fn all_copies_lost_is_an_alarm_and_never_an_empty_queue() {
+    let mut world = World::new(2);
+    world.store(0);
+    world.settle();
+    world.servers[0].restart();
+    world.servers[1].restart();
+    world.restart_gateway(false);
+    assert!(world.fatal.as_ref().is_some_and(|why| why.contains("lost")), "{:?}", world.fatal);
+    assert!(!world.is_accepting());
+    world.fatal = None;
+    world.restart_gateway(true);
+    assert_eq!(world.fatal, None);
+    world.store(0);
+    world.settle();
+    assert!(world.is_accepting());
+    world.assert_in_step();
+}
+
+#[test]
+fn a_lost_register_beside_full_servers_is_an_alarm() {
+    let mut world = World::new(2);
+    world.store(0);
+    world.settle();
+    world.record = None;
+    world.restart_gateway(false);
+    assert!(world.fatal.as_ref().is_some_and(|why| why.contains("register was lost")));
+    assert_eq!(world.at_server(0, 0).len(), 1, "and nothing is dropped");
+}
+
+#[test]
+fn an_owner_that_was_replaced_stops() {
+    let mut world = World::new(2);
+    for server in &mut world.servers {
+        server.queues.get_mut("gw/q0").unwrap().epoch = Epoch(9);
+    }
+    world.servers[0].queues.get_mut("gw/q0").unwrap().epoch = Epoch(9);
+    world.store(0);
+    world.settle();
+    assert!(world.fatal.as_ref().is_some_and(|why| why.contains("epoch 9")), "{:?}", world.fatal);
+    assert_eq!(world.committed, []);
+}
+
+#[test]
+fn of_two_gateways_that_claim_one_is_refused_by_the_register() {
+    let mut world = World::new(2);
+    world.cohort = cohort(2, false);
+    world.link_up(0);
+    world.link_up(1);
+    // Its claim is on its way when another one's is recorded.
+    for _ in 0..1000 {
+        if world.cohort.phase == Phase::Claiming {
+            break;
+        }
+        world.step();
+        world.record.as_mut().unwrap().version = 40;
+    }
+    world.settle();
+    assert!(world.fatal.as_ref().is_some_and(|why| why.contains("another gateway")));
+}
+
+#[test]
+fn a_store_that_one_server_refuses_isolates_its_copy_and_is_kept_by_the_other() {
+    let mut world = World::new(1);
+    world.servers[1].refusing = Some(Status::ArenaFull);
+    let id = world.store(0);
+    for _ in 0..200 {
+        world.step();
+    }
+    assert_eq!(world.committed, [(0, id)]);
+    assert_eq!(world.recorded(), ["a"]);
+    world.servers[1].refusing = None;
+    world.pass(RETRY_DELAY);
+    assert_eq!(world.recorded(), ["a", "b"]);
+    world.assert_in_step();
+}
+
+#[test]
+fn a_copy_that_falls_too_far_behind_is_given_up() {
+    let mut world = World::new(2);
+    world.servers[1].patience = 0;
+    for round in 0..=LOG_MAX / 100 {
+        for _ in 0..100 {
+            world.store(0);
+        }
+        world.settle();
+        let accepting = world.board.is_accepting(QueueIndex(0));
+        assert_eq!(accepting, (round + 1) * 100 < LOG_HIGH);
+    }
+    assert_eq!(world.recorded(), ["a"]);
+    world.settle();
+    assert!(world.cohort.unit(0).queue.log().len() < LOG_MAX, "the log is bounded");
+}
+
+#[test]
+fn the_last_copy_is_not_given_up_for_being_slow() {
+    let mut world = World::new(1);
+    world.link_down(1);
+    world.pass(ISOLATE_AFTER);
+    world.servers[0].patience = 0;
+    for _ in 0..=LOG_MAX {
+        world.store(0);
+    }
+    world.settle();
+    assert_eq!(world.recorded(), ["a"]);
+    world.servers[0].patience = usize::MAX;
+    world.settle();
+    assert_eq!(world.committed.len(), LOG_MAX + 1);
+}
+
+#[test]
+fn a_register_that_fails_is_tried_again_and_nothing_goes_on_without_it() {
+    let mut world = World::new(1);
+    world.link_down(1);
+    world.store(0);
+    world.now += ISOLATE_AFTER;
+    world.cohort.maintain(world.now, &mut world.servers, &world.board);
+    for _ in 0..3 {
+        assert!(matches!(world.cohort.poll_register(), Some(RegisterCall::Swap(_))));
+        let failed = RegisterAnswer::Failed("disk full".into());
+        world.cohort.handle_register(world.now, failed, &mut world.servers);
+        world.step();
+        assert_eq!(world.committed, []);
+        world.now += RETRY_DELAY;
+        world.cohort.maintain(world.now, &mut world.servers, &world.board);
+    }
+    world.settle();
+    assert_eq!(world.committed.len(), 1);
+}
+
+#[test]
+fn a_source_that_dies_during_recovery_is_replaced_and_its_room_given_back() {
+    let mut world = World::new(1);
+    for _ in 0..9 {
+        world.store(0);
+    }
+    world.settle();
+    world.servers[0].is_up = true;
+    world.cohort = cohort(1, false);
+    world.board = board();
+    world.link_up(0);
+    world.link_up(1);
+    let mut steps = 0;
+    while world.cohort.counters().recovered < 3 {
+        world.step();
+        steps += 1;
+        assert!(steps < 1000, "recovery begins");
+    }
+    let source = usize::from(!world.servers[0].link.iter().any(is_fetch));
+    world.link_down(source);
+    world.pass(RECOVERY_WAIT);
+    let delivered = std::iter::from_fn(|| world.deliver(0)).count();
+    assert_eq!(delivered, 9);
+    assert!(world.is_accepting());
+}
+
+fn is_fetch(request: &Request) -> bool {
+    matches!(request.ask, Ask::BlockGet { .. })
+}
