@@ -1,0 +1,236 @@
+//! One connection of a link, to one worker of a server.
+
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use kvs_proto::auth::NONCE_SIZE_BYTES;
+use kvs_proto::body::{Baseline as BaselineBody, QueueName};
+use kvs_proto::{Client, ClientConfig, Generation, QueueHandle, Sequence, Tag};
+use tcpstack::{ConnectionId, Instant, Transport};
+use tracing::warn;
+
+use super::LinkSettings;
+use crate::replication::request::{Ask, Baseline, Changing, Request};
+
+/// Bytes of requests that wait for one worker. At the bound the copies' pumps pause.
+const OUTPUT_BYTES_MAX: usize = 4 << 20;
+
+/// Messages and bytes that one block of recovery has at most.
+const BLOCK_COUNT_MAX: u32 = 1000;
+const BLOCK_BYTES_MAX: u32 = 8 << 20;
+
+/// Slices handed to the transport at once.
+const SLICES_MAX: usize = 64;
+
+/// A lane. New, then connecting, then connected; up once it is welcomed.
+#[derive(Debug)]
+pub(super) struct Lane {
+    address: SocketAddr,
+    state: LaneState,
+}
+
+#[derive(Debug)]
+enum LaneState {
+    New,
+    Connecting(ConnectionId),
+    Connected {
+        connection: ConnectionId,
+        client: Box<Client>,
+        /// The handshake is over.
+        up: bool,
+        /// The transport took less than was offered, and has not said that there is room again.
+        blocked: bool,
+    },
+}
+
+impl Lane {
+    pub(super) fn new(address: SocketAddr) -> Lane {
+        Lane { address, state: LaneState::New }
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn is_new(&self) -> bool {
+        matches!(self.state, LaneState::New)
+    }
+
+    pub(super) fn connection(&self) -> Option<ConnectionId> {
+        match &self.state {
+            LaneState::New => None,
+            LaneState::Connecting(connection) | LaneState::Connected { connection, .. } => {
+                Some(*connection)
+            }
+        }
+    }
+
+    pub(super) fn client_mut(&mut self) -> Option<&mut Client> {
+        match &mut self.state {
+            LaneState::Connected { client, .. } => Some(client),
+            _ => None,
+        }
+    }
+
+    /// Begins to connect; returns false if that is impossible now.
+    pub(super) fn connect(
+        &mut self,
+        now: Instant,
+        settings: &LinkSettings,
+        transport: &mut impl Transport,
+    ) -> bool {
+        match transport.connect(now, self.address, settings.local) {
+            Ok(connection) => {
+                self.state = LaneState::Connecting(connection);
+                true
+            }
+            Err(error) => {
+                warn!(server = %settings.server, %error, "cannot connect");
+                false
+            }
+        }
+    }
+
+    /// Connected: the handshake begins.
+    pub(super) fn begin(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        settings: &LinkSettings,
+        nonce: [u8; NONCE_SIZE_BYTES],
+    ) {
+        let config = ClientConfig {
+            account: settings.account.clone(),
+            secret: settings.secret.clone(),
+            nonce,
+            output_bytes_max: OUTPUT_BYTES_MAX,
+        };
+        let client = Box::new(Client::new(wire(now), config));
+        self.state = LaneState::Connected { connection, client, up: false, blocked: false };
+    }
+
+    pub(super) fn set_up(&mut self) {
+        if let LaneState::Connected { up, .. } = &mut self.state {
+            *up = true;
+        }
+    }
+
+    pub(super) fn unblock(&mut self) {
+        if let LaneState::Connected { blocked, .. } = &mut self.state {
+            *blocked = false;
+        }
+    }
+
+    /// Whether another request is welcome. A lane that is on its way up does not hold up others.
+    pub(super) fn has_room(&self) -> bool {
+        match &self.state {
+            LaneState::Connected { client, .. } => client.room() > 0,
+            _ => true,
+        }
+    }
+
+    /// Whether the worker owes answers and has been silent for too long.
+    pub(super) fn is_silent(&self, now: Instant, settings: &LinkSettings) -> bool {
+        let LaneState::Connected { client, .. } = &self.state else { return false };
+        let silent = now.saturating_since(from_wire(client.last_received()));
+        silent >= settings.deadline && client.unanswered() > 0
+    }
+
+    /// Sends a heart-beat if nothing was heard for that long and nothing is owed.
+    pub(super) fn ask_whether_alive(&mut self, now: Instant, heart_beat: Duration) {
+        let LaneState::Connected { client, up: true, .. } = &mut self.state else { return };
+        let silent = now.saturating_since(from_wire(client.last_received()));
+        if silent >= heart_beat && client.unanswered() == 0 {
+            client.heart_beat(wire(now), Tag(0), 0);
+        }
+    }
+
+    pub(super) fn next_deadline(&self, settings: &LinkSettings) -> Instant {
+        match &self.state {
+            LaneState::New => Instant::ZERO,
+            LaneState::Connecting(_) => Instant::MAX,
+            LaneState::Connected { client, .. } => {
+                let owes = client.unanswered() > 0;
+                let patience = if owes { settings.deadline } else { settings.heart_beat };
+                from_wire(client.last_received()) + patience
+            }
+        }
+    }
+
+    pub(super) fn send_output(&mut self, transport: &mut impl Transport) {
+        let LaneState::Connected { connection, client, blocked, .. } = &mut self.state else {
+            return;
+        };
+        while client.has_output() && !*blocked {
+            let mut bytes: [&[u8]; SLICES_MAX] = [&[]; SLICES_MAX];
+            let count = client.peek_output(&mut bytes);
+            let offered = bytes[..count].iter().map(|slice| slice.len()).sum::<usize>();
+            let slices: [IoSlice<'_>; SLICES_MAX] = bytes.map(IoSlice::new);
+            // If the connection is gone, its event says so.
+            let Ok(sent) = transport.send(*connection, &slices[..count]) else { return };
+            client.advance_output(sent);
+            *blocked = sent < offered;
+        }
+    }
+
+    /// Queues a request. Dropped on a lane that is not up: for `Create` and `Attach` the link has
+    /// a copy, and nothing else is asked before those are answered.
+    pub(super) fn encode(&mut self, now: Instant, generation: Generation, request: Request) {
+        let LaneState::Connected { client, up: true, .. } = &mut self.state else { return };
+        let now = wire(now);
+        let queue = QueueHandle(request.queue.0);
+        let (tag, epoch) = (Tag(0), request.epoch);
+        match request.ask {
+            Ask::Create { name, messages_max, bytes_max } => {
+                let name = queue_name(&name);
+                client.create(now, queue, tag, epoch, generation, name, messages_max, bytes_max);
+            }
+            Ask::Attach { name } => {
+                client.attach(now, queue, tag, epoch, generation, queue_name(&name));
+            }
+            Ask::Drop => client.drop_queue(now, queue, tag),
+            Ask::BlockGet { after } => {
+                client.block_get(now, queue, tag, after, BLOCK_COUNT_MAX, BLOCK_BYTES_MAX);
+            }
+            Ask::OpsGet { after } => client.ops_get(now, queue, tag, after),
+            Ask::Change { sequence, floor, change } => {
+                encode_change(client, now, queue, sequence, floor, change);
+            }
+        }
+    }
+}
+
+fn encode_change(
+    client: &mut Client,
+    now: kvs_proto::Instant,
+    queue: QueueHandle,
+    sequence: Sequence,
+    floor: Sequence,
+    change: Changing,
+) {
+    match change {
+        Changing::Store(id, body) => client.store(now, queue, sequence, id, floor, &body),
+        Changing::Delete(id) => client.delete(now, queue, sequence, id, floor),
+        Changing::Replace(id, version, state) => {
+            client.replace(now, queue, sequence, id, floor, version, state);
+        }
+        Changing::Baseline(Baseline { transaction, hash, content, messages }) => {
+            let body = BaselineBody { transaction, chain: hash, content, messages };
+            client.baseline(now, queue, sequence, floor, &body);
+        }
+    }
+}
+
+fn queue_name(name: &str) -> QueueName<'_> {
+    QueueName::parse(name.as_bytes()).expect("names are checked with the configuration")
+}
+
+/// The same time on the link's own scale; both count from one origin.
+pub(super) fn wire(now: Instant) -> kvs_proto::Instant {
+    kvs_proto::Instant::from_nanos(now.as_nanos())
+}
+
+fn from_wire(time: kvs_proto::Instant) -> Instant {
+    Instant::from_nanos(time.as_nanos())
+}
