@@ -5,16 +5,20 @@
 //! * [`front`] is the SMTP side: reception and delivery.
 //! * [`api`] is all that passes between the SMTP side and the queues.
 //! * [`queue`] is one in-order queue, [`replication`] its copies at the backup queue servers.
-//! * [`register`] keeps the records of ownership.
-//! * [`shard`] ties queues, cohorts and links together on one thread.
 //! * [`link`] is the connection to such a server.
+//! * [`shard`] ties queues, cohorts and links together on one thread.
+//! * [`register`] keeps the records of ownership.
+//! * [`worker`] is a thread, [`gateway`] all of them, made from their [`settings`].
 
 pub mod api;
 pub mod board;
 pub mod front;
+pub mod gateway;
 pub mod link;
 pub mod message;
 pub mod queue;
 pub mod register;
 pub mod replication;
+pub mod settings;
 pub mod shard;
+pub mod worker;

@@ -75,9 +75,10 @@ pub struct ShardCounters {
 }
 
 /// A shard. Inputs: [`handle_command`](Self::handle_command),
-/// [`handle_register`](Self::handle_register). Each turn: [`turn`](Self::turn), then the outputs
-/// [`poll_notice`](Self::poll_notice), [`poll_register`](Self::poll_register),
-/// [`poll_fatal`](Self::poll_fatal), then [`flush`](Self::flush).
+/// [`handle_register`](Self::handle_register). Each turn: [`receive`](Self::receive), commands,
+/// [`advance`](Self::advance), then the outputs [`poll_notice`](Self::poll_notice),
+/// [`poll_register`](Self::poll_register), [`poll_fatal`](Self::poll_fatal), and once at the end
+/// [`flush`](Self::flush).
 #[derive(Debug)]
 pub struct Shard<T> {
     links: Links<T>,
@@ -178,18 +179,21 @@ impl<T: Transport> Shard<T> {
         team.cohort.handle_register(now, answer, &mut outlets);
     }
 
-    /// Receives answers, lets the cohorts go on, hands out attempts. Returns whether there was
-    /// anything to do.
-    pub fn turn(&mut self, now: Instant, unix_ms: u64) -> bool {
+    /// Receives answers. Returns whether there was anything to do.
+    pub fn receive(&mut self, now: Instant) -> bool {
         let Shard { links, state } = self;
-        let mut worked = links.turn(now, |links, event| state.handle_link(now, links, event));
+        links.turn(now, |links, event| state.handle_link(now, links, event))
+    }
+
+    /// Lets the cohorts go on and hands out attempts: after answers came, and after commands.
+    pub fn advance(&mut self, now: Instant, unix_ms: u64) {
+        let Shard { links, state } = self;
         for team in &mut state.cohorts {
             let mut outlets = outlets(links.links_mut(), team.members);
             team.cohort.maintain(now, &mut outlets, &state.board);
         }
-        worked |= state.take_events();
+        state.take_events();
         state.hand_out(unix_ms);
-        worked | !state.notices.is_empty()
     }
 
     /// Sends what is queued on the links. Once a turn, after commands.
@@ -215,7 +219,7 @@ impl<T: Transport> Shard<T> {
         self.state.fatal.take()
     }
 
-    /// When `turn` has something to do although nothing happens: a point of the clock, and a time
+    /// When a turn has something to do although nothing happens: a point of the clock, and a time
     /// of day in milliseconds since 1970.
     pub fn next_deadline(&self, now: Instant) -> (Option<Instant>, Option<u64>) {
         let cohorts = self.state.cohorts.iter().filter_map(|team| team.cohort.next_deadline(now));
@@ -358,12 +362,10 @@ impl State {
         self.with_queue(queue, |it| it.defer(id, state));
     }
 
-    /// Takes what the cohorts have to tell; returns whether there was anything.
-    fn take_events(&mut self) -> bool {
-        let mut any = false;
+    /// Takes what the cohorts have to tell.
+    fn take_events(&mut self) {
         for place in 0..self.cohorts.len() {
             while let Some(event) = self.cohorts[place].cohort.poll_event() {
-                any = true;
                 match event {
                     CohortEvent::Committed { ticket, queue, id } => {
                         self.deliverable.insert(queue);
@@ -375,7 +377,6 @@ impl State {
                 }
             }
         }
-        any
     }
 
     /// Hands out attempts of queues in service, as many as delivery takes.

@@ -1,0 +1,218 @@
+//! A whole gateway: its threads, made from its settings.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{Builder, JoinHandle};
+
+use tcpstack::{KernelOptions, KernelTransport, pin_current_thread};
+use tracing::{info, warn};
+
+use crate::board::Board;
+use crate::front::Front;
+use crate::register::{FileRegister, RegisterThread};
+use crate::replication::record::RegisterAnswer;
+use crate::settings::{Drivers, Settings};
+use crate::shard::Shard;
+use crate::worker::{Fatal, Rings, Shared, Worker};
+
+/// Connections that delivery and the links may have beside the sessions.
+const OTHER_CONNECTIONS_MAX: usize = 16_384;
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<Result<(), Fatal>>>,
+    /// Ends after the workers, which call it.
+    register: RegisterThread,
+}
+
+/// What runs on one thread.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    front: Option<u16>,
+    shard: Option<usize>,
+}
+
+impl Gateway {
+    /// Starts all threads. The seed must not be guessable.
+    ///
+    /// # Errors
+    /// If the register cannot be opened, or sockets or threads cannot be made.
+    pub fn start(settings: &Settings, seed: u64) -> io::Result<Gateway> {
+        let register = FileRegister::open(&settings.register).map_err(|error| {
+            let text = format!("register {}: {error}", settings.register.display());
+            io::Error::new(error.kind(), text)
+        })?;
+        let board = Arc::new(Board::new(settings.bounds(), signed(settings.memory_bytes)));
+        let plans = plan(settings.threads.drivers);
+        let mut random = fastrand::Rng::with_seed(seed);
+        let built = Built::new(settings, &plans, &board, &mut random)?;
+        let shared = Arc::new(built.shared);
+        let answers = built.answers;
+        let waking = shared.clone();
+        let register = RegisterThread::start(register, move |asker, answer| {
+            // A worker that has left does not need its answer.
+            let _ = answers[asker.worker].send((asker.cohort, answer));
+            waking.wake(asker.worker);
+        })?;
+        let mut threads = Vec::new();
+        for (number, parts) in built.parts.into_iter().enumerate() {
+            let worker = Worker {
+                number,
+                front: parts.front,
+                shard: parts.shard,
+                rings: parts.rings,
+                shared: shared.clone(),
+                register: register.caller(),
+                register_answers: parts.register_answers,
+                spin: settings.threads.spin,
+            };
+            let core = settings.threads.cores.get(number).copied();
+            threads.push(spawn(worker, core, shared.clone())?);
+        }
+        info!(
+            name = settings.name,
+            threads = threads.len(),
+            queues = settings.queues.len(),
+            "the gateway has started"
+        );
+        Ok(Gateway { shared, threads, register })
+    }
+
+    /// Something that can make it stop, from any thread.
+    pub fn stopper(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// Waits until every thread has ended.
+    ///
+    /// # Errors
+    /// The first thread's [`Fatal`] that there was.
+    pub fn join(self) -> Result<(), Fatal> {
+        let mut result = Ok(());
+        for thread in self.threads {
+            let ended = thread.join().unwrap_or_else(|_| Err(Fatal("a thread panicked".into())));
+            result = result.and(ended);
+        }
+        drop(self.register);
+        result
+    }
+}
+
+/// All workers' parts, before their threads start.
+struct Built {
+    parts: Vec<Parts>,
+    shared: Shared,
+    answers: Vec<Sender<(usize, RegisterAnswer)>>,
+}
+
+struct Parts {
+    front: Option<Front<KernelTransport>>,
+    shard: Option<Shard<KernelTransport>>,
+    rings: Rings,
+    register_answers: std::sync::mpsc::Receiver<(usize, RegisterAnswer)>,
+}
+
+impl Built {
+    fn new(
+        settings: &Settings,
+        plans: &[Plan],
+        board: &Arc<Board>,
+        random: &mut fastrand::Rng,
+    ) -> io::Result<Built> {
+        let fronts = plans.iter().filter(|plan| plan.front.is_some()).count();
+        let shards = plans.iter().filter(|plan| plan.shard.is_some()).count();
+        let fronts_u16 = u16::try_from(fronts).expect("bounded by the configuration");
+        let mut wakers = Vec::new();
+        let mut answers = Vec::new();
+        let mut parts = Vec::new();
+        for (plan, rings) in plans.iter().zip(Rings::between(plans.len())) {
+            let mut waker = None;
+            let mut front = None;
+            if let Some(number) = plan.front {
+                let transport = smtp_transport(settings, fronts > 1)?;
+                waker = Some(transport.waker());
+                let config = settings.front(number, fronts_u16, random.u64(..));
+                front = Some(Front::new(&config, transport, board.clone()));
+            }
+            let mut shard = None;
+            if let Some(number) = plan.shard {
+                let transport = link_transport(settings)?;
+                waker = waker.or_else(|| Some(transport.waker()));
+                let config = settings.shard(number, shards, fronts_u16, random.u64(..));
+                shard = Some(Shard::new(transport, config, board.clone()));
+            }
+            wakers.push(waker.expect("a worker has a front or a shard"));
+            let (sender, register_answers) = channel();
+            answers.push(sender);
+            parts.push(Parts { front, shard, rings, register_answers });
+        }
+        let worker_of = |matches: &dyn Fn(&Plan) -> bool| {
+            plans.iter().position(matches).expect("each front and shard has a worker")
+        };
+        let shard_workers = settings.shard_of_queues(shards);
+        let shard_workers =
+            shard_workers.iter().map(|it| worker_of(&|plan| plan.shard == Some(*it)));
+        let front_workers = (0..fronts_u16).map(|it| worker_of(&|plan| plan.front == Some(it)));
+        let shared = Shared::new(wakers, shard_workers.collect(), front_workers.collect());
+        Ok(Built { parts, shared, answers })
+    }
+}
+
+fn plan(drivers: Drivers) -> Vec<Plan> {
+    let front = |number: usize| Some(u16::try_from(number).expect("bounded by the configuration"));
+    match drivers {
+        Drivers::Merged { workers } => {
+            (0..workers).map(|it| Plan { front: front(it), shard: Some(it) }).collect()
+        }
+        Drivers::Split { link_workers, smtp_workers } => {
+            let shards = (0..link_workers).map(|it| Plan { front: None, shard: Some(it) });
+            let fronts = (0..smtp_workers).map(|it| Plan { front: front(it), shard: None });
+            shards.chain(fronts).collect()
+        }
+    }
+}
+
+fn smtp_transport(settings: &Settings, reuse_port: bool) -> io::Result<KernelTransport> {
+    KernelTransport::new(KernelOptions {
+        connections_max: settings.reception.sessions_max + OTHER_CONNECTIONS_MAX,
+        reuse_port,
+        ..KernelOptions::default()
+    })
+}
+
+fn link_transport(settings: &Settings) -> io::Result<KernelTransport> {
+    let deadline = settings.links.iter().map(|link| link.deadline).max();
+    KernelTransport::new(KernelOptions {
+        connections_max: OTHER_CONNECTIONS_MAX,
+        connect_timeout: deadline.unwrap_or(KernelOptions::default().connect_timeout),
+        user_timeout: deadline,
+        ..KernelOptions::default()
+    })
+}
+
+fn spawn(
+    worker: Worker,
+    core: Option<usize>,
+    shared: Arc<Shared>,
+) -> io::Result<JoinHandle<Result<(), Fatal>>> {
+    let number = worker.number;
+    Builder::new().name(format!("worker-{number}")).spawn(move || {
+        if let Some(core) = core
+            && let Err(error) = pin_current_thread(core)
+        {
+            warn!(worker = number, core, %error, "the thread is not pinned");
+        }
+        let result = worker.run();
+        if result.is_err() {
+            shared.stop();
+        }
+        result
+    })
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}

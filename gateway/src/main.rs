@@ -1,0 +1,93 @@
+//! The gateway's program.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use gateway::gateway::Gateway;
+use gateway::settings::Settings;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+
+/// A mail gateway that answers 250 when a message is in the memory of three machines.
+#[derive(Parser, Debug)]
+#[command(version, about)]
+struct Arguments {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Checks the configuration and ends.
+    #[arg(long)]
+    check: bool,
+    /// Starts with empty queues although the register names copies, when all of those are lost.
+    #[arg(long)]
+    accept_loss: bool,
+}
+
+/// What the shell is told: the configuration is wrong.
+const EXIT_CONFIGURATION: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let text = match std::fs::read_to_string(&arguments.config) {
+        Ok(text) => text,
+        Err(error) => {
+            eprintln!("{}: {error}", arguments.config.display());
+            return ExitCode::from(EXIT_CONFIGURATION);
+        }
+    };
+    let mut settings = match Settings::parse(&arguments.config, &text) {
+        Ok(settings) => settings,
+        Err(mistakes) => {
+            eprint!("{mistakes}");
+            return ExitCode::from(EXIT_CONFIGURATION);
+        }
+    };
+    if arguments.check {
+        println!("{}: correct", arguments.config.display());
+        return ExitCode::SUCCESS;
+    }
+    settings.policy.accept_loss = arguments.accept_loss;
+    begin_to_log(settings.log_json);
+    match run(&settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            error!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(settings: &Settings) -> Result<(), String> {
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(|error| format!("no random numbers: {error}"))?;
+    let gateway = Gateway::start(settings, u64::from_le_bytes(seed));
+    let gateway = gateway.map_err(|error| error.to_string())?;
+    let stopper = gateway.stopper();
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| error.to_string())?;
+    let handle = signals.handle();
+    let waiting = std::thread::spawn(move || {
+        for signal in &mut signals {
+            info!(signal, "stopping: no more mail is accepted, what is under way is finished");
+            stopper.stop();
+        }
+    });
+    let result = gateway.join();
+    handle.close();
+    let _ = waiting.join();
+    info!("stopped");
+    result.map_err(|fatal| fatal.0)
+}
+
+/// Records go to standard error. `RUST_LOG` chooses, the default is `info`.
+fn begin_to_log(json: bool) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        log.json().init();
+    } else {
+        log.init();
+    }
+}
