@@ -179,7 +179,8 @@ pub trait Transport {
     fn set_receiving(&mut self, connection: ConnectionId, receiving: bool);
 
     /// Sends bytes; returns how many were taken. Less than offered (also 0) means that there is no
-    /// more room now, and `Writable` will come.
+    /// more room now, and `Writable` will come, or `Closed` (after `Readable`, if the peer had said
+    /// something before it closed).
     ///
     /// # Errors
     /// [`SendError`].

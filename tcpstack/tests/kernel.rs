@@ -190,6 +190,41 @@ fn connects_from_the_address_that_was_asked_for() {
 }
 
 #[test]
+fn the_peers_last_words_are_received_although_a_send_met_its_reset() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = transport();
+    let clock = Clock::new();
+    let address = listener.local_addr().unwrap();
+    let connection = client.connect(clock.now(), address, None).unwrap();
+    run(&mut client, |_, event| event == Event::Connected(connection));
+    client.send(connection, &[IoSlice::new(b"a body that is too long")]).unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.peek(&mut [0]).unwrap();
+    stream.write_all(b"552 5.3.4 too long\r\n").unwrap();
+    // With unread bytes this is a reset.
+    drop(stream);
+    let more = [IoSlice::new(b"more of it")];
+    assert_eq!(client.send(connection, &more), Ok(0));
+    assert_eq!(client.send(connection, &more), Ok(0));
+    let (mut heard, mut reason) = (Vec::new(), None);
+    run(&mut client, |client, event| {
+        match event {
+            Event::Readable(_) => {
+                let _ = client.recv(connection, |bytes| {
+                    heard.extend_from_slice(bytes);
+                    (bytes.len(), ())
+                });
+            }
+            Event::Closed { reason: why, .. } => reason = Some(why),
+            other => panic!("{other:?}"),
+        }
+        reason.is_some()
+    });
+    assert_eq!(heard, b"552 5.3.4 too long\r\n");
+    assert_eq!(reason, Some(CloseReason::Reset));
+}
+
+#[test]
 fn urgent_data_does_not_hide_what_comes_behind_it() {
     let mut server = transport();
     let address = listen(&mut server);

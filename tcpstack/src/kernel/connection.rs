@@ -22,6 +22,8 @@ pub(super) struct Connection {
     /// Urgent data is in the stream: a read stops short at its mark (tcp(7)), so that a short read
     /// says nothing.
     pub(super) urgent: bool,
+    /// A send found it over, and what the peer said last may still be there to receive.
+    pub(super) broken: Option<CloseReason>,
     /// `Finished` was answered.
     pub(super) finished: bool,
     /// Not paused by the caller.
@@ -70,6 +72,7 @@ impl Connection {
             readable: false,
             hung_up: false,
             urgent: false,
+            broken: None,
             finished: false,
             receiving: true,
             read_interest: true,
@@ -163,8 +166,8 @@ impl Connection {
             match stream.read(into) {
                 Ok(0) => {
                     self.readable = false;
-                    self.finished = true;
-                    return Err(Stop::Finished);
+                    self.finished = self.broken.is_none();
+                    return Err(self.broken.map_or(Stop::Finished, Stop::Died));
                 }
                 Ok(count) => {
                     self.readable = count == into.len() || self.hung_up || self.urgent;
@@ -172,7 +175,7 @@ impl Connection {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.readable = false;
-                    return Err(Stop::WouldBlock);
+                    return Err(self.broken.map_or(Stop::WouldBlock, Stop::Died));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Stop::Died(close_reason(&error))),
@@ -184,6 +187,10 @@ impl Connection {
     ///
     /// MSG_NOSIGNAL: a peer that is gone must be an error here, never a SIGPIPE, whoever links us
     /// and whatever that program does with signals.
+    ///
+    /// A peer that refuses what we send says so, closes, and resets what still comes in; its words
+    /// may lie unread when our send meets the reset. So the connection is only `broken` then, and
+    /// is over when all has been received.
     pub(super) fn send(&mut self, slices: &[IoSlice<'_>]) -> Result<usize, Stop> {
         assert!(!self.finishing, "nothing may be sent after finish");
         let stream = match &self.phase {
@@ -194,6 +201,9 @@ impl Connection {
             }
             Phase::Dead => return Err(Stop::Gone),
         };
+        if self.broken.is_some() {
+            return Ok(0);
+        }
         let socket = SockRef::from(stream);
         let mut taken = 0;
         for chunk in slices.chunks(SLICES_PER_CALL) {
@@ -210,6 +220,12 @@ impl Connection {
                     Ok(sent) => break sent,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break 0,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if self.receiving && !self.finished => {
+                        self.broken = Some(close_reason(&error));
+                        self.readable = true;
+                        self.hung_up = true;
+                        return Ok(taken);
+                    }
                     Err(error) => return Err(Stop::Died(close_reason(&error))),
                 }
             };

@@ -475,6 +475,9 @@ impl Transport for KernelTransport {
         }
         connection.receiving = receiving;
         if !receiving {
+            if let Some(reason) = connection.broken {
+                self.bury(id, reason);
+            }
             return;
         }
         if !connection.read_interest
@@ -499,7 +502,11 @@ impl Transport for KernelTransport {
         slices: &[IoSlice<'_>],
     ) -> Result<usize, SendError> {
         let found = self.connections.get_mut(connection.into()).ok_or(SendError::Gone)?;
-        found.send(slices).map_err(|stop| {
+        let sent = found.send(slices);
+        if found.broken.is_some() {
+            self.handle_readable(connection);
+        }
+        sent.map_err(|stop| {
             self.stopped(connection, stop);
             SendError::Gone
         })

@@ -43,6 +43,8 @@ macro_rules! all {
                 what_was_sent_arrives_after_a_close,
                 the_last_reply_survives_a_close_before_all_was_read,
                 an_abort_is_a_reset_at_the_peer,
+                a_reset_is_noticed_while_paused,
+                a_reset_is_noticed_after_the_peer_finished,
                 a_stale_name_does_not_reach_the_next_connection,
                 no_event_comes_for_a_closed_name,
                 unlisten_refuses_newcomers_and_keeps_the_others,

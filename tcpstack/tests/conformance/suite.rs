@@ -335,6 +335,25 @@ pub(crate) fn an_abort_is_a_reset_at_the_peer<H: Harness>() {
     assert_gone(&mut world, End::Server, server);
 }
 
+pub(crate) fn a_reset_is_noticed_while_paused<H: Harness>() {
+    let mut world = World::<H>::new();
+    let (client, server) = world.pair();
+    world.at(End::Server).set_receiving(server, false);
+    world.at(End::Client).abort(client);
+    let event = world.until(|end, _| end == End::Server);
+    assert_eq!(event, Event::Closed { connection: server, reason: CloseReason::Reset });
+}
+
+pub(crate) fn a_reset_is_noticed_after_the_peer_finished<H: Harness>() {
+    let mut world = World::<H>::new();
+    let (client, server) = world.pair();
+    world.at(End::Client).finish(client);
+    assert_eq!(world.receive_rest(End::Server, server), b"");
+    world.at(End::Client).abort(client);
+    let event = world.until(|end, _| end == End::Server);
+    assert_eq!(event, Event::Closed { connection: server, reason: CloseReason::Reset });
+}
+
 pub(crate) fn a_stale_name_does_not_reach_the_next_connection<H: Harness>() {
     let mut world = World::<H>::new();
     let (_, address) = world.listen();
