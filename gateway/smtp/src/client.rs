@@ -83,7 +83,7 @@ pub enum ClientEvent {
     Finished(Finished),
     /// The session is over, not by our QUIT; each open transaction was `Finished` before.
     Lost(LossReason),
-    /// Our QUIT was answered: close.
+    /// The session is over after our QUIT, answered or not: close.
     Over,
 }
 
@@ -142,7 +142,7 @@ pub enum LossReason {
 pub enum Waiting {
     /// §4.5.3.2.1.
     Greeting,
-    /// An answer to EHLO, MAIL, RCPT (§4.5.3.2.2 and .3), RSET or QUIT.
+    /// An answer to EHLO, MAIL, RCPT (§4.5.3.2.2 and .3) or RSET.
     Reply,
     /// The answer to DATA (§4.5.3.2.4).
     DataStart,
@@ -150,6 +150,8 @@ pub enum Waiting {
     ContentSent,
     /// The answer to the end of data (§4.5.3.2.6).
     DataEnd,
+    /// The answer to QUIT, which decides nothing any more.
+    Goodbye,
     /// Nothing: idle or over.
     Nothing,
 }
@@ -242,8 +244,10 @@ impl ClientSession {
         if self.stage == Stage::Over {
             return;
         }
-        self.stage = Stage::Over;
         self.expected.clear();
+        if core::mem::replace(&mut self.stage, Stage::Over) == Stage::Quitting {
+            return self.events.push_back(ClientEvent::Over);
+        }
         let reply = match &reason {
             LossReason::Refused(reply) | LossReason::ShutDown(reply) => reply.clone(),
             LossReason::Closed => {
@@ -286,6 +290,7 @@ impl ClientSession {
             Some(Expected::Data) => Waiting::DataStart,
             Some(Expected::End) if self.end_is_unsent() => Waiting::ContentSent,
             Some(Expected::End) => Waiting::DataEnd,
+            Some(Expected::Quit) => Waiting::Goodbye,
             Some(_) => Waiting::Reply,
         }
     }

@@ -116,7 +116,7 @@ impl<T: Transport> Front<T> {
         if !self.is_stopping {
             self.is_stopping = true;
             self.reception.stop();
-            self.delivery.stop();
+            self.delivery.stop(&mut self.transport);
         }
     }
 

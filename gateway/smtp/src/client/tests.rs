@@ -245,6 +245,24 @@ fn what_the_server_cannot_take_fails_before_mail() {
     assert!(session.can_submit());
 }
 
+#[test]
+fn after_quit_nothing_is_a_loss() {
+    let endings: [fn(&mut ClientSession); 4] = [
+        |session| session.handle_bytes(b"221 bye\r\n"),
+        |session| session.handle_bytes(b"nonsense\r\n"),
+        |session| session.handle_loss(LossReason::Closed),
+        |session| session.handle_loss(LossReason::TimedOut),
+    ];
+    for end in endings {
+        let mut session = ready(OFFER, false);
+        session.quit();
+        assert_eq!(session.waiting(), Waiting::Goodbye);
+        end(&mut session);
+        assert_eq!(session.poll_event(), Some(ClientEvent::Over));
+        assert_eq!(session.poll_event(), None);
+    }
+}
+
 /// Drives a session against any bytes; returns all that it said and sent.
 fn drive(pieces: &[&[u8]]) -> (Vec<String>, usize) {
     let mut session = session(true);

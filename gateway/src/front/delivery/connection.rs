@@ -113,11 +113,14 @@ impl Connection {
             Waiting::DataStart => timeouts.data_start,
             Waiting::ContentSent => timeouts.data_block,
             Waiting::DataEnd => timeouts.data_end,
+            Waiting::Goodbye => GOODBYE_TIMEOUT,
             Waiting::Nothing => timeouts.idle,
         }
     }
 }
 
+/// How long the answer to QUIT may take. It decides nothing, and stopping waits for it.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Slices handed to one send. A usual message is two or three; only dot-stuffing makes more, and
 /// then it takes more sends.
 const SLICES_PER_SEND: usize = 32;

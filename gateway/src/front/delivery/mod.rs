@@ -171,7 +171,7 @@ impl Delivery {
         self.to_flush = listed;
     }
 
-    pub(super) fn stop(&mut self) {
+    pub(super) fn stop<T: Transport>(&mut self, transport: &mut T) {
         self.is_stopping = true;
         for queue in 0..self.lanes.len() {
             if let Some(lane) = &mut self.lanes[queue] {
@@ -180,10 +180,14 @@ impl Delivery {
             }
         }
         self.list_all_lanes();
-        // Idle connections have no event that would end them.
-        let idle: Vec<ConnectionId> = self.connections.ids().collect();
-        for id in idle {
-            self.retire(id);
+        // Those that carry something end when it is finished. For the others nothing would come.
+        let ids: Vec<ConnectionId> = self.connections.ids().collect();
+        for id in ids {
+            if self.connections.get(id).is_some_and(|connection| connection.is_greeted) {
+                self.retire(id);
+            } else {
+                self.remove(transport, id, None);
+            }
         }
     }
 

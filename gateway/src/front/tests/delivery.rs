@@ -240,3 +240,21 @@ fn other_fronts_deliver_their_own_queues() {
     let windows: Vec<u32> = world.shard.queues.iter().map(|queue| queue.window).collect();
     assert_eq!(windows, [0, 3, 0]);
 }
+
+#[test]
+fn stopping_does_not_wait_for_next_hops_that_say_nothing() {
+    let mut world = world();
+    world.next_hop.rules = vec![("QUIT", "")];
+    fill(&mut world, 1);
+    world.run_until("delivery", |world| world.shard.queues[0].settled.len() == 1);
+    world.next_hop.rules = vec![("greeting", "")];
+    let session = world.session();
+    world.mail(session, &["r@b.example"], "x\r\n");
+    world.converse(session, "QUIT\r\n", &["221"]);
+    world.run_until("a second connection", |world| world.next_hop.peer.accepted.len() == 2);
+    let before = world.now();
+    world.front.stop();
+    world.run_until("the end", |world| world.front.is_stopped());
+    assert!(world.now().saturating_since(before) < Duration::from_secs(10));
+    assert_eq!(world.shard.queue(Q1).put_back.len(), 1);
+}

@@ -1,6 +1,7 @@
 //! A front between scripted clients, a scripted next hop and a small shard, over a simulated
 //! network in virtual time (and once over kernel sockets).
 
+mod chaos;
 mod delivery;
 mod kernel;
 mod peer;
@@ -90,7 +91,10 @@ fn ip(last: u8) -> IpAddr {
 
 /// A world in which all queues accept.
 fn world_with(change: impl FnOnce(&mut FrontConfig)) -> World<SimTransport> {
-    let network = SimNetwork::new(11, SimOptions::default());
+    world_on(SimNetwork::new(11, SimOptions::default()), change)
+}
+
+fn world_on(network: SimNetwork, change: impl FnOnce(&mut FrontConfig)) -> World<SimTransport> {
     let listen = SocketAddr::new(ip(1), 25);
     let mut config = config(listen, SocketAddr::new(ip(3), 25));
     change(&mut config);

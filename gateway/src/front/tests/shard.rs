@@ -21,6 +21,8 @@ pub(super) enum Mode {
 pub(super) struct FakeShard {
     board: Arc<Board>,
     pub(super) queues: Vec<FakeQueue>,
+    /// Deferred messages are ready again at once; else they are gone.
+    pub(super) retries: bool,
     notices: VecDeque<Notice>,
     next_id: u64,
 }
@@ -63,7 +65,7 @@ impl FakeShard {
             withdrawn: 0,
         };
         let queues = (0..queues).map(|_| queue()).collect();
-        FakeShard { board, queues, notices: VecDeque::new(), next_id: 1 }
+        FakeShard { board, queues, retries: false, notices: VecDeque::new(), next_id: 1 }
     }
 
     pub(super) fn queue(&mut self, queue: QueueIndex) -> &mut FakeQueue {
@@ -133,7 +135,8 @@ impl FakeShard {
         let waiting = it.waiting.iter().map(|stored| (None, stored.clone()));
         let held = it.held.iter().map(|(id, stored)| (Some(*id), stored.clone()));
         let found = waiting.chain(held).find(|(_, stored)| stored.ticket == ticket);
-        let (_, stored) = found.expect("what is withdrawn was stored");
+        // What this queue has refused or released itself crosses with the withdrawal.
+        let Some((_, stored)) = found else { return };
         it.waiting.retain(|stored| stored.ticket != ticket);
         it.held.retain(|(_, stored)| stored.ticket != ticket);
         it.withdrawn += 1;
@@ -141,6 +144,7 @@ impl FakeShard {
     }
 
     fn handle_outcome(&mut self, queue: QueueIndex, id: MessageId, outcome: Outcome) {
+        let retries = self.retries;
         let it = self.queue(queue);
         let (message, state) = it.outstanding.remove(&id).expect("one outcome for each attempt");
         match outcome {
@@ -148,6 +152,7 @@ impl FakeShard {
                 it.settled.push(id);
                 self.board.release(queue, message.content.len());
             }
+            Outcome::Deferred { state } if retries => _ = it.ready.insert(id, (message, state)),
             Outcome::Deferred { state } => {
                 it.deferred.push((id, state));
                 self.board.release(queue, message.content.len());
