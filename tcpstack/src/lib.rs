@@ -7,6 +7,44 @@
 //!
 //! Beside them lie the few things that every worker loop needs and no state machine may touch: a
 //! [`Clock`], the spin-then-sleep policy [`Idle`], [`wait_on_both`] and [`pin_current_thread`].
+//!
+//! A loop that says back what it hears, until somebody says `.`:
+//!
+//! ```
+//! use std::io::{IoSlice, Write};
+//! use std::time::Duration;
+//! use tcpstack::{Clock, Event, Idle, KernelOptions, KernelTransport, Transport};
+//!
+//! let mut transport = KernelTransport::new(KernelOptions::default())?;
+//! let listener = transport.listen("127.0.0.1:0".parse()?)?;
+//! let address = transport.local_address(listener).expect("just made");
+//! let client = std::thread::spawn(move || {
+//!     std::net::TcpStream::connect(address).and_then(|mut stream| stream.write_all(b"hello."))
+//! });
+//!
+//! let (clock, mut idle) = (Clock::new(), Idle::new(Duration::from_micros(50)));
+//! let mut open = true;
+//! while open {
+//!     let now = clock.now();
+//!     transport.poll(now);
+//!     while let Some(event) = transport.next_event() {
+//!         idle.handle_work(now);
+//!         if let Event::Readable(connection) = event {
+//!             let heard = transport.recv(connection, |bytes| (bytes.len(), bytes.to_vec()));
+//!             let heard = heard.unwrap_or_default();
+//!             // A real loop keeps what was not taken, and goes on at `Writable`.
+//!             let _taken = transport.send(connection, &[IoSlice::new(&heard)]);
+//!             open = !heard.contains(&b'.');
+//!         }
+//!     }
+//!     transport.flush(now);
+//!     if open && idle.should_sleep(now) {
+//!         transport.wait(now, None);
+//!     }
+//! }
+//! client.join().expect("it does not panic")?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #![deny(unsafe_code)]
 

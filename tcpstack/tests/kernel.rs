@@ -225,6 +225,33 @@ fn the_peers_last_words_are_received_although_a_send_met_its_reset() {
 }
 
 #[test]
+fn connections_take_turns_when_a_poll_may_not_announce_all() {
+    let options = KernelOptions { events_per_poll: 1, ..KernelOptions::default() };
+    let mut server = KernelTransport::new(options).unwrap();
+    let address = listen(&mut server);
+    let mut streams: Vec<TcpStream> = Vec::new();
+    let mut names = Vec::new();
+    for _ in 0..3 {
+        streams.push(TcpStream::connect(address).unwrap());
+        names.push(accepted(&mut server));
+        streams.last_mut().unwrap().write_all(b"xxxxxxxxxx").unwrap();
+    }
+    // Long enough to have seen all edges, one a poll. Each takes one byte and has more.
+    let mut announced = Vec::new();
+    run(&mut server, |server, event| {
+        if let Event::Readable(name) = event {
+            server.recv(name, |_| (1, ())).unwrap();
+            announced.push(name);
+        }
+        announced.len() == 15
+    });
+    for name in names {
+        let turns = announced.iter().skip(6).filter(|&&at| at == name).count();
+        assert_eq!(turns, 3, "{announced:?}");
+    }
+}
+
+#[test]
 fn urgent_data_does_not_hide_what_comes_behind_it() {
     let mut server = transport();
     let address = listen(&mut server);

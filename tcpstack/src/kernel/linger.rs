@@ -88,10 +88,10 @@ impl Lingering {
         }
     }
 
-    /// Discards what came in, a scratch for each ready socket, and closes those that are done or
-    /// out of time.
+    /// Discards what came in, a scratch for each of a few ready sockets, and closes those that are
+    /// done or out of time.
     pub(super) fn poll(&mut self, now: Instant, scratch: &mut [u8]) {
-        for _ in 0..self.ready.len() {
+        for _ in 0..self.ready.len().min(READS_PER_POLL) {
             let Some(key) = self.ready.pop_front() else { break };
             let Some(socket) = self.sockets.get_mut(key) else { continue };
             match socket.stream.read(scratch) {
@@ -130,3 +130,7 @@ impl Lingering {
         self.cut_short
     }
 }
+
+/// How many sockets are read from in one poll. The others wait for the next: those who talk to a
+/// closed connection must not delay the rest.
+const READS_PER_POLL: usize = 16;
