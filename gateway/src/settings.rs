@@ -1,5 +1,8 @@
 //! The gateway's configuration: one TOML file, read and checked as a whole.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;

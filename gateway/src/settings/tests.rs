@@ -1,0 +1,134 @@
+use super::*;
+
+const GOOD: &str = r#"
+name = "gw1"
+hostname = "gw1.example"
+listen = ["127.0.0.1:2525", "[::1]:2525"]
+register = "register"
+account = "gw1"
+secret = "between us"
+[threads]
+workers = 3
+[[kvs]]
+name = "a"
+address = "127.0.0.1:7001"
+[[kvs]]
+name = "b"
+address = "127.0.0.1:7002"
+[[group]]
+name = "main"
+kvs = ["a", "b"]
+[[queue]]
+name = "example.net"
+domains = ["example.net", "Example.ORG"]
+group = "main"
+next_hops = ["127.0.0.1:2600"]
+rate_max = 7
+[[queue]]
+name = "rest"
+domains = []
+group = "main"
+next_hops = ["127.0.0.1:2601", "127.0.0.1:2602"]
+[default_route]
+queue = "rest"
+"#;
+
+fn parse(text: &str) -> Result<Settings, Mistakes> {
+    Settings::parse(Path::new("/etc/hikyaku/gw1.toml"), text)
+}
+
+/// The mistakes of the good file with `from` replaced.
+fn mistakes(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from:?} is in the file");
+    parse(&GOOD.replace(from, to)).expect_err("a mistake").to_string()
+}
+
+#[test]
+fn a_good_file_is_read_and_the_rest_has_defaults() {
+    let settings = parse(GOOD).unwrap();
+    assert_eq!(settings.threads.drivers, Drivers::Merged { workers: 3 });
+    assert_eq!(settings.policy.min_sync, 2);
+    assert_eq!(settings.register, Path::new("/etc/hikyaku/register"));
+    let routes = &settings.reception.routes;
+    assert_eq!(routes.queue_for("example.org"), Some(QueueIndex(0)));
+    assert_eq!(routes.queue_for("anything.else"), Some(QueueIndex(1)));
+    let destination = &settings.delivery.destinations[0];
+    assert_eq!(destination.rate_per_second, NonZeroU32::new(7));
+    assert_eq!(settings.delivery.destinations[1].next_hops.len(), 2);
+}
+
+#[test]
+fn every_queue_has_one_cohort_and_one_shard_whatever_the_workers() {
+    let queues = (0..1000).map(|number| {
+        format!(
+            "[[queue]]\nname = \"q{number}\"\ngroup = \"main\"\nnext_hops = [\"127.0.0.1:1\"]\n"
+        )
+    });
+    let head = GOOD.split("[[queue]]").next().unwrap();
+    let settings = parse(&(head.to_owned() + &queues.collect::<String>())).unwrap();
+    let keys = |shards: usize| {
+        let mut keys = BTreeMap::new();
+        for number in 0..shards {
+            for cohort in settings.shard(number, shards, 1, 0).cohorts {
+                for (unit, _) in cohort.queues {
+                    let owner = settings.shard_of_queues(shards)[unit.queue.0 as usize];
+                    assert_eq!(owner, number);
+                    assert!(keys.insert(unit.queue, cohort.key.clone()).is_none());
+                }
+            }
+        }
+        assert_eq!(keys.len(), 1000);
+        keys
+    };
+    assert_eq!(keys(1), keys(3), "records stay where they are when workers are added");
+    let names = keys(1).into_values().collect::<BTreeSet<_>>();
+    assert_eq!(names.len(), 16);
+}
+
+#[test]
+fn a_file_with_too_many_queues_is_refused() {
+    let queues = (0..=QUEUES_MAX).map(|number| {
+        format!(
+            "[[queue]]\nname = \"q{number}\"\ngroup = \"main\"\nnext_hops = [\"127.0.0.1:1\"]\n"
+        )
+    });
+    let head = GOOD.split("[[queue]]").next().unwrap();
+    let text = parse(&(head.to_owned() + &queues.collect::<String>())).unwrap_err().to_string();
+    assert!(text.contains("1001 queues are too many: at most 1000"), "{text}");
+}
+
+#[test]
+fn mistakes_between_keys_are_named_with_their_lines() {
+    for (from, to, expected) in [
+        ("kvs = [\"a\", \"b\"]", "kvs = [\"a\", \"c\"]", "18:13: there is no [[kvs]] named \"c\""),
+        ("kvs = [\"a\", \"b\"]", "kvs = [\"a\", \"a\"]", "name two different servers"),
+        ("kvs = [\"a\", \"b\"]", "kvs = [\"a\"]", "name two different servers"),
+        ("name = \"b\"", "name = \"a\"", "two servers are named \"a\""),
+        ("name = \"rest\"", "name = \"example.net\"", "two queues are named"),
+        ("domains = []", "domains = [\"EXAMPLE.net\"]", "\"EXAMPLE.net\" is routed twice"),
+        ("queue = \"rest\"", "queue = \"rets\"", "there is no [[queue]] named \"rets\""),
+        ("name = \"gw1\"", "name = \"gw 1\u{e9}\"", "printable ASCII"),
+        ("workers = 3", "workers = 17", "from 1 to 16"),
+        ("account = \"gw1\"\n", "", "`account` is missing"),
+        ("secret = \"between us\"", "secret_file = \"/does/not/exist\"", "/does/not/exist"),
+        ("[threads]", "min_sync = 0\n[threads]", "from 1 to 2"),
+        ("[threads]", "[times]\nheart_beat = \"9 s\"\n[threads]", "longer than `heart_beat`"),
+        ("127.0.0.1:2525\", \"[::1]:2525", "[::1]:2525\", \"[::1]:2525", "named twice"),
+    ] {
+        let text = mistakes(from, to);
+        assert!(text.contains(expected), "{to:?} gives {text:?}");
+        assert!(text.starts_with("/etc/hikyaku/gw1.toml:"), "{text}");
+    }
+}
+
+#[test]
+fn all_mistakes_are_named_at_once() {
+    let text = GOOD
+        .replace("workers = 3", "worker = 3")
+        .replace("listen =", "lissen =")
+        .replace("rate_max = 7", "rate_max = \"much\"");
+    let text = parse(&text).unwrap_err().to_string();
+    for expected in ["did you mean `workers`", "did you mean `listen`", "`rate_max` is"] {
+        assert!(text.contains(expected), "{expected} in {text}");
+    }
+}
