@@ -34,6 +34,9 @@ const RING_SIZE: usize = 4096;
 /// How long a stopping gateway waits for its copies to answer.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
+/// How long a stopping gateway waits for closed sockets to send their last replies.
+const LINGER_GRACE: Duration = Duration::from_secs(2);
+
 /// Longest sleep, so that a wake-up that is missed costs this much at most.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
@@ -308,7 +311,10 @@ impl Worker {
         let since = *stop.since.get_or_insert(now);
         if let Some(front) = &mut self.front {
             front.stop();
-            if !stop.front_done && front.is_stopped() {
+            // A socket that is closed may still have its last reply to send.
+            let lingering = front.transport_mut().statistics().lingering > 0;
+            let patient = now.saturating_since(since) < LINGER_GRACE;
+            if !stop.front_done && front.is_stopped() && !(lingering && patient) {
                 stop.front_done = true;
                 self.shared.fronts_left.fetch_sub(1, Ordering::SeqCst);
                 for worker in 0..self.shared.sleepers.len() {

@@ -126,7 +126,8 @@ impl Cohort {
         self.phase = Phase::Serving;
         self.refresh = true;
         let epoch = self.epoch;
-        info!(cohort = %self.key, epoch = epoch.0, members = ?record.members, "queues claimed");
+        let members = record.members.iter().map(|it| it.server.as_str()).collect::<Vec<_>>();
+        info!(cohort = %self.key, epoch = epoch.0, ?members, "queues claimed");
         for member in &mut self.members {
             member.role = match record.incarnation_of(&member.server) {
                 Some(incarnation) => Role::InSet(incarnation),
