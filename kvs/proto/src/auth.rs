@@ -35,6 +35,16 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// The nonce number `number` of one who drew `key` at random once. As good as random to everybody
+/// who does not know the key, as long as no number is used twice.
+pub fn nonce(key: &Secret, number: u64) -> [u8; NONCE_SIZE_BYTES] {
+    let mut mac = keyed(key);
+    mac.update(b"hikyaku link nonce");
+    mac.update(&number.to_le_bytes());
+    let bytes: [u8; PROOF_SIZE_BYTES] = mac.finalize().into_bytes().into();
+    *bytes.first_chunk().expect("a proof is longer than a nonce")
+}
+
 /// Whose proof it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
@@ -71,8 +81,7 @@ impl Handshake<'_> {
     }
 
     fn mac(&self, role: Role, secret: &Secret) -> Hmac<Sha256> {
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(&secret.0).expect("HMAC takes keys of any length");
+        let mut mac = keyed(secret);
         mac.update(match role {
             Role::Client => b"hikyaku link client",
             Role::Server => b"hikyaku link server",
@@ -85,6 +94,10 @@ impl Handshake<'_> {
         mac.update(self.account);
         mac
     }
+}
+
+fn keyed(key: &Secret) -> Hmac<Sha256> {
+    Hmac::<Sha256>::new_from_slice(&key.0).expect("HMAC takes keys of any length")
 }
 
 #[cfg(test)]
@@ -124,6 +137,13 @@ mod tests {
         ] {
             assert!(!other.verify(Role::Client, &secret, &proof));
         }
+    }
+
+    #[test]
+    fn nonces_differ_by_number_and_key() {
+        let key = Secret::new(b"drawn at random");
+        assert_ne!(nonce(&key, 1), nonce(&key, 2));
+        assert_ne!(nonce(&key, 1), nonce(&Secret::new(b"drawn again"), 1));
     }
 
     #[test]

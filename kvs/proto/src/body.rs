@@ -517,6 +517,8 @@ counters! {
     Answers = 21 => "answers",
     /// Turns of the loop that did something.
     Turns = 22 => "turns",
+    /// Filled copies that took their peers' numbers.
+    Baselines = 23 => "baselines",
 }
 
 /// Appends one entry of an [`Op::Counters`] body (2 bytes key, 8 bytes value) to `out`.

@@ -308,8 +308,8 @@ impl Client {
         self.change(now, Op::Baseline, queue, sequence, MessageId(0), floor, 0, &body);
     }
 
-    /// Reads messages above `cursor`: at most `count_max`, and no more once `bytes_max` is reached
-    /// (but at least one, if there is one).
+    /// Reads messages above `cursor`: at most `count_max`, and only as many as have `bytes_max`
+    /// bytes of body together (but at least one, if there is one).
     pub fn block_get(
         &mut self,
         now: Instant,
@@ -688,6 +688,10 @@ impl Client {
         let (offset, total) = halves(header.aux);
         let (_, state_length) = halves(header.floor);
         let queue = self.queue(header)?;
+        if header.flags & flags::WITHDRAWN != 0 {
+            let void = queue.item.take().is_some() && header.flags == flags::WITHDRAWN;
+            return if void && header.body_length == 0 { Ok(()) } else { Err(field) };
+        }
         let more = header.flags & flags::MORE != 0;
         let sound = total <= MESSAGE_SIZE_BYTES_MAX + STATE_SIZE_BYTES_MAX
             && state_length <= total.min(STATE_SIZE_BYTES_MAX)
@@ -719,7 +723,7 @@ impl Client {
     }
 
     fn end_item(&mut self, header: &Header) -> Result<(), ProtocolError> {
-        if header.flags & flags::MORE != 0 {
+        if header.flags != 0 {
             return Ok(());
         }
         let item = self.queue(header)?.item.take().expect("begun before");

@@ -30,8 +30,10 @@ pub const PART_SIZE_BYTES_MAX: usize = 64 * 1024;
 pub mod flags {
     /// More parts of the same body follow.
     pub const MORE: u16 = 1 << 0;
+    /// `Item`: the message was removed while its parts were being sent; they are void.
+    pub const WITHDRAWN: u16 = 1 << 1;
     /// All bits that have a meaning; a frame with another one is refused.
-    pub const KNOWN: u16 = MORE;
+    pub const KNOWN: u16 = MORE | WITHDRAWN;
 }
 
 /// The wire's versions; the docs of the variants are its change log.
