@@ -1,0 +1,283 @@
+//! Logs: removal with compaction, and reading in order.
+
+use kvs_proto::MessageId;
+
+use super::segment::{ChunkWord, SEGMENT_SIZE_BYTES, SegmentId};
+use super::{Arena, Log, Place};
+
+/// Where a scan is: behind one record. Good for ever, fast while nothing there was compacted.
+#[derive(Clone, Copy, Debug)]
+pub struct Cursor {
+    /// The last record read, living or not; 0 at the beginning.
+    id: MessageId,
+    /// Where it was, if known, and the segment's stamp then.
+    place: Option<(Place, u32)>,
+}
+
+impl Cursor {
+    /// Behind the message `id`, wherever that is or was; 0: at the beginning.
+    pub fn behind(id: MessageId) -> Cursor {
+        Cursor { id, place: None }
+    }
+
+    /// The message that it is behind.
+    pub fn id(&self) -> MessageId {
+        self.id
+    }
+}
+
+impl Arena {
+    /// Removes the record at `place`.
+    #[inline]
+    pub fn remove(&mut self, log: &mut Log, place: Place) {
+        let record = self.record(place);
+        self.index.remove(log.uid, record.id, place);
+        if let Some(cell) = self.state_cell(place) {
+            self.put_cell_back(cell);
+        }
+        log.messages -= 1;
+        log.bytes -= u64::from(record.length);
+        self.bury(log, place);
+    }
+
+    /// The first record.
+    pub fn first(&self, log: &Log) -> Option<Place> {
+        self.head_from(log.head, 0)
+    }
+
+    /// The first record behind the cursor. Where the cursor's record has gone and its segment was
+    /// compacted, this looks at each segment's first id: some microseconds per thousand.
+    pub fn next(&self, log: &Log, cursor: &Cursor) -> Option<Place> {
+        if cursor.id == MessageId(0) {
+            return self.first(log);
+        }
+        let remembered = cursor.place.filter(|(place, stamp)| {
+            let segment = self.segment(place.segment());
+            segment.stamp == *stamp && segment.owner == log.uid
+        });
+        match remembered.map(|(place, _)| place).or_else(|| self.find(log, cursor.id)) {
+            Some(place) => self.head_after(place),
+            None => self.seek(log, cursor.id),
+        }
+    }
+
+    /// The cursor behind the record at `place`.
+    pub fn cursor(&self, place: Place) -> Cursor {
+        let stamp = self.segment(place.segment()).stamp;
+        Cursor { id: self.record(place).id, place: Some((place, stamp)) }
+    }
+
+    /// Appends the bytes `from..from + count` of a record's body to `out`.
+    pub fn read(&self, place: Place, from: usize, count: usize, out: &mut Vec<u8>) {
+        let mut skip = from;
+        let mut left = count;
+        let mut chunk = place;
+        while left > 0 {
+            let word = self.word(chunk);
+            let start = chunk.address() + word.header_size();
+            let body = &self.memory.bytes()[start..start + word.length()];
+            let body = &body[skip.min(body.len())..];
+            skip -= skip.min(word.length());
+            let taken = &body[..left.min(body.len())];
+            out.extend_from_slice(taken);
+            left -= taken.len();
+            if left > 0 {
+                chunk = self.chunk_after(chunk).expect("a body is as long as its head says");
+            }
+        }
+    }
+
+    /// Marks the chunks of a record dead and gives back what becomes free.
+    #[inline]
+    pub(super) fn bury(&mut self, log: &mut Log, head: Place) {
+        let segment = head.segment();
+        let word = self.word(head);
+        if !word.has_more() {
+            self.mark_dead(head, word);
+            let live = self.segment(segment).live;
+            // Most removals end here: others live in the segment, and more than fits elsewhere.
+            if live > COMPACTED_SIZE_BYTES_MAX {
+                return;
+            }
+            let around = self.segment(segment).previous;
+            self.free_if_dead(log, segment);
+            self.compact_from(log, around);
+            return;
+        }
+        let around = self.segment(segment).previous;
+        let mut next = Some(head);
+        while let Some(place) = next {
+            let word = self.word(place);
+            next = if word.has_more() { self.chunk_after(place) } else { None };
+            self.mark_dead(place, word);
+            // Another chunk of the record may lie in the same segment, so look at the next first.
+            if next.is_none_or(|next| next.segment() != place.segment()) {
+                self.free_if_dead(log, place.segment());
+            }
+        }
+        self.compact_from(log, around);
+    }
+
+    #[inline]
+    fn mark_dead(&mut self, place: Place, word: ChunkWord) {
+        self.set_word(place, word.dead());
+        let size = u32::try_from(word.size()).expect("within a segment");
+        self.segment_mut(place.segment()).live -= size;
+    }
+
+    /// Gives a segment back when nothing in it lives. The free list is a stack, so a queue that is
+    /// mostly empty goes on in memory that is in the cache.
+    #[inline]
+    fn free_if_dead(&mut self, log: &mut Log, id: SegmentId) {
+        if self.segment(id).live == 0 {
+            self.unlink(log, id);
+            self.put_back(id);
+        }
+    }
+
+    /// Compacts the pairs that the segment `id` is part of, where they have become small enough.
+    pub(super) fn compact_around(&mut self, log: &mut Log, id: SegmentId) {
+        let previous = self.segment(id).previous;
+        self.compact_from(log, previous);
+    }
+
+    /// Compacts pairs from `start` (NONE: from the log's first segment) while a removal may have
+    /// made them small enough: at most three pairs.
+    fn compact_from(&mut self, log: &mut Log, start: SegmentId) {
+        let mut first = if start.is_none() { log.head } else { start };
+        for _ in 0..3 {
+            if first.is_none() {
+                return;
+            }
+            let second = self.segment(first).next;
+            if second.is_none() || second == log.tail {
+                return;
+            }
+            let (a, b) = (self.segment(first), self.segment(second));
+            if a.live + b.live <= COMPACTED_SIZE_BYTES_MAX && a.pins == 0 && b.pins == 0 {
+                self.compact(log, first, second);
+            } else {
+                first = second;
+            }
+        }
+    }
+
+    /// Moves what lives in two neighbours to the front of the first, and frees the second.
+    fn compact(&mut self, log: &mut Log, first: SegmentId, second: SegmentId) {
+        let mut end = 0;
+        for source in [first, second] {
+            let used = self.segment(source).used as usize;
+            let mut offset = 0;
+            while offset < used {
+                let from = Place::new(source, offset);
+                let word = self.word(from);
+                let size = word.size();
+                offset += size;
+                if word.is_dead() {
+                    continue;
+                }
+                let to = Place::new(first, end);
+                end += size;
+                if from == to {
+                    continue;
+                }
+                let start = from.address();
+                self.memory.bytes_mut().copy_within(start..start + size, to.address());
+                self.bytes_moved += size as u64;
+                if word.is_head() {
+                    let id = self.record(to).id;
+                    self.index.relocate(log.uid, id, from, to);
+                }
+            }
+        }
+        let live = self.segment(first).live + self.segment(second).live;
+        assert_eq!(end, live as usize, "the live chunks of a segment add up");
+        self.unlink(log, second);
+        self.put_back(second);
+        let segment = self.segment_mut(first);
+        segment.used = live;
+        segment.live = live;
+        segment.stamp = segment.stamp.wrapping_add(1);
+    }
+
+    /// Takes a segment out of its log.
+    pub(super) fn unlink(&mut self, log: &mut Log, id: SegmentId) {
+        let (previous, next) = (self.segment(id).previous, self.segment(id).next);
+        if previous.is_none() {
+            log.head = next;
+        } else {
+            self.segment_mut(previous).next = next;
+        }
+        if next.is_none() {
+            log.tail = previous;
+        } else {
+            self.segment_mut(next).previous = previous;
+        }
+    }
+
+    /// The next chunk of a log that is not dead.
+    pub(super) fn chunk_after(&self, place: Place) -> Option<Place> {
+        let start = place.offset() + self.word(place).size();
+        self.chunk_from(place.segment(), start, |word| !word.is_dead())
+    }
+
+    fn head_after(&self, place: Place) -> Option<Place> {
+        self.head_from(place.segment(), place.offset() + self.word(place).size())
+    }
+
+    fn head_from(&self, segment: SegmentId, offset: usize) -> Option<Place> {
+        self.chunk_from(segment, offset, ChunkWord::is_live_head)
+    }
+
+    /// The first chunk from there on that is wanted. Short, as long runs of dead chunks are
+    /// compacted away; but it may walk over a long record, a step for each segment.
+    fn chunk_from(
+        &self,
+        mut id: SegmentId,
+        mut offset: usize,
+        wanted: impl Fn(ChunkWord) -> bool,
+    ) -> Option<Place> {
+        while !id.is_none() {
+            let segment = self.segment(id);
+            while offset < segment.used as usize {
+                let place = Place::new(id, offset);
+                let word = self.word(place);
+                if wanted(word) {
+                    return Some(place);
+                }
+                offset += word.size();
+            }
+            id = segment.next;
+            offset = 0;
+        }
+        None
+    }
+
+    /// The first record with an id above `id`, by the segments' first ids.
+    fn seek(&self, log: &Log, id: MessageId) -> Option<Place> {
+        let mut segment = log.head;
+        if segment.is_none() {
+            return None;
+        }
+        loop {
+            let next = self.segment(segment).next;
+            if next.is_none() || self.segment(next).first_id > id {
+                break;
+            }
+            segment = next;
+        }
+        let mut place = self.head_from(segment, 0);
+        while let Some(here) = place
+            && self.record(here).id <= id
+        {
+            place = self.head_after(here);
+        }
+        place
+    }
+}
+
+/// Two neighbours that hold no more than this together become one: three quarters of a segment, so
+/// that a quarter of one must be removed before the result can be part of the next compaction.
+const COMPACTED_SIZE_BYTES_MAX: u32 = 48 * 1024;
+
+const _: () = assert!(COMPACTED_SIZE_BYTES_MAX as usize == SEGMENT_SIZE_BYTES * 3 / 4);

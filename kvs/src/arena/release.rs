@@ -1,0 +1,68 @@
+//! Giving back the memory of a dropped queue, a little at a time.
+
+use super::segment::SegmentId;
+use super::{Arena, Log, Place, QueueUid};
+
+/// A log on its way out. Its segments are in no other list.
+#[derive(Debug)]
+pub(super) struct Releasing {
+    uid: QueueUid,
+    /// The first segment that is left.
+    pub(super) segment: SegmentId,
+    /// How far into it the records are forgotten.
+    offset: usize,
+}
+
+impl Arena {
+    /// Takes a log out of use. Its memory comes back through [`Arena::work`]. Reservations in it are
+    /// void: their owners drop them.
+    pub fn release(&mut self, log: Log) {
+        let Log { uid, head: segment, .. } = log;
+        if !segment.is_none() {
+            self.releasing.push_back(Releasing { uid, segment, offset: 0 });
+        }
+    }
+
+    /// Whether there is something for [`Arena::work`] to do.
+    pub fn has_work(&self) -> bool {
+        !self.releasing.is_empty()
+    }
+
+    /// Gives memory of released logs back: looks at `chunks_max` chunks, or at what there is.
+    /// Returns how many it looked at.
+    pub fn work(&mut self, chunks_max: usize) -> usize {
+        let mut chunks = 0;
+        while chunks < chunks_max
+            && let Some(releasing) = self.releasing.front_mut()
+        {
+            let (uid, segment, offset) = (releasing.uid, releasing.segment, releasing.offset);
+            if offset < self.segment(segment).used as usize {
+                let size = self.forget_chunk(uid, Place::new(segment, offset));
+                self.releasing[0].offset += size;
+                chunks += 1;
+                continue;
+            }
+            let next = self.segment(segment).next;
+            self.put_back(segment);
+            if next.is_none() {
+                self.releasing.pop_front();
+            } else {
+                self.releasing[0] = Releasing { uid, segment: next, offset: 0 };
+            }
+        }
+        chunks
+    }
+
+    /// Forgets the record that begins with a chunk, if one does, and returns the chunk's size.
+    fn forget_chunk(&mut self, uid: QueueUid, place: Place) -> usize {
+        let word = self.word(place);
+        if word.is_head() && !word.is_dead() {
+            let id = self.record(place).id;
+            self.index.remove(uid, id, place);
+            if let Some(cell) = self.state_cell(place) {
+                self.put_cell_back(cell);
+            }
+        }
+        word.size()
+    }
+}

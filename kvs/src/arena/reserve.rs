@@ -1,0 +1,291 @@
+//! Appending: room first, then the bytes, then the commit, which cannot fail.
+
+use kvs_proto::MessageId;
+
+use super::segment::{
+    CHUNK_ALIGNMENT_BYTES, CONTINUATION_SIZE_BYTES, ChunkWord, HEAD_SIZE_BYTES, SEGMENT_SIZE_BYTES,
+    SegmentId, chunk_size,
+};
+use super::{Arena, Full, Log, Place, QueueUid};
+
+/// Room for one record, at the end of its queue's log, not yet a message.
+///
+/// Give it to [`Arena::commit`] or [`Arena::abort`]. Only when its queue has been released may it
+/// be dropped instead: the release took the room back.
+#[derive(Debug)]
+#[must_use]
+pub struct Reservation {
+    uid: QueueUid,
+    id: MessageId,
+    head: Place,
+    total: usize,
+    /// Bytes written, `<= total`.
+    written: usize,
+    /// The chunk that is being written, and how much of its body has been.
+    chunk: Place,
+    chunk_written: usize,
+}
+
+impl Reservation {
+    /// Whose log it is in.
+    pub fn uid(&self) -> QueueUid {
+        self.uid
+    }
+
+    /// Bytes that are still to be written.
+    pub fn left(&self) -> usize {
+        self.total - self.written
+    }
+}
+
+impl Arena {
+    /// Appends a record with all of its body.
+    ///
+    /// # Errors
+    /// [`Full`]; nothing was changed.
+    #[inline]
+    pub fn append(
+        &mut self,
+        log: &mut Log,
+        id: MessageId,
+        body: &[u8],
+        checksum: u32,
+    ) -> Result<(), Full> {
+        let size = chunk_size(HEAD_SIZE_BYTES + body.len());
+        if size > self.room(log.tail) {
+            let mut reservation = self.reserve(log, id, body.len())?;
+            self.fill(&mut reservation, body);
+            self.commit(log, reservation, checksum);
+            return Ok(());
+        }
+        let place = self.take_room(log.tail, id, size);
+        if !self.index.insert(log.uid, id, place) {
+            self.give_room_back(place, size);
+            return Err(Full);
+        }
+        let word = ChunkWord::new(body.len(), true, false, false);
+        let at = place.address();
+        let chunk = &mut self.memory.bytes_mut()[at..at + HEAD_SIZE_BYTES + body.len()];
+        let (head, room) = chunk.split_at_mut(HEAD_SIZE_BYTES);
+        head.copy_from_slice(&head_bytes(word, body.len(), id, checksum));
+        room.copy_from_slice(body);
+        log.messages += 1;
+        log.bytes += body.len() as u64;
+        Ok(())
+    }
+
+    /// Takes room for a body of `total` bytes.
+    ///
+    /// # Errors
+    /// [`Full`]; nothing was changed.
+    pub fn reserve(
+        &mut self,
+        log: &mut Log,
+        id: MessageId,
+        total: usize,
+    ) -> Result<Reservation, Full> {
+        if self.index.entries() == self.index.entries_max() {
+            return Err(Full);
+        }
+        let fits = self.begins_in_tail(log.tail, total);
+        let in_tail = if fits { self.room(log.tail) } else { 0 };
+        if segments_needed(total, in_tail) > self.free_count {
+            return Err(Full);
+        }
+        if !fits {
+            self.add_segment(log, id);
+        }
+        let head = self.lay_chunks(log, id, total);
+        // The index has it from now on, so that the commit cannot fail; nobody finds it before.
+        if !self.index.insert(log.uid, id, head) {
+            self.unpin(head);
+            self.bury(log, head);
+            return Err(Full);
+        }
+        let (uid, written) = (log.uid, 0);
+        Ok(Reservation { uid, id, head, total, written, chunk: head, chunk_written: 0 })
+    }
+
+    /// The next room to write to: not empty while something is left.
+    pub fn writable(&mut self, reservation: &Reservation) -> &mut [u8] {
+        let word = self.word(reservation.chunk);
+        let start = reservation.chunk.address() + word.header_size();
+        &mut self.memory.bytes_mut()[start + reservation.chunk_written..start + word.length()]
+    }
+
+    /// `count` bytes of the writable room have been written.
+    pub fn advance(&mut self, reservation: &mut Reservation, count: usize) {
+        let word = self.word(reservation.chunk);
+        reservation.chunk_written += count;
+        reservation.written += count;
+        assert!(reservation.chunk_written <= word.length(), "written beyond the reservation");
+        if reservation.chunk_written == word.length() && word.has_more() {
+            reservation.chunk = self.chunk_after(reservation.chunk).expect("more was promised");
+            reservation.chunk_written = 0;
+        }
+    }
+
+    /// Writes bytes, of which at most what is left.
+    pub fn fill(&mut self, reservation: &mut Reservation, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = self.writable(reservation);
+            let count = room.len().min(bytes.len());
+            assert!(count > 0, "written beyond the reservation");
+            room[..count].copy_from_slice(&bytes[..count]);
+            self.advance(reservation, count);
+            bytes = &bytes[count..];
+        }
+    }
+
+    /// Makes a whole body a message. The queue must not have been released.
+    pub fn commit(&mut self, log: &mut Log, reservation: Reservation, checksum: u32) {
+        assert_eq!(reservation.uid, log.uid);
+        assert_eq!(reservation.left(), 0, "a message without all of its body");
+        let head = reservation.head;
+        self.set_word(head, self.word(head).committed());
+        let last = self.unpin(head);
+        self.memory.bytes_mut()[head.address() + 16..head.address() + 20]
+            .copy_from_slice(&checksum.to_le_bytes());
+        log.messages += 1;
+        log.bytes += reservation.total as u64;
+        // Removals nearby left these segments alone while they were pinned. The last first: the
+        // first may move into its neighbour, but not away from it.
+        self.compact_around(log, last);
+        if last != head.segment() {
+            self.compact_around(log, head.segment());
+        }
+    }
+
+    /// Gives the room back. The queue must not have been released.
+    pub fn abort(&mut self, log: &mut Log, reservation: Reservation) {
+        assert_eq!(reservation.uid, log.uid);
+        self.index.remove(log.uid, reservation.id, reservation.head);
+        self.unpin(reservation.head);
+        self.bury(log, reservation.head);
+    }
+
+    /// Whether a record begins in the tail: when it fits as a whole, or is long enough to be worth
+    /// two chunks and finds some room.
+    fn begins_in_tail(&self, tail: SegmentId, total: usize) -> bool {
+        let room = self.room(tail);
+        chunk_size(HEAD_SIZE_BYTES + total) <= room
+            || (total > WHOLE_SIZE_BYTES_MAX && room >= SPLIT_ROOM_BYTES_MIN)
+    }
+
+    /// Writes the chunks of a reserved record, from the tail's room on.
+    fn lay_chunks(&mut self, log: &mut Log, id: MessageId, total: usize) -> Place {
+        let mut first = None;
+        let mut left = total;
+        loop {
+            let header = if first.is_none() { HEAD_SIZE_BYTES } else { CONTINUATION_SIZE_BYTES };
+            let length = left.min(self.room(log.tail) - header);
+            left -= length;
+            let place = self.take_room(log.tail, id, chunk_size(header + length));
+            self.segment_mut(log.tail).pins += 1;
+            let word = ChunkWord::new(length, first.is_none(), left > 0, first.is_none());
+            if first.is_none() {
+                let bytes = head_bytes(word, total, id, 0);
+                let at = place.address();
+                self.memory.bytes_mut()[at..at + HEAD_SIZE_BYTES].copy_from_slice(&bytes);
+            } else {
+                self.set_word(place, word);
+            }
+            let head = *first.get_or_insert(place);
+            if left == 0 {
+                return head;
+            }
+            self.add_segment(log, id);
+        }
+    }
+
+    /// Bytes that can still be appended to a segment; 0 without one.
+    #[inline]
+    fn room(&self, segment: SegmentId) -> usize {
+        if segment.is_none() {
+            return 0;
+        }
+        SEGMENT_SIZE_BYTES - self.segment(segment).used as usize
+    }
+
+    #[inline]
+    fn take_room(&mut self, id: SegmentId, message: MessageId, size: usize) -> Place {
+        let segment = self.segment_mut(id);
+        if segment.used == 0 {
+            segment.first_id = message;
+        }
+        let offset = segment.used as usize;
+        let size = u32::try_from(size).expect("within a segment");
+        segment.used += size;
+        segment.live += size;
+        Place::new(id, offset)
+    }
+
+    /// Undoes the last `take_room`.
+    fn give_room_back(&mut self, place: Place, size: usize) {
+        let size = u32::try_from(size).expect("within a segment");
+        let segment = self.segment_mut(place.segment());
+        segment.used -= size;
+        segment.live -= size;
+    }
+
+    /// Appends a segment to a log; there must be a free one.
+    fn add_segment(&mut self, log: &mut Log, id: MessageId) {
+        let new = self.take_free().expect("counted before");
+        let old = log.tail;
+        let segment = self.segment_mut(new);
+        segment.owner = log.uid;
+        segment.previous = old;
+        segment.first_id = id;
+        log.tail = new;
+        if old.is_none() {
+            log.head = new;
+            return;
+        }
+        self.segment_mut(old).next = new;
+        // It was left alone while it was the last.
+        self.compact_around(log, old);
+    }
+
+    /// Lets the segments of a record be compacted again; returns the last of them.
+    fn unpin(&mut self, head: Place) -> SegmentId {
+        let mut place = head;
+        loop {
+            self.segment_mut(place.segment()).pins -= 1;
+            if !self.word(place).has_more() {
+                return place.segment();
+            }
+            place = self.chunk_after(place).expect("more was promised");
+        }
+    }
+}
+
+/// Segments to take for a body of `total` bytes when `in_tail` bytes are free where it begins.
+fn segments_needed(total: usize, in_tail: usize) -> usize {
+    let size = HEAD_SIZE_BYTES + total;
+    let first = if in_tail == 0 { SEGMENT_SIZE_BYTES } else { in_tail };
+    let own = usize::from(in_tail == 0);
+    let rest = size.saturating_sub(first);
+    own + rest.div_ceil(SEGMENT_SIZE_BYTES - CONTINUATION_SIZE_BYTES)
+}
+
+fn head_bytes(
+    word: ChunkWord,
+    length: usize,
+    id: MessageId,
+    checksum: u32,
+) -> [u8; HEAD_SIZE_BYTES] {
+    let length = u32::try_from(length).expect("messages are far below 4 GiB");
+    let mut bytes = [0; HEAD_SIZE_BYTES];
+    bytes[0..4].copy_from_slice(&word.0.to_le_bytes());
+    bytes[4..8].copy_from_slice(&length.to_le_bytes());
+    bytes[8..16].copy_from_slice(&id.0.to_le_bytes());
+    bytes[16..20].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+/// A record up to this length is not cut in two at the end of a segment.
+const WHOLE_SIZE_BYTES_MAX: usize = 4096;
+/// A longer record begins in a segment only where so much room is left.
+const SPLIT_ROOM_BYTES_MIN: usize = 1024;
+
+const _: () = assert!(SPLIT_ROOM_BYTES_MIN > HEAD_SIZE_BYTES + CHUNK_ALIGNMENT_BYTES);
