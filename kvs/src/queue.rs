@@ -1,0 +1,338 @@
+//! One backup queue: who owns it, which changes it has seen, what it holds.
+
+use kvs_proto::body::{Attached, Baseline, OpEntry};
+use kvs_proto::{
+    ChainHash, ContentDigest, Credit, Epoch, Generation, Header, MessageId, STATE_SIZE_BYTES_MAX,
+    Sequence, StateDigest, StateVersion, Status, Transaction, body_digest, chain, content_term,
+    state_digest,
+};
+
+use crate::arena::{Arena, Log, Place, QueueUid, Reservation};
+use crate::results::{Operations, Results};
+
+/// A backup queue without its memory, which lies in the [`Arena`].
+///
+/// A change goes through [`Queue::admit`], which fences and checks the sequence number, and, when
+/// that says so, one of the verbs, and [`Queue::settle`]: in one step, with nothing between.
+#[derive(Debug)]
+pub struct Queue {
+    log: Log,
+    epoch: Epoch,
+    generation: Generation,
+    /// The last sequence number used up in this epoch.
+    last_sequence: Sequence,
+    transaction: Transaction,
+    chain: ChainHash,
+    content: ContentDigest,
+    /// The last id ever stored.
+    last_id: MessageId,
+    messages_max: u64,
+    bytes_max: u64,
+    results: Results,
+    operations: Operations,
+}
+
+/// What to do with a change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// It is the next: apply it and settle.
+    Next,
+    /// It was settled before, like this: answer so again.
+    Settled(Status),
+    /// It is not to be applied, and uses nothing up.
+    Refused(Status),
+}
+
+impl Queue {
+    /// An empty queue with that owner.
+    pub fn new(
+        uid: QueueUid,
+        epoch: Epoch,
+        generation: Generation,
+        messages_max: u64,
+        bytes_max: u64,
+    ) -> Queue {
+        Queue {
+            log: Log::new(uid),
+            epoch,
+            generation,
+            last_sequence: Sequence(0),
+            transaction: Transaction(0),
+            chain: ChainHash(0),
+            content: ContentDigest(0),
+            last_id: MessageId(0),
+            messages_max,
+            bytes_max,
+            results: Results::default(),
+            operations: Operations::default(),
+        }
+    }
+
+    /// Its records.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Takes it apart.
+    pub fn into_log(self) -> Log {
+        self.log
+    }
+
+    /// Whose it is.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Changes applied.
+    pub fn transaction(&self) -> Transaction {
+        self.transaction
+    }
+
+    /// The last sequence number used up in this epoch.
+    pub fn last_sequence(&self) -> Sequence {
+        self.last_sequence
+    }
+
+    /// What it still takes.
+    pub fn credit(&self) -> Credit {
+        Credit::new(
+            self.messages_max.saturating_sub(self.log.messages()),
+            self.bytes_max.saturating_sub(self.log.bytes()),
+        )
+    }
+
+    /// What the answer to an attachment says.
+    pub fn attached(&self, arena: &Arena, port: u16) -> Attached {
+        let first = arena.first(&self.log).map(|place| arena.record(place).id);
+        Attached {
+            last_sequence: self.last_sequence,
+            chain: self.chain,
+            content: self.content,
+            messages: self.log.messages(),
+            bytes: self.log.bytes(),
+            first_id: first.unwrap_or(MessageId(0)),
+            last_id: self.last_id,
+            port,
+        }
+    }
+
+    /// Takes over with a higher epoch, or resumes the present one with the same or a higher
+    /// generation. From here on everything lower is fenced: this is the seal.
+    ///
+    /// # Errors
+    /// `Fenced`.
+    pub fn attach(&mut self, epoch: Epoch, generation: Generation) -> Result<(), Status> {
+        if (epoch, generation) < (self.epoch, self.generation) {
+            return Err(Status::Fenced);
+        }
+        self.generation = generation;
+        if epoch > self.epoch {
+            self.epoch = epoch;
+            self.last_sequence = Sequence(0);
+            self.results = Results::default();
+            self.operations.begin_epoch();
+        }
+        Ok(())
+    }
+
+    /// Whether a request's sender owns the queue.
+    ///
+    /// # Errors
+    /// `Fenced` if it does not any more, `NotAttached` if it does not yet.
+    #[inline]
+    pub fn check_owner(&self, header: &Header) -> Result<(), Status> {
+        let sender = (header.epoch, Generation(header.generation_or_status));
+        let owner = (self.epoch, self.generation);
+        match sender.cmp(&owner) {
+            std::cmp::Ordering::Equal => Ok(()),
+            std::cmp::Ordering::Less => Err(Status::Fenced),
+            std::cmp::Ordering::Greater => Err(Status::NotAttached),
+        }
+    }
+
+    /// Decides on a change by its owner and its sequence number.
+    #[inline]
+    pub fn admit(&mut self, header: &Header) -> Admission {
+        if let Err(status) = self.check_owner(header) {
+            return Admission::Refused(status);
+        }
+        if header.sequence == self.last_sequence.next() {
+            return Admission::Next;
+        }
+        if header.sequence > self.last_sequence {
+            return Admission::Refused(Status::SequenceGap);
+        }
+        match self.results.get(header.sequence) {
+            Some(status) => Admission::Settled(status),
+            None => Admission::Refused(Status::SequenceGap),
+        }
+    }
+
+    /// Uses up the sequence number of a change that was admitted as the next.
+    #[inline]
+    pub fn settle(&mut self, header: &Header, result: Result<(), Status>) {
+        self.last_sequence = header.sequence;
+        // Nobody can have answered what has only just come in.
+        let floor = Sequence(header.floor).min(header.sequence);
+        self.results.trim(floor);
+        self.operations.trim(floor);
+        if let Err(status) = result {
+            self.results.note_refusal(header.sequence, status);
+        }
+    }
+
+    /// Appends a message with all of its body, of which `header` has the checksum.
+    ///
+    /// # Errors
+    /// The status to refuse it with.
+    #[inline]
+    pub fn store(&mut self, arena: &mut Arena, header: &Header, body: &[u8]) -> Result<(), Status> {
+        let id = header.message;
+        self.check_store(id, body.len())?;
+        let appended = arena.append(&mut self.log, id, body, header.body_checksum);
+        appended.map_err(|_| Status::ArenaFull)?;
+        self.note_stored(header, body.len(), header.body_checksum);
+        Ok(())
+    }
+
+    /// Takes room for a message of `total` bytes that comes in pieces.
+    ///
+    /// # Errors
+    /// The status to refuse it with.
+    pub fn reserve(
+        &mut self,
+        arena: &mut Arena,
+        id: MessageId,
+        total: usize,
+    ) -> Result<Reservation, Status> {
+        self.check_store(id, total)?;
+        arena.reserve(&mut self.log, id, total).map_err(|_| Status::ArenaFull)
+    }
+
+    /// Makes what was reserved a message. The reservation is used up also when it is refused.
+    ///
+    /// # Errors
+    /// The status to refuse it with.
+    pub fn commit(
+        &mut self,
+        arena: &mut Arena,
+        header: &Header,
+        reservation: Reservation,
+        total: usize,
+        checksum: u32,
+    ) -> Result<(), Status> {
+        if let Err(status) = self.check_store(header.message, total) {
+            arena.abort(&mut self.log, reservation);
+            return Err(status);
+        }
+        arena.commit(&mut self.log, reservation, checksum);
+        self.note_stored(header, total, checksum);
+        Ok(())
+    }
+
+    /// Gives back what was reserved.
+    pub fn abort(&mut self, arena: &mut Arena, reservation: Reservation) {
+        arena.abort(&mut self.log, reservation);
+    }
+
+    /// Removes a message.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    #[inline]
+    pub fn delete(&mut self, arena: &mut Arena, header: &Header) -> Result<(), Status> {
+        let place = arena.find(&self.log, header.message).ok_or(Status::NotFound)?;
+        self.content = self.content.without(term(arena, place));
+        arena.remove(&mut self.log, place);
+        self.note(header, 0);
+        Ok(())
+    }
+
+    /// Sets a message's state record.
+    ///
+    /// # Errors
+    /// The status to refuse it with.
+    pub fn replace(
+        &mut self,
+        arena: &mut Arena,
+        header: &Header,
+        version: StateVersion,
+        state: &[u8],
+    ) -> Result<(), Status> {
+        if state.len() > STATE_SIZE_BYTES_MAX {
+            return Err(Status::TooLarge);
+        }
+        let place = arena.find(&self.log, header.message).ok_or(Status::NotFound)?;
+        let present = arena.state(place).map_or(StateVersion(0), |(version, _)| version);
+        if version <= present {
+            return Err(Status::StaleState);
+        }
+        let before = term(arena, place);
+        arena.set_state(place, version, state).map_err(|_| Status::ArenaFull)?;
+        self.content = self.content.without(before).with(term(arena, place));
+        self.note(header, state_digest(version, state).0);
+        Ok(())
+    }
+
+    /// Goes on from the numbers of the copies that this one was filled from.
+    ///
+    /// # Errors
+    /// `ContentDiffers` if the content is not theirs, or the transaction number would go back.
+    pub fn baseline(&mut self, baseline: &Baseline) -> Result<(), Status> {
+        let same = baseline.content == self.content && baseline.messages == self.log.messages();
+        if !same || baseline.transaction < self.transaction {
+            return Err(Status::ContentDiffers);
+        }
+        self.transaction = baseline.transaction;
+        self.chain = baseline.chain;
+        self.operations.clear();
+        Ok(())
+    }
+
+    /// The changes after the transaction number `after`; `None` if the first is forgotten.
+    pub fn operations_after(&self, after: Transaction) -> Option<impl Iterator<Item = OpEntry>> {
+        self.operations.after(after, self.transaction)
+    }
+
+    #[inline]
+    fn check_store(&self, id: MessageId, length: usize) -> Result<(), Status> {
+        if id <= self.last_id {
+            return Err(Status::IdNotGrowing);
+        }
+        let bytes = self.log.bytes().saturating_add(length as u64);
+        if self.log.messages() >= self.messages_max || bytes > self.bytes_max {
+            return Err(Status::QueueFull);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn note_stored(&mut self, header: &Header, length: usize, checksum: u32) {
+        let length = u32::try_from(length).expect("at most MESSAGE_SIZE_BYTES_MAX");
+        let digest = body_digest(length, checksum);
+        self.last_id = header.message;
+        self.content = self.content.with(content_term(header.message, StateDigest(0), digest));
+        self.note(header, digest.0);
+    }
+
+    /// Counts a change that was applied.
+    #[inline]
+    fn note(&mut self, header: &Header, digest: u64) {
+        let Header { op, message, sequence, .. } = *header;
+        self.transaction = self.transaction.next();
+        self.chain = chain(self.chain, op, message, digest);
+        self.operations.push(op, message, digest, self.chain, sequence);
+    }
+}
+
+/// What a record adds to the content digest.
+#[inline]
+fn term(arena: &Arena, place: Place) -> u64 {
+    let record = arena.record(place);
+    let state =
+        arena.state(place).map_or(StateDigest(0), |(version, state)| state_digest(version, state));
+    content_term(record.id, state, body_digest(record.length, record.checksum))
+}
+
+#[cfg(test)]
+mod tests;

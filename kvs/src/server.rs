@@ -1,0 +1,198 @@
+//! The server as a whole: its workers over kernel TCP, from start to stop.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use kvs_proto::auth::Secret;
+use kvs_proto::body::{Counter, Limits};
+use kvs_proto::{Incarnation, STATE_SIZE_BYTES_MAX};
+use tcpstack::{Clock, Idle, KernelOptions, KernelTransport, Waker, pin_current_thread};
+
+use crate::IN_FLIGHT_MAX;
+use crate::arena::Arena;
+use crate::directory::Directory;
+use crate::settings::Settings;
+use crate::table::QueueTable;
+use crate::worker::{Worker, WorkerOptions};
+
+/// A running server: a thread for each worker.
+#[derive(Debug)]
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    stop: Arc<AtomicBool>,
+    wakers: Vec<Waker>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Takes the memory, opens the ports, and starts the workers. `random` fills bytes from the
+    /// operating system's random source.
+    ///
+    /// # Errors
+    /// Not enough memory, a port that cannot be opened, or no randomness.
+    pub fn start(
+        settings: &Settings,
+        mut random: impl FnMut(&mut [u8]) -> io::Result<()>,
+    ) -> io::Result<Server> {
+        let mut bytes = [0; 8];
+        random(&mut bytes)?;
+        // 0 names no life.
+        let incarnation = Incarnation(u64::from_le_bytes(bytes).max(1));
+        let workers = usize::from(settings.workers);
+        let queues_max = usize::try_from(settings.queues_max).unwrap_or(usize::MAX);
+        let directory = Arc::new(Directory::new(workers, queues_max));
+        let mut ready = Vec::new();
+        for number in 0..workers {
+            let mut key = [0; 32];
+            random(&mut key)?;
+            let nonce_key = Secret::new(&key);
+            ready.push(worker(settings, incarnation, nonce_key, &directory, number)?);
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let addresses = ready.iter().flat_map(|(_, addresses)| addresses.clone()).collect();
+        let wakers = ready.iter().map(|(worker, _)| worker.transport().waker()).collect();
+        let threads = ready.into_iter().enumerate().map(|(number, (worker, _))| {
+            let stop = Arc::clone(&stop);
+            let core = settings.cores.get(number).copied();
+            let spin = settings.spin;
+            thread::Builder::new()
+                .name(format!("worker-{number}"))
+                .spawn(move || run(worker, core, spin, &stop))
+        });
+        let threads = threads.collect::<io::Result<_>>()?;
+        tracing::info!(
+            name = settings.name,
+            incarnation = format_args!("{incarnation:x?}"),
+            workers,
+            "serving"
+        );
+        Ok(Server { addresses, stop, wakers, threads })
+    }
+
+    /// Where it listens: all addresses of the first worker, then of the next.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Stops the workers: what was received is answered, then all connections are closed.
+    ///
+    /// # Panics
+    /// If a worker did.
+    pub fn stop(self) {
+        self.stop.store(true, Ordering::Release);
+        for waker in &self.wakers {
+            waker.wake();
+        }
+        for thread in self.threads {
+            thread.join().expect("a worker stopped at a broken invariant");
+        }
+    }
+}
+
+/// One worker, listening.
+fn worker(
+    settings: &Settings,
+    incarnation: Incarnation,
+    nonce_key: Secret,
+    directory: &Arc<Directory>,
+    number: usize,
+) -> io::Result<(Worker<KernelTransport>, Vec<SocketAddr>)> {
+    let connections_max = usize::try_from(settings.connections_max).unwrap_or(usize::MAX);
+    let transport = KernelTransport::new(KernelOptions {
+        connections_max: connections_max + REFUSED_CONNECTIONS_MAX,
+        user_timeout: Some(USER_TIMEOUT),
+        ..KernelOptions::default()
+    })?;
+    let share = |total: u64| {
+        let share = total.div_ceil(u64::from(settings.workers));
+        usize::try_from(share).map_err(|_| io::ErrorKind::OutOfMemory)
+    };
+    let arena = Arena::new(share(settings.memory_bytes)?, share(settings.messages_max)?)?;
+    tracing::info!(
+        worker = number,
+        memory_bytes = arena.size_bytes(),
+        table_bytes = arena.table_bytes(),
+        pages = format_args!("{:?}", arena.pages()),
+        "memory taken"
+    );
+    let table = QueueTable::new(arena, Arc::clone(directory), number, settings.queue);
+    let options = WorkerOptions {
+        incarnation,
+        nonce_key,
+        accounts: settings.accounts.clone(),
+        limits: limits(settings),
+        connections_max,
+    };
+    let mut worker = Worker::new(transport, table, options);
+    let mut addresses = Vec::new();
+    for address in &settings.listen {
+        let mut address = *address;
+        if address.port() > 0 {
+            let above = u16::try_from(number).expect("there are at most 64");
+            address.set_port(address.port() + above);
+        }
+        let listening = worker
+            .listen(address)
+            .map_err(|error| io::Error::other(format!("cannot listen at {address}: {error}")))?;
+        tracing::info!(worker = number, address = %listening, "listening");
+        directory.set_port(number, listening.port());
+        addresses.push(listening);
+    }
+    Ok((worker, addresses))
+}
+
+fn limits(settings: &Settings) -> Limits {
+    Limits {
+        message_size_bytes_max: settings.message_size_bytes_max,
+        state_size_bytes_max: u32::try_from(STATE_SIZE_BYTES_MAX).expect("small"),
+        in_flight_max: u32::try_from(IN_FLIGHT_MAX).expect("small"),
+        handles_max: settings.queues_max,
+    }
+}
+
+/// The loop of a worker's thread.
+fn run(
+    mut worker: Worker<KernelTransport>,
+    core: Option<usize>,
+    spin: Duration,
+    stop: &AtomicBool,
+) {
+    if let Some(core) = core
+        && let Err(error) = pin_current_thread(core)
+    {
+        tracing::warn!(core, %error, "not pinned");
+    }
+    let clock = Clock::new();
+    let mut idle = Idle::new(spin);
+    while !stop.load(Ordering::Acquire) {
+        let now = clock.now();
+        if worker.turn(now) {
+            idle.handle_work(now);
+        } else if idle.should_sleep(now) {
+            worker.wait(now, None);
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+    let now = clock.now();
+    worker.turn(now);
+    worker.close(now);
+    let counters = worker.counters();
+    tracing::info!(
+        frames = counters.get(Counter::Frames),
+        stores = counters.get(Counter::Stores),
+        deletes = counters.get(Counter::Deletes),
+        protocol_errors = counters.get(Counter::ProtocolErrors),
+        "stopped"
+    );
+}
+
+/// Places of the transport for connections that are only told that there are too many.
+const REFUSED_CONNECTIONS_MAX: usize = 64;
+
+/// A client that acknowledges nothing for so long is gone.
+const USER_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,64 @@
+//! Bytes on their way to the client.
+
+use kvs_proto::{HEADER_SIZE_BYTES, Header, checksum};
+
+/// Frames to send, in one run of bytes.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    bytes: Vec<u8>,
+    /// Those before were sent.
+    start: usize,
+}
+
+impl Output {
+    /// What is to be sent.
+    pub(super) fn pending(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    /// Forgets what was sent.
+    pub(super) fn advance(&mut self, count: usize) {
+        self.start += count;
+        assert!(self.start <= self.bytes.len(), "more was sent than there was");
+        if self.start == self.bytes.len() {
+            self.bytes.clear();
+            self.start = 0;
+            self.bytes.shrink_to(KEPT_SIZE_BYTES);
+        } else if self.start > self.bytes.len() / 2 {
+            // Each byte moves at most once: no more are moved than were sent.
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+    }
+
+    /// Adds a frame.
+    pub(super) fn push(&mut self, mut header: Header, body: &[u8]) {
+        if !body.is_empty() {
+            header.body_length = u32::try_from(body.len()).expect("at most PART_SIZE_BYTES_MAX");
+            header.body_checksum = checksum(body);
+        }
+        self.bytes.extend_from_slice(&header.encode());
+        self.bytes.extend_from_slice(body);
+    }
+
+    /// Adds a frame whose body `write` appends. Its checksum is `known`, or computed.
+    pub(super) fn push_with(
+        &mut self,
+        mut header: Header,
+        known: Option<u32>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; HEADER_SIZE_BYTES]);
+        write(&mut self.bytes);
+        let (head, body) = self.bytes[start..].split_at_mut(HEADER_SIZE_BYTES);
+        header.body_length = u32::try_from(body.len()).expect("at most PART_SIZE_BYTES_MAX");
+        if !body.is_empty() {
+            header.body_checksum = known.unwrap_or_else(|| checksum(body));
+        }
+        head.copy_from_slice(&header.encode());
+    }
+}
+
+/// Memory that an idle connection keeps.
+const KEPT_SIZE_BYTES: usize = 512 * 1024;

@@ -1,0 +1,246 @@
+//! The configuration file.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use config::{Document, Mistakes, Table, show_bytes};
+use kvs_proto::MESSAGE_SIZE_BYTES_MAX;
+use kvs_proto::auth::Secret;
+use kvs_proto::body::ACCOUNT_SIZE_BYTES_MAX;
+
+use crate::session::{Account, Accounts};
+use crate::table::QueueBounds;
+
+/// All that a server is told; see `docs/operations.md` for the keys.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its name, for logs.
+    pub name: String,
+    /// Where the first worker listens, all on one port; the others on the ports after it.
+    pub listen: Vec<SocketAddr>,
+    /// Worker threads.
+    pub workers: u16,
+    /// The core of each worker, or none: wherever the kernel likes.
+    pub cores: Vec<usize>,
+    /// How long a worker without work spins before it sleeps.
+    pub spin: Duration,
+    /// Memory for messages, of all workers together.
+    pub memory_bytes: u64,
+    /// Messages, of all workers together.
+    pub messages_max: u64,
+    /// Queues, of all workers together.
+    pub queues_max: u32,
+    /// Connections of each worker.
+    pub connections_max: u32,
+    /// Bytes of a message.
+    pub message_size_bytes_max: u32,
+    /// Bounds on each queue.
+    pub queue: QueueBounds,
+    /// Who may connect.
+    pub accounts: Accounts,
+    /// How logs are written.
+    pub log: LogFormat,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Settings {
+    /// Reads the text of a file; messages call it `label`. `read_secret` reads the file of a secret.
+    ///
+    /// # Errors
+    /// Every mistake, with its line and what would be right.
+    pub fn parse(
+        label: &str,
+        text: &str,
+        read_secret: impl Fn(&Path) -> Result<String, String>,
+    ) -> Result<Settings, Mistakes> {
+        let document = Document::parse(label, text);
+        let root = document.root();
+        let workers = root.integer("workers").range(1..=64).default(1);
+        let memory_bytes = root.bytes("memory").range(MEMORY_MIN..=MEMORY_MAX).required();
+        let messages_max = root.integer("messages_max").range(1..=MESSAGES_MAX);
+        let messages_max = messages_max.default((memory_bytes / 1024).max(1));
+        let queue = root.table("queue");
+        let size_max = MESSAGE_SIZE_BYTES_MAX as u64;
+        let settings = Settings {
+            name: root.string("name").not_empty().required(),
+            listen: listen(&root, workers),
+            workers,
+            cores: cores(&root, workers),
+            spin: root.duration("spin").default(SPIN_DEFAULT),
+            memory_bytes,
+            messages_max,
+            queues_max: root.integer("queues_max").range(1..=1_000_000).default(10_000),
+            connections_max: root.integer("connections_max").range(1..=16_000).default(256),
+            message_size_bytes_max: bytes_u32(
+                root.bytes("message_size_max").range(1024..=size_max).default(64 << 20),
+            ),
+            queue: QueueBounds {
+                messages_max: queue.integer("messages_max").range(1..=u64::MAX).default(u64::MAX),
+                bytes_max: queue.bytes("bytes_max").range(1..=u64::MAX).default(u64::MAX),
+            },
+            accounts: Accounts::new(accounts(&root, read_secret)),
+            log: root
+                .choice("log", &[("text", LogFormat::Text), ("json", LogFormat::Json)])
+                .default(LogFormat::Text),
+        };
+        if memory_bytes / u64::from(workers) < MEMORY_MIN {
+            let least = show_bytes(MEMORY_MIN);
+            root.mistake_at("memory", format!("each worker needs at least {least} of it"));
+        }
+        document.finish()?;
+        Ok(settings)
+    }
+}
+
+/// The first worker's addresses, all with one port, so that one number names a worker.
+fn listen(root: &Table<'_>, workers: u16) -> Vec<SocketAddr> {
+    let listen = root.addresses("listen").not_empty().required();
+    let port = listen.first().map_or(0, SocketAddr::port);
+    for (place, address) in listen.iter().enumerate() {
+        if address.port() != port {
+            let message = format!("all addresses have one port; the first has {port}");
+            root.mistake_at_item("listen", place, message);
+        }
+    }
+    if port == 0 && listen.len() > 1 {
+        root.mistake_at("listen", "port 0 takes a free port, so give one address only");
+    }
+    if port > 0 && port.checked_add(workers - 1).is_none() {
+        let message = format!("{workers} workers take as many ports from {port} on; begin lower");
+        root.mistake_at("listen", message);
+    }
+    listen
+}
+
+/// A list such as "2-4,7".
+fn cores(root: &Table<'_>, workers: u16) -> Vec<usize> {
+    let Some(text) = root.string("cores").not_empty().optional() else { return Vec::new() };
+    let Some(cores) = parse_cores(&text) else {
+        root.mistake_at("cores", "give core numbers, such as \"2-4,7\"");
+        return Vec::new();
+    };
+    if cores.len() != usize::from(workers) {
+        let count = cores.len();
+        let message = format!("{count} cores for {workers} workers; give one for each");
+        root.mistake_at("cores", message);
+    }
+    cores
+}
+
+fn parse_cores(text: &str) -> Option<Vec<usize>> {
+    let mut cores = Vec::new();
+    for range in text.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let first: usize = first.trim().parse().ok()?;
+        let last: usize = last.trim().parse().ok()?;
+        if last >= CORES_END || first > last {
+            return None;
+        }
+        cores.extend(first..=last);
+    }
+    Some(cores)
+}
+
+fn accounts(
+    root: &Table<'_>,
+    read_secret: impl Fn(&Path) -> Result<String, String>,
+) -> Vec<Account> {
+    let mut accounts: Vec<Account> = Vec::new();
+    for table in root.required_tables("account") {
+        let name = table.string("name").not_empty().required();
+        if name.len() > ACCOUNT_SIZE_BYTES_MAX {
+            let message = format!("give at most {ACCOUNT_SIZE_BYTES_MAX} bytes");
+            table.mistake_at("name", message);
+        }
+        if accounts.iter().any(|account| account.name == name) {
+            let message = format!("two accounts are named {name:?}; names differ");
+            table.mistake_at("name", message);
+        }
+        let secret = table.secret("secret", "secret_file", &read_secret).required();
+        let secret = Secret::new(secret.expose().as_bytes());
+        accounts.push(Account {
+            name,
+            secret,
+            queues: table.string("queues").default(String::new()),
+        });
+    }
+    accounts
+}
+
+fn bytes_u32(bytes: u64) -> u32 {
+    u32::try_from(bytes).expect("its range was checked")
+}
+
+/// Least memory of a worker.
+const MEMORY_MIN: u64 = 4 << 20;
+/// An arena names at most 64 GiB; that of 64 workers is far beyond any machine.
+const MEMORY_MAX: u64 = 64 << 30;
+/// Twelve bytes of index each.
+const MESSAGES_MAX: u64 = 1 << 32;
+const SPIN_DEFAULT: Duration = Duration::from_micros(50);
+const CORES_END: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+name = "kvs1"
+listen = ["127.0.0.1:7400", "[::1]:7400"]
+memory = "64 MiB"
+workers = 2
+cores = "0,2"
+
+[[account]]
+name = "gw1"
+secret = "a long shared secret"
+queues = "gw1/"
+"#;
+
+    fn parse(text: &str) -> Result<Settings, Mistakes> {
+        Settings::parse("kvs.toml", text, |_| Ok("from a file".into()))
+    }
+
+    #[test]
+    fn a_short_file_is_enough() {
+        let settings = parse(GOOD).unwrap();
+        assert_eq!(settings.messages_max, 65_536);
+        assert_eq!(settings.cores, [0, 2]);
+        assert_eq!(settings.listen.len(), 2);
+    }
+
+    #[test]
+    fn every_mistake_is_named_at_once() {
+        let text = GOOD
+            .replace("[::1]:7400", "[::1]:7401")
+            .replace("64 MiB", "6 MiB")
+            .replace("0,2", "0-")
+            .replace("gw1\"\nsecret", "gw1\"\ncolour = 1\nsecret");
+        let mistakes = parse(&text).unwrap_err().to_string();
+        for expected in ["one port", "at least 4 MiB", "core numbers", "`colour` is no key"] {
+            assert!(mistakes.contains(expected), "{mistakes}");
+        }
+    }
+
+    #[test]
+    fn core_lists() {
+        assert_eq!(parse_cores("2-4, 7"), Some(vec![2, 3, 4, 7]));
+        for wrong in ["", "a", "3-1", "0-99999999", "-"] {
+            assert_eq!(parse_cores(wrong), None);
+        }
+    }
+
+    #[test]
+    fn secrets_do_not_show() {
+        assert!(!format!("{:?}", parse(GOOD).unwrap()).contains("long shared"));
+    }
+}

@@ -1,0 +1,8 @@
+//! The real worker over kernel TCP on the loopback device, one scenario per module.
+
+mod bounds;
+mod bulk;
+mod fencing;
+mod garbage;
+mod link;
+mod reading;
