@@ -31,7 +31,7 @@ pub struct ClientSession {
     /// the answer to its end of data. A reply belongs to the first.
     exchanges: VecDeque<Exchange>,
     events: VecDeque<ClientEvent>,
-    /// A transaction was answered on this connection.
+    /// A transaction was answered in full on this connection.
     has_served: bool,
 }
 
@@ -311,6 +311,11 @@ impl ClientSession {
     /// Whether there is no transaction, and nothing is awaited.
     pub fn is_idle(&self) -> bool {
         self.stage == Stage::Ready && self.exchanges.is_empty() && self.expected.is_empty()
+    }
+
+    /// Whether a transaction was answered in full on this connection, whatever the answer.
+    pub fn has_served(&self) -> bool {
+        self.has_served
     }
 
     /// What the server offers; nothing before `Ready`.

@@ -27,8 +27,6 @@ pub(super) struct Connection {
     pub(super) is_established: bool,
     /// The hand-shake is done. Before, it counts on the message that it will take then.
     pub(super) is_greeted: bool,
-    /// A message was answered on it.
-    pub(super) has_served: bool,
     /// What it waits for may take until then.
     pub(super) deadline: Instant,
     /// It is in the list of connections to flush.
@@ -50,7 +48,6 @@ impl Connection {
             messages_left,
             is_established: false,
             is_greeted: false,
-            has_served: false,
             deadline: Instant::MAX,
             is_listed: false,
         }

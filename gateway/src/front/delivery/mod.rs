@@ -400,11 +400,11 @@ impl Delivery {
             .position(|in_flight| in_flight.attempt.id.0 == finished.key)
             .expect("what finishes was submitted");
         let in_flight = connection.in_flight.remove(place_in_line).expect("just found");
-        connection.has_served |= finished.reply.is_some();
+        let has_served = connection.smtp.has_served();
         let (queue, next_hop) = (connection.queue, connection.next_hop);
         let message_id = in_flight.attempt.id;
         let lane = self.lanes[place(queue)].as_mut().expect("the lane is ours");
-        if finished.reply.is_some() {
+        if has_served {
             lane.handle_answered();
         }
         let queue_name = &lane.destination.queue_name;
@@ -483,7 +483,7 @@ fn free_connection(
 /// closed is not a failure: servers end idle connections, and those that carried many messages.
 fn is_failure(reason: &LossReason, connection: &Connection) -> bool {
     match reason {
-        LossReason::Closed => !connection.has_served,
+        LossReason::Closed => !connection.smtp.has_served(),
         LossReason::ShutDown(_) | LossReason::Refused(_) => true,
         LossReason::TimedOut | LossReason::Malformed => true,
     }
