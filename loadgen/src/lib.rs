@@ -12,6 +12,7 @@ pub mod data;
 pub mod digest;
 pub mod host;
 pub mod identity;
+pub mod kvs;
 pub mod ledger;
 pub mod report;
 pub mod sink;

@@ -98,17 +98,17 @@ fn a_run_is_repeated_bit_for_bit_from_its_seed() {
 
 #[test]
 fn resets_cost_repetitions_and_nothing_else() {
-    let mut unknown = 0;
+    let (mut lost, mut unknown) = (0, 0);
     for seed in 0..8 {
         let options = SimOptions { reset_ppm: 5_000, ..SimOptions::default() };
         let Outcome { sent, received, verdict, .. } =
             run(seed, options, config(closed(300), 4), None);
         assert!(sent.is_complete() && verdict.is_clean(), "{seed}: {:?}", verdict.examples);
-        assert!(sent.connections_lost > 0, "{seed}: nothing happened");
         assert_eq!(received.altered + received.misdelivered, 0);
+        lost += sent.connections_lost;
         unknown += sent.unknown;
     }
-    assert!(unknown > 0, "no final dot stayed without its answer");
+    assert!(lost > 8 && unknown > 0, "nothing happened: {lost} {unknown}");
 }
 
 #[test]
