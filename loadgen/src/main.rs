@@ -19,6 +19,9 @@ enum Command {
     Smtp(cli::smtp::Options),
     Sink(cli::sink::Options),
     Ledger(cli::ledger::Options),
+    Kvs(cli::kvs::KvsOptions),
+    Recovery(cli::kvs::RecoveryOptions),
+    NullServer(cli::kvs::NullOptions),
 }
 
 fn main() -> ExitCode {
@@ -26,6 +29,9 @@ fn main() -> ExitCode {
         Command::Smtp(options) => cli::smtp::run(options),
         Command::Sink(options) => cli::sink::run(&options),
         Command::Ledger(options) => cli::ledger::run(&options),
+        Command::Kvs(options) => cli::kvs::run(&options),
+        Command::Recovery(options) => cli::kvs::run_recovery(&options),
+        Command::NullServer(options) => cli::kvs::run_null(&options),
     };
     result.unwrap_or_else(|error| {
         eprintln!("loadgen: {error}");

@@ -1,5 +1,6 @@
 //! The command line.
 
+pub(crate) mod kvs;
 pub(crate) mod ledger;
 pub(crate) mod sink;
 pub(crate) mod smtp;

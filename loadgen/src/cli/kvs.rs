@@ -1,0 +1,364 @@
+//! `loadgen kvs`, `loadgen recovery` and `loadgen null-server`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use clap::Args;
+use kvs_proto::PART_SIZE_BYTES_MAX;
+use kvs_proto::auth::Secret;
+use loadgen::content::parse_size;
+use loadgen::host::{CpuMeter, WatchedProcess, host_section};
+use loadgen::kvs::{
+    KvsConfig, KvsLoad, KvsMeasured, NullConfig, NullServer, Recovery, RecoveryConfig, Target,
+};
+use loadgen::report::{Report, Section};
+use tcpstack::{Clock, Idle, KernelOptions, KernelTransport, pin_current_thread};
+
+use super::{Failure, Stop, conclude};
+
+/// Whom to measure, and how to wait. Shared by `kvs` and `recovery`.
+#[derive(Args)]
+struct Common {
+    /// The server's worker. Without it only the null server is measured (see `--null`).
+    #[arg(long, value_name = "ADDR", required_unless_present = "null")]
+    to: Option<SocketAddr>,
+    /// The account's name.
+    #[arg(long, default_value = "loadgen")]
+    account: String,
+    /// The account's secret.
+    #[arg(long, default_value = "loadgen")]
+    secret: String,
+    /// Measure a null server too (on a thread of this process), and compare.
+    #[arg(long)]
+    null: bool,
+    /// Spin instead of sleeping, the null server too.
+    #[arg(long)]
+    spin: bool,
+    /// Run the client on this core.
+    #[arg(long, value_name = "CORE")]
+    core: Option<usize>,
+    /// Run the null server on this core.
+    #[arg(long, value_name = "CORE")]
+    null_core: Option<usize>,
+    /// Report the CPU time of this process too; repeatable.
+    #[arg(long = "cpu-of", value_name = "NAME=PID")]
+    cpu_of: Vec<WatchedProcess>,
+    /// Write the report to this file, too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Store and delete on one queue over one connection, each request acknowledged.
+#[derive(Args)]
+pub(crate) struct KvsOptions {
+    #[command(flatten)]
+    common: Common,
+    /// Bytes of a message; k is 1024.
+    #[arg(long, default_value = "1k", value_parser = parse_size)]
+    size: usize,
+    /// Requests in flight.
+    #[arg(long, default_value_t = 1024, value_parser = parse_positive)]
+    depth: usize,
+    /// Gather so many requests for one send, while others are in flight.
+    #[arg(long, default_value_t = 1, value_parser = parse_positive)]
+    batch: usize,
+    /// Messages to store and delete. Default: as many as 5 seconds take.
+    #[arg(long, value_name = "N")]
+    messages: Option<u64>,
+    /// Go on for so many seconds.
+    #[arg(long, value_name = "S")]
+    duration: Option<f64>,
+    /// Decides the content.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Fill a queue, drop the client, come back with a higher epoch, fetch all in blocks, and compare what
+/// came with what was stored.
+#[derive(Args)]
+pub(crate) struct RecoveryOptions {
+    #[command(flatten)]
+    common: Common,
+    /// Messages to store.
+    #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1..))]
+    messages: u64,
+    /// Bytes of each, at least 8; k is 1024.
+    #[arg(long, default_value = "1024", value_parser = parse_message_size)]
+    size: usize,
+    /// Messages in a block; several with commas between, read one after the other.
+    #[arg(long, default_value = "1,10,100,1000,10000", value_delimiter = ',',
+          value_parser = clap::value_parser!(u32).range(1..))]
+    block: Vec<u32>,
+    /// Read at most so many blocks of each size: small blocks then read only the beginning.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
+    /// Stores in flight while filling.
+    #[arg(long, default_value_t = 1024, value_parser = parse_positive)]
+    depth: usize,
+}
+
+/// A server that acknowledges and forgets: the floor of transport, frames and checksums.
+#[derive(Args)]
+pub(crate) struct NullOptions {
+    /// Where to listen.
+    #[arg(long, value_name = "ADDR")]
+    listen: SocketAddr,
+    /// The secret of every account.
+    #[arg(long, default_value = "loadgen")]
+    secret: String,
+    /// Bytes of the messages that it makes up for `recovery`.
+    #[arg(long, default_value = "1024", value_parser = parse_size)]
+    item_size: usize,
+    /// Spin instead of sleeping.
+    #[arg(long)]
+    spin: bool,
+    /// Run on this core.
+    #[arg(long, value_name = "CORE")]
+    core: Option<usize>,
+}
+
+fn parse_positive(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|&number| number > 0);
+    number.ok_or_else(|| "not a number above zero".into())
+}
+
+fn parse_message_size(text: &str) -> Result<usize, String> {
+    parse_size(text).and_then(|size| match size {
+        0..8 => Err("a message begins with its id, 8 bytes".into()),
+        _ => Ok(size),
+    })
+}
+
+/// How soon a thread that sleeps looks whether it is to end.
+const GLANCE_INTERVAL: Duration = Duration::from_millis(100);
+
+pub(crate) fn run(options: &KvsOptions) -> Result<ExitCode, Failure> {
+    let stop = Stop::on_signals()?;
+    let cpu = CpuMeter::begin(options.common.cpu_of.clone());
+    let mut report = Report::new("kvs");
+    let mut messages = 0;
+    let mut measure = |to, key: &str, title: &str| -> Result<KvsMeasured, Failure> {
+        let (measured, depth) = measure_kvs(options, to, &stop)?;
+        let section = measured.section(key, title);
+        let section = section.count("depth", "requests in flight", depth as u64);
+        report.add(section.count("size_bytes", "bytes of a message", options.size as u64));
+        messages += measured.messages;
+        Ok(measured)
+    };
+    let pinned = options.common.core.map(pin_current_thread).transpose();
+    pinned?;
+    let server = options.common.to.map(|to| measure(to, "kvs", "store and delete")).transpose()?;
+    let null = if options.common.null {
+        let null = NullThread::start(&options.common, 0)?;
+        Some(measure(null.address, "null", "the null server")?)
+    } else {
+        None
+    };
+    if let (Some(server), Some(null)) = (server, null) {
+        report.add(
+            Section::new("comparison", "beside the null server")
+                .number("ratio", "of its rate", server.rate() / null.rate(), "")
+                .text("waiting", "both ends wait by", waiting(options.common.spin)),
+        );
+    }
+    report.add(cpu.section(messages));
+    report.add(host_section());
+    conclude(&report, options.common.json.as_deref(), true)
+}
+
+fn measure_kvs(
+    options: &KvsOptions,
+    to: SocketAddr,
+    stop: &Stop,
+) -> Result<(KvsMeasured, usize), Failure> {
+    let limited = options.messages.is_some() || options.duration.is_some();
+    let seconds = options.duration.or((!limited).then_some(5.0));
+    let config = KvsConfig {
+        target: target(&options.common, to),
+        queue: queue_name(),
+        size_bytes: options.size,
+        depth: options.depth,
+        batch: options.batch,
+        total: options.messages,
+        duration: seconds.map(Duration::try_from_secs_f64).transpose()?,
+        seed: options.seed,
+    };
+    let clock = Clock::new();
+    let transport = KernelTransport::new(KernelOptions::default())?;
+    let mut load = KvsLoad::open(transport, clock.now(), config)?;
+    let mut idle = Idle::new(spin_time(options.common.spin));
+    while !load.is_done() && !stop.is_raised() {
+        let now = clock.now();
+        if load.turn(now) {
+            idle.handle_work(now);
+        } else if idle.should_sleep(now) {
+            load.wait(now, Some(now + GLANCE_INTERVAL));
+        }
+    }
+    match load.failure() {
+        Some(why) => Err(why.into()),
+        None => Ok((load.measured().clone(), load.depth())),
+    }
+}
+
+pub(crate) fn run_recovery(options: &RecoveryOptions) -> Result<ExitCode, Failure> {
+    let stop = Stop::on_signals()?;
+    let mut report = Report::new("recovery");
+    let mut clean = true;
+    let mut measure = |to, key: &str, title: &str, verify| -> Result<(), Failure> {
+        let recovery = measure_recovery(options, to, verify, &stop)?;
+        if let Some(why) = recovery.failure() {
+            eprintln!("loadgen: {title}: {why}");
+            clean = false;
+        }
+        report.add(recovery.section(key, title));
+        Ok(())
+    };
+    let pinned = options.common.core.map(pin_current_thread).transpose();
+    pinned?;
+    if let Some(to) = options.common.to {
+        measure(to, "recovery", "fetched and compared", true)?;
+    }
+    if options.common.null {
+        if options.size > PART_SIZE_BYTES_MAX {
+            return Err("the null server makes up messages of at most 64k".into());
+        }
+        let null = NullThread::start(&options.common, options.size)?;
+        measure(null.address, "null", "the null server (not compared)", false)?;
+    }
+    report.add(host_section());
+    conclude(&report, options.common.json.as_deref(), clean)
+}
+
+fn measure_recovery(
+    options: &RecoveryOptions,
+    to: SocketAddr,
+    verify: bool,
+    stop: &Stop,
+) -> Result<Recovery<KernelTransport>, Failure> {
+    let config = RecoveryConfig {
+        target: target(&options.common, to),
+        queue: queue_name(),
+        messages: options.messages,
+        size_bytes: options.size,
+        blocks: options.block.clone(),
+        rounds_max: options.rounds,
+        depth: options.depth,
+        verify,
+    };
+    let clock = Clock::new();
+    let transport = KernelTransport::new(KernelOptions::default())?;
+    let mut recovery = Recovery::open(transport, clock.now(), config)?;
+    let mut idle = Idle::new(spin_time(options.common.spin));
+    while !recovery.is_done() && !stop.is_raised() {
+        let now = clock.now();
+        if recovery.turn(now) {
+            idle.handle_work(now);
+        } else if idle.should_sleep(now) {
+            recovery.wait(now, Some(now + GLANCE_INTERVAL));
+        }
+    }
+    if recovery.is_done() { Ok(recovery) } else { Err("stopped by a signal".into()) }
+}
+
+pub(crate) fn run_null(options: &NullOptions) -> Result<ExitCode, Failure> {
+    let stop = Stop::on_signals()?;
+    if options.item_size > PART_SIZE_BYTES_MAX {
+        return Err("messages are made up to 64k".into());
+    }
+    let pinned = options.core.map(pin_current_thread).transpose();
+    pinned?;
+    let mut server = open_null(options.listen, &options.secret, options.item_size)?;
+    if let Some(address) = server.address() {
+        println!("listening at {address}");
+    }
+    serve_null(&mut server, options.spin, || stop.is_raised());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A null server on a thread of its own, until dropped.
+struct NullThread {
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl NullThread {
+    fn start(common: &Common, item_size: usize) -> Result<NullThread, Failure> {
+        let mut server = open_null(([127, 0, 0, 1], 0).into(), &common.secret, item_size)?;
+        let address = server.address().expect("it listens");
+        let stop = Arc::new(AtomicBool::new(false));
+        let (flag, spin, core) = (Arc::clone(&stop), common.spin, common.null_core);
+        let thread = std::thread::Builder::new().name("null-server".into()).spawn(move || {
+            if let Some(Err(error)) = core.map(pin_current_thread) {
+                eprintln!("loadgen: the null server {error}");
+            }
+            serve_null(&mut server, spin, || flag.load(Ordering::Relaxed));
+        })?;
+        Ok(NullThread { address, stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for NullThread {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the null server does not panic");
+        }
+    }
+}
+
+fn open_null(
+    listen: SocketAddr,
+    secret: &str,
+    item_size_bytes: usize,
+) -> Result<NullServer<KernelTransport>, Failure> {
+    let config = NullConfig {
+        listen,
+        secret: Secret::new(secret.as_bytes()),
+        seed: fastrand::u64(..),
+        in_flight_max: 65_536,
+        item_size_bytes,
+    };
+    Ok(NullServer::open(KernelTransport::new(KernelOptions::default())?, config)?)
+}
+
+fn serve_null(server: &mut NullServer<KernelTransport>, spin: bool, stop: impl Fn() -> bool) {
+    let clock = Clock::new();
+    let mut idle = Idle::new(spin_time(spin));
+    while !stop() {
+        let now = clock.now();
+        if server.turn(now) {
+            idle.handle_work(now);
+        } else if idle.should_sleep(now) {
+            server.wait(now, Some(now + GLANCE_INTERVAL));
+        }
+    }
+}
+
+fn target(common: &Common, to: SocketAddr) -> Target {
+    Target {
+        to,
+        account: common.account.clone(),
+        secret: Secret::new(common.secret.as_bytes()),
+        nonce: fastrand::u128(..).to_le_bytes(),
+    }
+}
+
+/// A name that no earlier run has used.
+fn queue_name() -> String {
+    format!("loadgen-{:016x}", fastrand::u64(..))
+}
+
+const fn spin_time(spin: bool) -> Duration {
+    if spin { Duration::MAX } else { Duration::ZERO }
+}
+
+const fn waiting(spin: bool) -> &'static str {
+    if spin { "spinning" } else { "sleeping" }
+}
