@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -150,15 +151,13 @@ pub(crate) fn run(options: &KvsOptions) -> Result<ExitCode, Failure> {
         messages += measured.messages;
         Ok(measured)
     };
-    let pinned = options.common.core.map(pin_current_thread).transpose();
-    pinned?;
+    let mut null = prepare(&options.common, 0)?;
     let server = options.common.to.map(|to| measure(to, "kvs", "store and delete")).transpose()?;
-    let null = if options.common.null {
-        let null = NullThread::start(&options.common, 0)?;
-        Some(measure(null.address, "null", "the null server")?)
-    } else {
-        None
-    };
+    let null = null.as_mut().map(|null| {
+        null.serve();
+        measure(null.address, "null", "the null server")
+    });
+    let null = null.transpose()?;
     if let (Some(server), Some(null)) = (server, null) {
         report.add(
             Section::new("comparison", "beside the null server")
@@ -219,16 +218,15 @@ pub(crate) fn run_recovery(options: &RecoveryOptions) -> Result<ExitCode, Failur
         report.add(recovery.section(key, title));
         Ok(())
     };
-    let pinned = options.common.core.map(pin_current_thread).transpose();
-    pinned?;
+    if options.common.null && options.size > PART_SIZE_BYTES_MAX {
+        return Err("the null server makes up messages of at most 64k".into());
+    }
+    let null = prepare(&options.common, options.size)?;
     if let Some(to) = options.common.to {
         measure(to, "recovery", "fetched and compared", true)?;
     }
-    if options.common.null {
-        if options.size > PART_SIZE_BYTES_MAX {
-            return Err("the null server makes up messages of at most 64k".into());
-        }
-        let null = NullThread::start(&options.common, options.size)?;
+    if let Some(mut null) = null {
+        null.serve();
         measure(null.address, "null", "the null server (not compared)", false)?;
     }
     report.add(host_section());
@@ -271,8 +269,9 @@ pub(crate) fn run_null(options: &NullOptions) -> Result<ExitCode, Failure> {
     if options.item_size > PART_SIZE_BYTES_MAX {
         return Err("messages are made up to 64k".into());
     }
-    let pinned = options.core.map(pin_current_thread).transpose();
-    pinned?;
+    if let Some(core) = options.core {
+        pin_current_thread(core)?;
+    }
     let mut server = open_null(options.listen, &options.secret, options.item_size)?;
     if let Some(address) = server.address() {
         println!("listening at {address}");
@@ -281,36 +280,58 @@ pub(crate) fn run_null(options: &NullOptions) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A null server on a thread of its own, until dropped.
+/// A null server on a thread of its own, until dropped. It serves from [`NullThread::serve`] on, so that
+/// it takes no CPU time from what is measured before.
 struct NullThread {
     address: SocketAddr,
+    begin: Option<Sender<()>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl NullThread {
-    fn start(common: &Common, item_size: usize) -> Result<NullThread, Failure> {
+    /// Called before this thread is bound to a core: a thread inherits that.
+    fn prepare(common: &Common, item_size: usize) -> Result<NullThread, Failure> {
         let mut server = open_null(([127, 0, 0, 1], 0).into(), &common.secret, item_size)?;
         let address = server.address().expect("it listens");
         let stop = Arc::new(AtomicBool::new(false));
+        let (begin, begun) = std::sync::mpsc::channel();
         let (flag, spin, core) = (Arc::clone(&stop), common.spin, common.null_core);
         let thread = std::thread::Builder::new().name("null-server".into()).spawn(move || {
             if let Some(Err(error)) = core.map(pin_current_thread) {
                 eprintln!("loadgen: the null server {error}");
             }
-            serve_null(&mut server, spin, || flag.load(Ordering::Relaxed));
+            if begun.recv().is_ok() {
+                serve_null(&mut server, spin, || flag.load(Ordering::Relaxed));
+            }
         })?;
-        Ok(NullThread { address, stop, thread: Some(thread) })
+        Ok(NullThread { address, begin: Some(begin), stop, thread: Some(thread) })
+    }
+
+    fn serve(&mut self) {
+        if let Some(begin) = self.begin.take() {
+            begin.send(()).expect("the thread waits for it");
+        }
     }
 }
 
 impl Drop for NullThread {
     fn drop(&mut self) {
+        self.begin = None;
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.join().expect("the null server does not panic");
         }
     }
+}
+
+/// The null server if it is wanted, and this thread on its core.
+fn prepare(common: &Common, item_size: usize) -> Result<Option<NullThread>, Failure> {
+    let null = common.null.then(|| NullThread::prepare(common, item_size)).transpose()?;
+    if let Some(core) = common.core {
+        pin_current_thread(core)?;
+    }
+    Ok(null)
 }
 
 fn open_null(
