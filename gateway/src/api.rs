@@ -5,9 +5,10 @@
 //! when not.
 //!
 //! A mail's way, as seen here: reception reserves room on the [`Board`](crate::board::Board),
-//! sends one `Store` per queue, gets `Committed` or `Refused` for each. When all are committed and
-//! there were several, it sends `Release` for each, and the session gets its 250. When one was
-//! refused it sends `Withdraw` for each that was not, and the session gets 451. Delivery keeps the
+//! sends one `Store` per queue, gets `Committed` or `Refused` for each. When all are committed it
+//! sends `Release` for each, and the session gets its 250. When one was refused, or too much time
+//! has passed, it sends `Withdraw` for each that was not refused, and the session gets 451: so a
+//! mail that its client was refused is never delivered. Delivery keeps the
 //! shard informed how many attempts it can take (`Slots`), gets `Attempt`s in order and answers
 //! each with exactly one `Outcome`.
 
@@ -27,7 +28,7 @@ pub struct Ticket {
 /// From the SMTP side to the shard that owns the queue.
 #[derive(Debug)]
 pub enum Command {
-    /// Append and replicate. Room was reserved before (see `Board::reserve`), and goes over to the
+    /// Append and replicate; not ready for delivery before `Release`. Room was reserved before (see `Board::reserve`), and goes over to the
     /// shard with this.
     Store {
         /// Where.
@@ -36,8 +37,6 @@ pub enum Command {
         ticket: Ticket,
         /// What.
         message: MessageRef,
-        /// Other queues take part: not ready for delivery before `Release`.
-        hold: bool,
     },
     /// All queues of the mail have committed: ready.
     Release {
@@ -46,8 +45,7 @@ pub enum Command {
         /// Which.
         id: MessageId,
     },
-    /// The client did not get its 250: remove it everywhere. Sent for a held message that
-    /// committed, or (by ticket) for one still waiting.
+    /// The client did not get its 250: remove it everywhere, committed or not.
     Withdraw {
         /// Where.
         queue: QueueIndex,

@@ -154,9 +154,7 @@ impl<T: Transport> Shard<T> {
     pub fn handle_command(&mut self, unix_ms: u64, command: Command) {
         let state = &mut self.state;
         match command {
-            Command::Store { queue, ticket, message, hold } => {
-                state.store(queue, ticket, message, hold);
-            }
+            Command::Store { queue, ticket, message } => state.store(queue, ticket, message),
             Command::Release { queue, id } => {
                 state.with_queue(queue, |it| it.release(id));
                 state.deliverable.insert(queue);
@@ -296,7 +294,7 @@ impl State {
         }
     }
 
-    fn store(&mut self, queue: QueueIndex, ticket: Ticket, message: MessageRef, hold: bool) {
+    fn store(&mut self, queue: QueueIndex, ticket: Ticket, message: MessageRef) {
         let home = *self.home_mut(queue);
         let cohort = &mut self.cohorts[home.cohort].cohort;
         if !cohort.is_accepting(home.place) {
@@ -305,7 +303,7 @@ impl State {
             self.notices.push_back((ticket.front, Notice::Refused { ticket, queue }));
             return;
         }
-        cohort.unit_mut(home.place).queue.store(ticket, message, hold);
+        cohort.unit_mut(home.place).queue.store(ticket, message);
         cohort.touch(home.place);
     }
 
@@ -368,7 +366,6 @@ impl State {
             while let Some(event) = self.cohorts[place].cohort.poll_event() {
                 match event {
                     CohortEvent::Committed { ticket, queue, id } => {
-                        self.deliverable.insert(queue);
                         let notice = Notice::Committed { ticket, queue, id };
                         self.notices.push_back((ticket.front, notice));
                     }

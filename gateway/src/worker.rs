@@ -37,6 +37,9 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 /// How long a stopping gateway waits for closed sockets to send their last replies.
 const LINGER_GRACE: Duration = Duration::from_secs(2);
 
+/// How long a stopping gateway waits for transactions and deliveries under way.
+const FRONT_GRACE: Duration = Duration::from_secs(30);
+
 /// Longest sleep, so that a wake-up that is missed costs this much at most.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
@@ -230,6 +233,8 @@ impl Worker {
             shard.advance(now, unix_ms);
         }
         worked |= self.route_notices();
+        // Before the front's turn, which sends the 250s: a mail is ready before its client knows.
+        worked |= self.route_commands(unix_ms);
         if let Some(front) = &mut self.front {
             worked |= front.turn(now, unix_ms);
         }
@@ -314,7 +319,9 @@ impl Worker {
             // A socket that is closed may still have its last reply to send.
             let lingering = front.transport_mut().statistics().lingering > 0;
             let patient = now.saturating_since(since) < LINGER_GRACE;
-            if !stop.front_done && front.is_stopped() && !(lingering && patient) {
+            let stopped = front.is_stopped() && !(lingering && patient);
+            let overdue = now.saturating_since(since) >= FRONT_GRACE;
+            if !stop.front_done && (stopped || overdue) {
                 stop.front_done = true;
                 self.shared.fronts_left.fetch_sub(1, Ordering::SeqCst);
                 for worker in 0..self.shared.sleepers.len() {

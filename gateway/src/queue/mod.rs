@@ -1,9 +1,10 @@
 //! One in-order queue of mail: its messages, their way from stored to deleted, and the log of
 //! changes that its copies follow.
 //!
-//! A message is *pending* until every copy that counts has it, *held* while other queues of the
-//! same mail are not that far, then *ready*; an *attempt* ends in deletion, in the retry schedule
-//! (*deferred*), or back among the ready. Order is the order of ids: the lowest ready id goes first.
+//! A message is *pending* until every copy that counts has it, *held* until its session's answer is
+//! certain (other queues of the same mail may not be that far), then *ready*; an *attempt* ends in
+//! deletion, in the retry schedule (*deferred*), or back among the ready. Order is the order of
+//! ids: the lowest ready id goes first.
 
 mod log;
 mod retry;
@@ -61,7 +62,7 @@ struct Slot {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
-    Pending { ticket: Ticket, hold: bool },
+    Pending { ticket: Ticket },
     Held { ticket: Ticket },
     Ready,
     Deferred,
@@ -94,7 +95,7 @@ pub struct Snapshot<'a> {
 
 impl MailQueue {
     /// Appends a message that is pending from now on; returns its id.
-    pub fn store(&mut self, ticket: Ticket, message: MessageRef, hold: bool) -> MessageId {
+    pub fn store(&mut self, ticket: Ticket, message: MessageRef) -> MessageId {
         let stored = StoredMessage::new(message);
         let id = self.last_id.next();
         self.last_id = id;
@@ -102,7 +103,7 @@ impl MailQueue {
         self.pending.push_back((number, id));
         self.pending_bytes += stored.body.len() as u64;
         self.tickets.insert(ticket, id);
-        self.add(id, stored, StateVersion(0), Bytes::new(), Phase::Pending { ticket, hold });
+        self.add(id, stored, StateVersion(0), Bytes::new(), Phase::Pending { ticket });
         id
     }
 
@@ -120,15 +121,9 @@ impl MailQueue {
             self.pending.pop_front();
             // A withdrawn message is pending no more, but its entry here waits for its turn.
             let Some(slot) = self.messages.get_mut(&id) else { continue };
-            let Phase::Pending { ticket, hold } = slot.phase else { continue };
+            let Phase::Pending { ticket } = slot.phase else { continue };
             self.pending_bytes -= slot.stored.body.len() as u64;
-            if hold {
-                slot.phase = Phase::Held { ticket };
-            } else {
-                slot.phase = Phase::Ready;
-                self.ready.insert(id);
-                self.tickets.remove(&ticket);
-            }
+            slot.phase = Phase::Held { ticket };
             committed(ticket, id);
         }
     }

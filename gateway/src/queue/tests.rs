@@ -21,10 +21,11 @@ fn ticket(serial: u64) -> Ticket {
     Ticket { front: 0, serial }
 }
 
-/// Commits everything and returns the ids that this committed.
+/// Commits and releases everything, and returns the ids that this committed.
 fn commit(queue: &mut MailQueue) -> Vec<MessageId> {
     let mut committed = Vec::new();
     queue.commit_up_to(queue.log().head(), |_, id| committed.push(id));
+    committed.iter().for_each(|id| queue.release(*id));
     committed
 }
 
@@ -35,23 +36,27 @@ fn attempts(queue: &mut MailQueue, unix_ms: u64) -> Vec<MessageId> {
 #[test]
 fn nothing_is_delivered_before_it_is_committed() {
     let mut queue = MailQueue::default();
-    let one = queue.store(ticket(1), message("one"), false);
-    let two = queue.store(ticket(2), message("two"), false);
+    let one = queue.store(ticket(1), message("one"));
+    let two = queue.store(ticket(2), message("two"));
     assert_eq!(attempts(&mut queue, 0), []);
     let mut committed = Vec::new();
+    queue.release(one);
+    assert_eq!(attempts(&mut queue, 0), [], "a release without a commit is nothing");
     queue.commit_up_to(Transaction(1), |_, id| committed.push(id));
     assert_eq!(committed, [one]);
+    queue.release(one);
     assert_eq!(attempts(&mut queue, 0), [one]);
     assert_eq!(commit(&mut queue), [two]);
     assert_eq!(attempts(&mut queue, 0), [two]);
 }
 
 #[test]
-fn a_held_message_waits_for_its_release() {
+fn a_committed_message_waits_for_its_release() {
     let mut queue = MailQueue::default();
-    let held = queue.store(ticket(1), message("held"), true);
-    let free = queue.store(ticket(2), message("free"), false);
-    assert_eq!(commit(&mut queue), [held, free]);
+    let held = queue.store(ticket(1), message("held"));
+    let free = queue.store(ticket(2), message("free"));
+    queue.commit_up_to(queue.log().head(), |_, _| ());
+    queue.release(free);
     assert_eq!(attempts(&mut queue, 0), [free]);
     queue.release(held);
     assert_eq!(attempts(&mut queue, 0), [held]);
@@ -61,9 +66,9 @@ fn a_held_message_waits_for_its_release() {
 fn a_withdrawn_message_is_deleted_everywhere_and_never_delivered() {
     for commits_first in [false, true] {
         let mut queue = MailQueue::default();
-        let id = queue.store(ticket(1), message("text"), true);
+        let id = queue.store(ticket(1), message("text"));
         if commits_first {
-            commit(&mut queue);
+            queue.commit_up_to(queue.log().head(), |_, _| ());
         }
         assert_eq!(queue.withdraw(ticket(1)), Some(4));
         assert_eq!(queue.withdraw(ticket(1)), None, "once");
@@ -79,7 +84,7 @@ fn a_withdrawn_message_is_deleted_everywhere_and_never_delivered() {
 #[test]
 fn a_message_in_delivery_cannot_be_withdrawn() {
     let mut queue = MailQueue::default();
-    queue.store(ticket(1), message("text"), false);
+    queue.store(ticket(1), message("text"));
     commit(&mut queue);
     assert_eq!(queue.withdraw(ticket(1)), None);
     assert_eq!(attempts(&mut queue, 0).len(), 1);
@@ -89,8 +94,8 @@ fn a_message_in_delivery_cannot_be_withdrawn() {
 #[test]
 fn a_deferred_message_waits_until_it_is_due_and_others_pass_it() {
     let mut queue = MailQueue::default();
-    let one = queue.store(ticket(1), message("one"), false);
-    let two = queue.store(ticket(2), message("two"), false);
+    let one = queue.store(ticket(1), message("one"));
+    let two = queue.store(ticket(2), message("two"));
     commit(&mut queue);
     assert_eq!(queue.next_attempt(0).unwrap().id, one);
     queue.defer(one, DeliveryState { attempts: 1, due_unix_ms: 50, settled: Vec::new() });
@@ -103,7 +108,7 @@ fn a_deferred_message_waits_until_it_is_due_and_others_pass_it() {
 #[test]
 fn what_was_not_attempted_goes_first_again() {
     let mut queue = MailQueue::default();
-    let ids = (1..=3).map(|serial| queue.store(ticket(serial), message("m"), false));
+    let ids = (1..=3).map(|serial| queue.store(ticket(serial), message("m")));
     let ids = ids.collect::<Vec<_>>();
     commit(&mut queue);
     assert_eq!(queue.next_attempt(0).unwrap().id, ids[0]);
@@ -125,7 +130,7 @@ fn a_recovered_queue_goes_on_where_the_copy_stood() {
     queue.finish_restore(Transaction(20), ChainHash(5), MessageId(9));
     assert_eq!(attempts(&mut queue, 0), [MessageId(4)]);
     assert_eq!(queue.next_attempt(9).unwrap().state, state);
-    assert_eq!(queue.store(ticket(1), message("new"), false), MessageId(10));
+    assert_eq!(queue.store(ticket(1), message("new")), MessageId(10));
     assert_eq!(queue.log().head(), Transaction(21));
 }
 
@@ -133,7 +138,7 @@ fn a_recovered_queue_goes_on_where_the_copy_stood() {
 #[should_panic(expected = "one outcome for each attempt")]
 fn a_second_outcome_of_one_attempt_stops_the_process() {
     let mut queue = MailQueue::default();
-    let id = queue.store(ticket(1), message("m"), false);
+    let id = queue.store(ticket(1), message("m"));
     commit(&mut queue);
     queue.next_attempt(0);
     queue.put_back(id);
@@ -142,7 +147,7 @@ fn a_second_outcome_of_one_attempt_stops_the_process() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Store { hold: bool },
+    Store,
     Commit(u64),
     Withdraw(u64),
     Release(u64),
@@ -152,7 +157,7 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        any::<bool>().prop_map(|hold| Step::Store { hold }),
+        Just(Step::Store),
         (0u64..4).prop_map(Step::Commit),
         (0u64..40).prop_map(Step::Withdraw),
         (0u64..40).prop_map(Step::Release),
@@ -172,9 +177,9 @@ proptest! {
         let mut serial = 0;
         for (clock, step) in (0u64..).zip(steps) {
             match step {
-                Step::Store { hold } => {
+                Step::Store => {
                     serial += 1;
-                    queue.store(ticket(serial), message("body"), hold);
+                    queue.store(ticket(serial), message("body"));
                 }
                 Step::Commit(behind) => {
                     let number = Transaction(queue.log().head().0.saturating_sub(behind));

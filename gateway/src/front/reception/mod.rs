@@ -228,13 +228,10 @@ impl Reception {
 
     /// The mail is safe in all its queues: the only way to a 250 (RFC 5321 §6.1).
     fn acknowledge(&mut self, mail: WaitingMail) {
-        let is_held = mail.parts.len() > 1;
         self.desk.counters.accepted += 1;
         for (place, part) in mail.parts.iter().enumerate() {
             let id = part.committed.expect("a safe mail is committed in all its queues");
-            if is_held {
-                self.desk.commands.push_back(Command::Release { queue: part.queue, id });
-            }
+            self.desk.commands.push_back(Command::Release { queue: part.queue, id });
             let size = part.message.content.len();
             if place == 0 {
                 self.desk.counters.accepted_bytes += u64::try_from(size).unwrap_or(u64::MAX);

@@ -211,13 +211,13 @@ impl Session {
         let content = Bytes::from(content);
         reservation.hand_over(content.len());
         let ticket = Ticket { front: desk.number, serial: id.serial };
-        let hold = queues.len() > 1;
+        let is_shared = queues.len() > 1;
         let mut recipients = transaction.recipients;
         let mut parts = Vec::with_capacity(queues.len());
         for queue in queues {
             let envelope = Envelope {
                 reverse_path: transaction.reverse_path.clone(),
-                recipients: take_recipients(&mut recipients, queue, hold),
+                recipients: take_recipients(&mut recipients, queue, is_shared),
                 eight_bit: transaction.eight_bit,
                 leading_dot: summary.leading_dot,
                 accepted_unix_ms: desk.unix_ms,
@@ -228,7 +228,6 @@ impl Session {
                 queue,
                 ticket,
                 message: MessageRef::clone(&message),
-                hold,
             });
             parts.push(Part { queue, message, committed: None });
         }

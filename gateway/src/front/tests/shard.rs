@@ -47,7 +47,6 @@ pub(super) struct FakeQueue {
 pub(super) struct Stored {
     pub(super) ticket: Ticket,
     pub(super) message: MessageRef,
-    hold: bool,
 }
 
 impl FakeShard {
@@ -74,8 +73,8 @@ impl FakeShard {
 
     pub(super) fn handle_command(&mut self, command: Command) {
         match command {
-            Command::Store { queue, ticket, message, hold } => {
-                self.queue(queue).waiting.push(Stored { ticket, message, hold });
+            Command::Store { queue, ticket, message } => {
+                self.queue(queue).waiting.push(Stored { ticket, message });
                 match self.queue(queue).mode {
                     Mode::Commit => self.commit(queue),
                     Mode::Refuse => self.refuse(queue),
@@ -115,11 +114,7 @@ impl FakeShard {
         let it = self.queue(queue);
         let stored = it.waiting.remove(0);
         let ticket = stored.ticket;
-        if stored.hold {
-            it.held.push((id, stored));
-        } else {
-            it.ready.insert(id, (stored.message, DeliveryState::default()));
-        }
+        it.held.push((id, stored));
         self.notices.push_back(Notice::Committed { ticket, queue, id });
     }
 

@@ -321,7 +321,10 @@ impl World {
         while let Some(event) = self.cohort.poll_event() {
             any = true;
             match event {
-                CohortEvent::Committed { queue, id, .. } => self.committed.push((queue.0, id)),
+                CohortEvent::Committed { queue, id, .. } => {
+                    self.cohort.unit_mut(queue.0 as usize).queue.release(id);
+                    self.committed.push((queue.0, id));
+                }
                 CohortEvent::Opened(_) => {}
                 CohortEvent::Fatal(why) => self.fatal = Some(why),
             }
@@ -370,7 +373,7 @@ impl World {
     fn store(&mut self, place: usize) -> MessageId {
         self.serial += 1;
         let ticket = Ticket { front: 0, serial: self.serial };
-        let id = self.cohort.unit_mut(place).queue.store(ticket, message(self.serial), false);
+        let id = self.cohort.unit_mut(place).queue.store(ticket, message(self.serial));
         self.cohort.touch(place);
         id
     }
