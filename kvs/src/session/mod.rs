@@ -330,3 +330,6 @@ const OUTPUT_SIZE_BYTES_HIGH: usize = 1 << 20;
 
 /// A body of which fewer bytes than this are expected is not worth a receive call of its own.
 const DIRECT_SIZE_BYTES_MIN: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests;
