@@ -189,3 +189,112 @@ impl Judge for Desk {
         reply
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::{Generator, GeneratorConfig, Plan, SizeMix};
+    use crate::ledger::NoRecord;
+
+    fn desk(displacement_max: Option<u64>) -> Desk {
+        let config = SinkConfig { displacement_max, ..SinkConfig::default() };
+        Desk::new(config, Instant::ZERO, Box::new(NoRecord))
+    }
+
+    /// Mails in the order of their numbers, to one recipient in one queue each.
+    fn mails(count: usize) -> Vec<(Plan, Vec<u8>)> {
+        let mut generator = Generator::new(GeneratorConfig {
+            run: 1,
+            seed: 1,
+            sizes: SizeMix::only(800),
+            domains: vec!["a.example".into()],
+            recipients_per_mail: 1,
+            eight_bit: true,
+        });
+        let make = |_| {
+            let plan = generator.plan();
+            let mut content = Vec::new();
+            generator.write(&plan, &mut content);
+            (plan, content)
+        };
+        (0..count).map(make).collect()
+    }
+
+    fn deliver(desk: &mut Desk, plan: &Plan, content: &[u8]) -> Reply {
+        let recipients = plan.recipients().map(Into::into).collect();
+        desk.judge_mail(&Envelope { reverse_path: String::new(), recipients }, content)
+    }
+
+    #[test]
+    fn mail_in_order_behind_trace_fields_is_clean() {
+        let mut desk = desk(Some(0));
+        for (plan, content) in mails(5) {
+            let traced = [b"Received: from a\r\n by b\r\n".as_slice(), &content].concat();
+            assert_eq!(deliver(&mut desk, &plan, &traced), Reply::Accept);
+        }
+        assert!(desk.counts.is_clean());
+        assert_eq!((desk.counts.mails, desk.counts.distinct, desk.counts.foreign), (5, 5, 0));
+    }
+
+    #[test]
+    fn an_altered_byte_is_found_wherever_it_is() {
+        let (plan, content) = mails(1).remove(0);
+        let covered = memchr::memmem::find(&content, b"\r\n").unwrap() + 2;
+        for at in (covered..content.len()).step_by(7) {
+            let mut desk = desk(None);
+            let mut content = content.clone();
+            content[at] ^= 1;
+            deliver(&mut desk, &plan, &content);
+            assert_eq!((desk.counts.altered, desk.counts.is_clean()), (1, false), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_lost_end_and_an_added_line_are_found() {
+        let (plan, content) = mails(1).remove(0);
+        let mut desk = desk(None);
+        deliver(&mut desk, &plan, &content[..content.len() - 2]);
+        deliver(&mut desk, &plan, &[&content, b"more\r\n".as_slice()].concat());
+        assert_eq!(desk.counts.altered, 2);
+    }
+
+    #[test]
+    fn reordered_mail_is_found_beyond_what_is_allowed() {
+        for (allowed, faults) in [(Some(0), 1), (Some(1), 1), (Some(2), 0), (None, 0)] {
+            let mut desk = desk(allowed);
+            let mails = mails(4);
+            for place in [1, 2, 0, 3] {
+                deliver(&mut desk, &mails[place].0, &mails[place].1);
+            }
+            assert_eq!(desk.counts.out_of_order, faults, "{allowed:?}");
+            assert_eq!((desk.counts.displacement_most, desk.counts.altered), (2, 0));
+        }
+    }
+
+    #[test]
+    fn a_repeated_mail_is_counted() {
+        let mut desk = desk(Some(0));
+        let mails = mails(2);
+        for place in [0, 1, 0] {
+            deliver(&mut desk, &mails[place].0, &mails[place].1);
+        }
+        assert_eq!((desk.counts.distinct, desk.counts.repeated), (2, 1));
+        assert!(desk.counts.is_clean(), "whether it may be is for the ledger to say");
+    }
+
+    #[test]
+    fn mail_under_another_mails_envelope_is_found() {
+        let mut desk = desk(None);
+        let mails = mails(2);
+        deliver(&mut desk, &mails[0].0, &mails[1].1);
+        assert_eq!((desk.counts.misdelivered, desk.counts.is_clean()), (1, false));
+    }
+
+    #[test]
+    fn other_peoples_mail_is_taken_and_counted() {
+        let mut desk = desk(Some(0));
+        let envelope = Envelope { recipients: vec!["someone@a".into()], ..Envelope::default() };
+        assert_eq!(desk.judge_mail(&envelope, b"Subject: x\r\n\r\nhello\r\n"), Reply::Accept);
+        assert_eq!((desk.counts.foreign, desk.counts.is_clean()), (1, true));
+    }
+}

@@ -227,7 +227,7 @@ impl Session {
             Expect::Mail => self.handle_mail_reply(code),
             Expect::Recipient(place) => self.handle_recipient_reply(place, code),
             Expect::Data => self.handle_data_reply(code),
-            Expect::Dot => self.end(Ending::Answered(code)),
+            Expect::Dot => self.handle_dot_reply(code),
             Expect::EmptyDot(code) | Expect::Reset(code) => self.end(Ending::Refused(code)),
         }
         if code == 421 {
@@ -298,6 +298,18 @@ impl Session {
         self.expected.push_back(Expect::Reset(code));
     }
 
+    fn handle_dot_reply(&mut self, code: u16) {
+        if self.front().dot_sent.is_none() {
+            // An answer before the end of the data: the rest would be taken for commands. An
+            // acceptance of half a mail is none.
+            self.phase = Phase::Over;
+            if code < 400 {
+                return;
+            }
+        }
+        self.end(Ending::Answered(code));
+    }
+
     fn send_next_recipient(&mut self, from: usize) {
         if let Some(place) = self.next_pending(from) {
             self.send_recipient(place);
@@ -331,6 +343,7 @@ impl Session {
     fn end(&mut self, ending: Ending) {
         let work = self.works.pop_front().expect("a mail is under way");
         self.dot_written = false;
+        self.dot_end = None;
         self.mails += 1;
         self.ended.push_back((work, ending));
     }
@@ -350,3 +363,179 @@ pub(super) const NO_RECIPIENTS: u16 = 450;
 
 /// A buffer larger than this is given back when it has been sent.
 const OUT_KEPT_SIZE_BYTES_MAX: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::{Generator, GeneratorConfig, SizeMix};
+    use proptest::prelude::*;
+
+    const GREETING: &str =
+        "220 hello\r\n250-here\r\n250-PIPELINING\r\n250-SIZE 1\r\n250 8BITMIME\r\n";
+
+    fn work(recipients: u16) -> Work {
+        let mut generator = Generator::new(GeneratorConfig {
+            run: 1,
+            seed: 2,
+            sizes: SizeMix::only(700),
+            domains: vec!["a.example".into()],
+            recipients_per_mail: recipients,
+            eight_bit: true,
+        });
+        let plan = generator.plan();
+        let mut content = Vec::new();
+        generator.write(&plan, &mut content);
+        Work {
+            addresses: plan.recipients().collect(),
+            recipients: vec![Recipient::Pending; plan.recipients_count()],
+            content,
+            intended: Instant::ZERO,
+            dot_sent: None,
+            failure: None,
+            accepted: false,
+            plan,
+        }
+    }
+
+    /// The verbs of what was sent since the last call, all of it taken by the transport.
+    fn sent(session: &mut Session) -> String {
+        let text = String::from_utf8_lossy(&session.out).into_owned();
+        session.note_sent(session.out.len(), Instant::ZERO);
+        let commands = ["EHLO", "MAIL", "RCPT", "DATA\r", "RSET", "QUIT"];
+        let lines = text.split_inclusive("\r\n");
+        let verb = |line: &str| match line {
+            ".\r\n" => Some("dot".to_owned()),
+            _ => commands.iter().find(|c| line.starts_with(**c)).map(|c| c.trim().to_owned()),
+        };
+        lines.filter_map(verb).collect::<Vec<_>>().join(" ")
+    }
+
+    fn opened(pipelining: bool) -> Session {
+        let mut session = Session::new(pipelining);
+        session.handle_bytes(GREETING.as_bytes());
+        assert_eq!(sent(&mut session), "EHLO");
+        assert!(session.is_free());
+        session
+    }
+
+    #[test]
+    fn commands_go_one_by_one_without_pipelining() {
+        let mut session = opened(false);
+        session.start(work(2));
+        for (answer, then) in [
+            ("", "MAIL"),
+            ("250 ok\r\n", "RCPT"),
+            ("250 ok\r\n", "RCPT"),
+            ("250 ok\r\n", "DATA"),
+            ("354 go\r\n", "dot"),
+            ("250 ok\r\n", ""),
+        ] {
+            session.handle_bytes(answer.as_bytes());
+            assert_eq!(sent(&mut session), then);
+        }
+        let (work, ending) = session.poll_ended().unwrap();
+        assert_eq!(ending, Ending::Answered(250));
+        assert_eq!(work.recipients, [Recipient::InTransaction; 2]);
+        assert!(work.dot_sent.is_some() && session.is_free());
+    }
+
+    #[test]
+    fn a_second_envelope_goes_out_behind_the_data() {
+        let mut session = opened(true);
+        session.start(work(1));
+        assert!(!session.could_send_ahead());
+        assert_eq!(sent(&mut session), "MAIL RCPT DATA");
+        session.handle_bytes(b"250 ok\r\n250 ok\r\n354 go\r\n");
+        assert!(session.could_send_ahead());
+        session.start(work(1));
+        assert_eq!(sent(&mut session), "dot MAIL RCPT DATA");
+        assert!(!session.could_send_ahead());
+        session.handle_bytes(b"451 no\r\n250 ok\r\n250 ok\r\n354 go\r\n");
+        assert_eq!(session.poll_ended().unwrap().1, Ending::Answered(451));
+        assert_eq!(sent(&mut session), "dot");
+    }
+
+    #[test]
+    fn a_transaction_without_recipients_is_reset_or_ended_empty() {
+        for (pipelining, answers, then) in [
+            (false, "250 ok\r\n550 no\r\n", "MAIL RCPT RSET"),
+            (true, "250 ok\r\n550 no\r\n503 no\r\n", "MAIL RCPT DATA RSET"),
+            (true, "250 ok\r\n550 no\r\n354 go\r\n", "MAIL RCPT DATA dot"),
+        ] {
+            let mut session = opened(pipelining);
+            session.start(work(1));
+            let mut all = String::new();
+            for answer in answers.split_inclusive('\n') {
+                all = format!("{all} {}", sent(&mut session));
+                session.handle_bytes(answer.as_bytes());
+            }
+            all = format!("{all} {}", sent(&mut session));
+            assert_eq!(all.split_whitespace().collect::<Vec<_>>().join(" "), then);
+            session.handle_bytes(b"250 ok\r\n");
+            let (work, ending) = session.poll_ended().unwrap();
+            assert_eq!(ending, Ending::Refused(NO_RECIPIENTS));
+            assert_eq!(work.recipients, [Recipient::JustRefused(550)]);
+        }
+    }
+
+    #[test]
+    fn a_refused_sender_is_not_a_refused_recipient() {
+        let mut session = opened(true);
+        session.start(work(1));
+        session.handle_bytes(b"452 full\r\n503 no\r\n503 no\r\n250 reset\r\n");
+        let (work, ending) = session.poll_ended().unwrap();
+        assert_eq!((ending, work.recipients[0]), (Ending::Refused(452), Recipient::Pending));
+    }
+
+    #[test]
+    fn a_connection_lost_behind_the_dot_gives_the_mail_back() {
+        let mut session = opened(false);
+        session.start(work(1));
+        session.handle_bytes(b"250 ok\r\n250 ok\r\n354 go\r\n");
+        let half = session.out.len() / 2;
+        session.note_sent(half, Instant::ZERO);
+        assert!(session.works[0].dot_sent.is_none(), "half of the data is no dot");
+        session.note_sent(session.out.len() - half, Instant::ZERO);
+        assert!(session.take_works()[0].dot_sent.is_some() && session.is_over());
+    }
+
+    #[test]
+    fn an_answer_before_the_end_of_the_data_ends_the_session() {
+        for (answer, ended) in [("250 ok\r\n", None), ("552 no\r\n", Some(Ending::Answered(552)))] {
+            let mut session = opened(false);
+            session.start(work(1));
+            session.handle_bytes(b"250 ok\r\n250 ok\r\n354 go\r\n");
+            session.handle_bytes(answer.as_bytes());
+            assert!(session.is_over());
+            assert_eq!(session.poll_ended().map(|(_, ending)| ending), ended);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_stops_the_process(
+            codes in prop::collection::vec(
+                prop_oneof![
+                    Just("250 ok"), Just("354 go"), Just("451 no"), Just("550 no"), Just("421 bye")
+                ],
+                0..40,
+            ),
+            pipelining: bool,
+            slow: bool,
+        ) {
+            let mut session = opened(pipelining);
+            for code in codes {
+                if session.is_free() || session.could_send_ahead() {
+                    session.start(work(2));
+                }
+                if slow {
+                    session.note_sent(session.out.len() / 2, Instant::ZERO);
+                } else {
+                    sent(&mut session);
+                }
+                session.handle_bytes(format!("{code}\r\n").as_bytes());
+                while session.poll_ended().is_some() {}
+            }
+        }
+    }
+}
