@@ -32,12 +32,22 @@ fi
 STARTED=()
 SCRATCH=
 
-# Makes the scratch directory, and sees to it that it goes and all processes end with this shell.
-begin() {
-    SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/hikyaku.XXXXXX")
+# Makes a scratch directory, and sees to it that it goes and that all processes end with this shell.
+begin() { begin_in "$(mktemp -d "${TMPDIR:-/tmp}/hikyaku.XXXXXX")"; }
+
+# begin_in DIR: the same, with that directory.
+begin_in() {
+    SCRATCH=$1
+    mkdir -p "$SCRATCH"
     trap 'finish' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
+}
+
+# Leaves what was started, and the scratch directory, as they are when this shell ends.
+let_go() {
+    trap - EXIT INT TERM HUP
+    STARTED=()
 }
 
 finish() {
@@ -62,13 +72,34 @@ show_logs() {
 }
 
 # start NAME COMMAND…: starts it in the background with its output in $SCRATCH/NAME.log and its
-# process id in $SCRATCH/NAME.pid.
+# process id in $SCRATCH/NAME.pid. A session of its own keeps the terminal's signals from it: it is
+# ended in its turn.
 start() {
     local name=$1
     shift
-    "$@" </dev/null >>"$SCRATCH/$name.log" 2>&1 &
+    setsid "$@" </dev/null >>"$SCRATCH/$name.log" 2>&1 &
     STARTED+=("$!")
     printf '%s\n' "$!" >"$SCRATCH/$name.pid"
+}
+
+# in_turn COMMAND…: runs it and waits for it, so that a signal to this shell ends it at once.
+in_turn() {
+    local pid status=0
+    "$@" </dev/null &
+    pid=$!
+    STARTED+=("$pid")
+    wait "$pid" || status=$?
+    forget "$pid"
+    return "$status"
+}
+
+# A process that was waited for is no longer ours: its id may be another's next.
+forget() {
+    local pid left=()
+    for pid in "${STARTED[@]}"; do
+        [ "$pid" = "$1" ] || left+=("$pid")
+    done
+    STARTED=("${left[@]}")
 }
 
 pid_of() { cat "$SCRATCH/$1.pid"; }
@@ -95,12 +126,17 @@ gone() {
 }
 
 # stop NAME, kill_hard NAME: ends one of them, politely or not.
-stop() { end_processes "$(pid_of "$1")"; }
+stop() {
+    end_processes "$(pid_of "$1")"
+    forget "$(pid_of "$1")"
+}
+
 kill_hard() {
     local pid
     pid=$(pid_of "$1")
     kill -KILL "$pid"
     wait "$pid" 2>/dev/null || true
+    forget "$pid"
 }
 
 # await SECONDS COMMAND…: until the command succeeds. Fails when the time is over.

@@ -1,0 +1,97 @@
+# shellcheck shell=bash
+# A whole system on loopback: two KVS, a gateway, and a sink for its next hop. To be sourced after
+# lib.sh; `begin` was called.
+
+# Addresses, set by prepare_system.
+KVS_A=
+KVS_B=
+GATEWAY=
+SINK=
+
+# Chooses ports and writes the configuration files from the examples: $SCRATCH/kvs-a.toml,
+# kvs-b.toml, gateway.toml.
+prepare_system() {
+    local ports examples=$ROOT/setup/examples
+    mapfile -t ports < <(free_ports 4)
+    KVS_A=127.0.0.1:${ports[0]}
+    KVS_B=127.0.0.1:${ports[1]}
+    GATEWAY=127.0.0.1:${ports[2]}
+    SINK=127.0.0.1:${ports[3]}
+    sed "s/127\.0\.0\.1:7001/$KVS_A/" "$examples/kvs.toml" >"$SCRATCH/kvs-a.toml"
+    sed "s/127\.0\.0\.1:7001/$KVS_B/" "$examples/kvs.toml" >"$SCRATCH/kvs-b.toml"
+    sed -e "s/127\.0\.0\.1:7001/$KVS_A/; s/127\.0\.0\.1:7002/$KVS_B/" \
+        -e "s/127\.0\.0\.1:2600/$SINK/" \
+        -e "s|^listen = .*|listen = [\"$GATEWAY\"]|" \
+        -e "s|^register = .*|register = \"$SCRATCH/register\"|" \
+        "$examples/gateway.toml" >"$SCRATCH/gateway.toml"
+}
+
+# set_key FILE KEY VALUE: in a generated configuration file, at its top.
+set_key() {
+    grep -q "^$2 = " "$SCRATCH/$1.toml" || die "$1.toml has no key $2"
+    sed -i "s|^$2 = .*|$2 = $3|" "$SCRATCH/$1.toml"
+}
+
+# start_system [OPTION…]: all four of them; the options are the sink's.
+start_system() {
+    start_kvs a
+    start_kvs b
+    start_sink "$@"
+    start_gateway
+}
+
+start_kvs() {
+    start "kvs-$1" "$BIN/kvs" --config "$SCRATCH/kvs-$1.toml"
+    if [ "$1" = a ]; then await_port kvs-a "$KVS_A"; else await_port kvs-b "$KVS_B"; fi
+}
+
+# The gateway opens its port when it has its copies.
+start_gateway() {
+    start gateway "$BIN/gateway" --config "$SCRATCH/gateway.toml"
+    await_port gateway "$GATEWAY"
+}
+
+start_sink() {
+    start sink "$BIN/loadgen" sink --listen "$SINK" "$@"
+    await_port sink "$SINK"
+}
+
+# sink_has N: whether N different mails have arrived at a sink that was started with
+# --status $SCRATCH/sink.status.
+sink_has() {
+    local arrived
+    arrived=$(sed -n 's/^distinct = //p' "$SCRATCH/sink.status" 2>/dev/null) || return 1
+    [ "${arrived:-0}" -ge "$1" ]
+}
+
+# start_load MESSAGES [OPTION…]: begins to send mail in the background; await_load waits for its end.
+start_load() {
+    local messages=$1
+    shift
+    start load "$BIN/loadgen" smtp --to "$GATEWAY" --messages "$messages" --sessions 10 \
+        --domain example.net --ledger "$SCRATCH/client.ledger" "$@"
+}
+
+# Whatever is done now has to be done under load.
+require_load() { is_running "$(pid_of load)" || die "the load is over too early"; }
+
+await_load() {
+    local status=0
+    wait "$(pid_of load)" || status=$?
+    forget "$(pid_of load)"
+    return "$status"
+}
+
+# await_delivered N: until the sink, started with --ledger $SCRATCH/sink.ledger, has seen N mails,
+# repeated ones included.
+await_delivered() {
+    await 120 has_delivered "$1" || die "the sink has not seen $1 mails after 120 s"
+}
+
+has_delivered() { [ "$(grep -c '^D ' "$SCRATCH/sink.ledger" 2>/dev/null)" -ge "$1" ]; }
+
+# judge [OPTION…]: ends the sink and has the ledger judge its log and the load's.
+judge() {
+    stop sink
+    in_turn "$BIN/loadgen" ledger "$@" "$SCRATCH/client.ledger" "$SCRATCH/sink.ledger"
+}
