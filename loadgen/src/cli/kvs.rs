@@ -34,6 +34,9 @@ struct Common {
     /// The account's secret.
     #[arg(long, default_value = "loadgen")]
     secret: String,
+    /// Put before the queue's name, for an account whose queues must begin so.
+    #[arg(long, default_value = "", value_name = "PREFIX")]
+    queue_prefix: String,
     /// Measure a null server too (on a thread of this process), and compare.
     #[arg(long)]
     null: bool,
@@ -135,6 +138,10 @@ fn parse_message_size(text: &str) -> Result<usize, String> {
     })
 }
 
+/// A KVS spins for so long behind its last work unless its configuration says otherwise; so does the
+/// null server, to be compared with it.
+const SERVER_SPIN: Duration = Duration::from_micros(50);
+
 /// How soon a thread that sleeps looks whether it is to end.
 const GLANCE_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -179,7 +186,7 @@ fn measure_kvs(
     let seconds = options.duration.or((!limited).then_some(5.0));
     let config = KvsConfig {
         target: target(&options.common, to),
-        queue: queue_name(),
+        queue: queue_name(&options.common.queue_prefix),
         size_bytes: options.size,
         depth: options.depth,
         batch: options.batch,
@@ -241,7 +248,7 @@ fn measure_recovery(
 ) -> Result<Recovery<KernelTransport>, Failure> {
     let config = RecoveryConfig {
         target: target(&options.common, to),
-        queue: queue_name(),
+        queue: queue_name(&options.common.queue_prefix),
         messages: options.messages,
         size_bytes: options.size,
         blocks: options.block.clone(),
@@ -351,7 +358,7 @@ fn open_null(
 
 fn serve_null(server: &mut NullServer<KernelTransport>, spin: bool, stop: impl Fn() -> bool) {
     let clock = Clock::new();
-    let mut idle = Idle::new(spin_time(spin));
+    let mut idle = Idle::new(if spin { Duration::MAX } else { SERVER_SPIN });
     while !stop() {
         let now = clock.now();
         if server.turn(now) {
@@ -372,8 +379,8 @@ fn target(common: &Common, to: SocketAddr) -> Target {
 }
 
 /// A name that no earlier run has used.
-fn queue_name() -> String {
-    format!("loadgen-{:016x}", fastrand::u64(..))
+fn queue_name(prefix: &str) -> String {
+    format!("{prefix}loadgen-{:016x}", fastrand::u64(..))
 }
 
 const fn spin_time(spin: bool) -> Duration {

@@ -5,6 +5,7 @@ pub(crate) mod ledger;
 pub(crate) mod sink;
 pub(crate) mod smtp;
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -53,7 +54,7 @@ pub(crate) fn conclude(
     json: Option<&Path>,
     clean: bool,
 ) -> Result<ExitCode, Failure> {
-    print!("{report}");
+    std::io::stdout().write_all(report.to_string().as_bytes())?;
     if let Some(path) = json {
         report.write_json(path).map_err(|e| format!("{}: {e}", path.display()))?;
     }
