@@ -566,6 +566,12 @@ impl Client {
         } else {
             self.note_answers(op, 1)?;
         }
+        if op == Op::BlockGet
+            && let Ok(queue) = self.queue(header)
+        {
+            // It may end a read in the middle of a message.
+            queue.item = None;
+        }
         let wrong_worker = status == Status::WrongWorker;
         let port = if wrong_worker { u16::try_from(header.aux).map_err(|_| field)? } else { 0 };
         self.events.push_back(Event::Refused(Refusal {
@@ -718,6 +724,10 @@ impl Client {
     }
 
     fn extend_item(&mut self, header: &Header, body: &[u8]) {
+        if body.is_empty() {
+            // As that of a withdrawal, which has no item to extend.
+            return;
+        }
         let queue = self.queues[header.queue.0 as usize].as_mut().expect("checked at the start");
         queue.item.as_mut().expect("begun before").bytes.extend_from_slice(body);
     }

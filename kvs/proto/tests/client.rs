@@ -350,6 +350,37 @@ fn a_part_out_of_place_is_an_error() {
 }
 
 #[test]
+fn a_message_cut_off_by_withdrawal_or_refusal_does_not_disturb_the_next() {
+    let mut client = attached();
+    let stream = item(b"", &[1; 300], 100);
+    let withdrawn = Header {
+        flags: flags::WITHDRAWN,
+        message: MessageId(12),
+        aux: 100 << 32 | 300,
+        ..reply(Op::Item)
+    };
+    let refused = Header {
+        generation_or_status: Status::Fenced as u32,
+        message: MessageId(Op::BlockGet as u64),
+        ..reply(Op::Refused)
+    };
+    for end in [withdrawn, refused] {
+        client.handle_bytes(NOW, &stream[..164]);
+        client.handle_bytes(NOW, &frame(end, &[]));
+        client.handle_bytes(NOW, &stream);
+        let mut items = 0;
+        while let Some(event) = client.poll_event() {
+            match event {
+                Event::Item(item) => items += item.body.len(),
+                Event::Refused(refusal) => assert_eq!(refusal.op, Op::BlockGet),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(items, 300);
+    }
+}
+
+#[test]
 #[should_panic(expected = "Event::Welcome")]
 fn commands_before_the_welcome_are_the_callers_mistake() {
     client().heart_beat(NOW, Tag(1), 1);
