@@ -111,7 +111,10 @@ fn worker(
         let share = total.div_ceil(u64::from(settings.workers));
         usize::try_from(share).map_err(|_| io::ErrorKind::OutOfMemory)
     };
-    let arena = Arena::new(share(settings.memory_bytes)?, share(settings.messages_max)?)?;
+    let memory_bytes = share(settings.memory_bytes)?;
+    // Touching every page may take a while, and a silent start looks like a hanging one.
+    tracing::info!(worker = number, memory_bytes, "taking memory");
+    let arena = Arena::new(memory_bytes, share(settings.messages_max)?)?;
     tracing::info!(
         worker = number,
         memory_bytes = arena.size_bytes(),

@@ -24,8 +24,8 @@ impl Output {
             self.bytes.clear();
             self.start = 0;
             self.bytes.shrink_to(KEPT_SIZE_BYTES);
-        } else if self.start > self.bytes.len() / 2 {
-            // Each byte moves at most once: no more are moved than were sent.
+        } else if self.start > self.bytes.len() / 2 && self.start > KEPT_SIZE_BYTES {
+            // No more bytes move than were sent, and none where all will soon be sent.
             self.bytes.drain(..self.start);
             self.start = 0;
         }

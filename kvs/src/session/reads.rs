@@ -4,11 +4,9 @@
 use std::collections::VecDeque;
 
 use kvs_proto::body::Counter;
-use kvs_proto::{
-    Epoch, Header, MessageId, Op, PART_SIZE_BYTES_MAX, QueueHandle, Sequence, StateVersion, Status,
-    flags,
-};
+use kvs_proto::{Epoch, Header, MessageId, Op, PART_SIZE_BYTES_MAX, StateVersion, Status, flags};
 
+use super::output::Output;
 use super::{Session, Shared};
 use crate::arena::{Arena, Cursor, Place};
 use crate::table::QueueRef;
@@ -79,104 +77,48 @@ impl Session {
     /// Sends messages until enough is on its way.
     pub(super) fn pump_reads(&mut self, shared: &mut Shared) {
         while self.output.pending().len() < PUMPED_SIZE_BYTES
-            && let Some(mut read) = self.reads.0.pop_front()
+            && let Some(read) = self.reads.0.front_mut()
         {
-            match self.step(shared, &mut read) {
-                Step::Sent => self.reads.0.push_front(read),
-                Step::Done(header) => self.answer(shared, header, &[]),
+            if let Step::Done(header) = read.step(&mut self.output, shared) {
+                self.reads.0.pop_front();
+                self.answer(shared, header, &[]);
             }
         }
-    }
-
-    fn step(&mut self, shared: &mut Shared, read: &mut Read) -> Step {
-        let Some((queue, arena)) = shared.table.get(read.queue) else {
-            return Step::Done(read.refused(Status::UnknownQueue, Epoch(0)));
-        };
-        // Whoever takes the queue over while it is read must not compete with its old reader.
-        if let Err(status) = queue.check_owner(&read.request) {
-            return Step::Done(read.refused(status, queue.epoch()));
-        }
-        if let Some(long) = read.long {
-            let place = arena.find(queue.log(), read.cursor.id());
-            read.sent -= u64::from(place.is_none());
-            read.long = self.send_part(arena, place, long);
-            return Step::Sent;
-        }
-        let next = arena.next(queue.log(), &read.cursor);
-        let Some(place) = next else { return Step::Done(read.end(true)) };
-        let length = arena.record(place).length as usize;
-        let enough = read.count_left == 0 || (read.sent > 0 && length > read.bytes_left);
-        if enough {
-            return Step::Done(read.end(false));
-        }
-        read.cursor = arena.cursor(place);
-        read.count_left -= 1;
-        read.bytes_left = read.bytes_left.saturating_sub(length);
-        read.sent += 1;
-        read.long = self.send_item(arena, place, read.request.queue, read.request.sequence);
-        shared.counters.count(Counter::Items);
-        Step::Sent
-    }
-
-    /// Sends a message, or its first part; returns what is left.
-    fn send_item(
-        &mut self,
-        arena: &Arena,
-        place: Place,
-        queue: QueueHandle,
-        tag: Sequence,
-    ) -> Option<Long> {
-        let record = arena.record(place);
-        let (version, state) = arena.state(place).unwrap_or((StateVersion(0), &[]));
-        let total = state.len() + record.length as usize;
-        let header = Header {
-            queue,
-            sequence: tag,
-            aux: total as u64,
-            message: record.id,
-            floor: u64::from(version.0) << 32 | state.len() as u64,
-            ..Header::new(Op::Item)
-        };
-        if total > PART_SIZE_BYTES_MAX {
-            return self.send_part(arena, Some(place), Long { header, offset: 0 });
-        }
-        let known = (!record.has_state).then_some(record.checksum);
-        self.output.push_with(header, known, |out| {
-            out.extend_from_slice(state);
-            arena.read(place, 0, record.length as usize, out);
-        });
-        None
-    }
-
-    /// Sends a part of a message; returns what is left. `place` is `None` if the message was removed
-    /// since the part before.
-    fn send_part(&mut self, arena: &Arena, place: Option<Place>, long: Long) -> Option<Long> {
-        let Long { mut header, offset } = long;
-        header.aux |= (offset as u64) << 32;
-        let Some(place) = place else {
-            header.flags = flags::WITHDRAWN;
-            self.output.push(header, &[]);
-            return None;
-        };
-        let total = usize::try_from(long.header.aux).expect("below MESSAGE_SIZE_BYTES_MAX");
-        let end = total.min(offset + PART_SIZE_BYTES_MAX);
-        let more = end < total;
-        header.flags = if more { flags::MORE } else { 0 };
-        let state_length = usize::try_from(header.floor & 0xffff_ffff).expect("a state record's");
-        self.output.push_with(header, None, |out| {
-            if offset == 0 {
-                let (_, state) = arena.state(place).unwrap_or((StateVersion(0), &[]));
-                out.extend_from_slice(state);
-                arena.read(place, 0, end - state_length, out);
-            } else {
-                arena.read(place, offset - state_length, end - offset, out);
-            }
-        });
-        more.then_some(Long { offset: end, ..long })
     }
 }
 
 impl Read {
+    /// Sends the next message, or the next part of one.
+    fn step(&mut self, output: &mut Output, shared: &mut Shared) -> Step {
+        let Some((queue, arena)) = shared.table.get(self.queue) else {
+            return Step::Done(self.refused(Status::UnknownQueue, Epoch(0)));
+        };
+        // Whoever takes the queue over while it is read must not compete with its old reader.
+        if let Err(status) = queue.check_owner(&self.request) {
+            return Step::Done(self.refused(status, queue.epoch()));
+        }
+        if let Some(long) = self.long {
+            let place = arena.find(queue.log(), self.cursor.id());
+            self.sent -= u64::from(place.is_none());
+            self.long = send_part(output, arena, place, long);
+            return Step::Sent;
+        }
+        let next = arena.next(queue.log(), &self.cursor);
+        let Some(place) = next else { return Step::Done(self.end(true)) };
+        let length = arena.record(place).length as usize;
+        let enough = self.count_left == 0 || (self.sent > 0 && length > self.bytes_left);
+        if enough {
+            return Step::Done(self.end(false));
+        }
+        self.cursor = arena.cursor(place);
+        self.count_left -= 1;
+        self.bytes_left = self.bytes_left.saturating_sub(length);
+        self.sent += 1;
+        self.long = send_item(output, arena, place, &self.request);
+        shared.counters.count(Counter::Items);
+        Step::Sent
+    }
+
     fn end(&self, finished: bool) -> Header {
         Header {
             queue: self.request.queue,
@@ -199,6 +141,57 @@ impl Read {
             ..Header::new(Op::Refused)
         }
     }
+}
+
+/// Sends a message, or its first part; returns what is left.
+fn send_item(output: &mut Output, arena: &Arena, place: Place, request: &Header) -> Option<Long> {
+    let record = arena.record(place);
+    let (version, state) = arena.state(place).unwrap_or((StateVersion(0), &[]));
+    let total = state.len() + record.length as usize;
+    let header = Header {
+        queue: request.queue,
+        sequence: request.sequence,
+        aux: total as u64,
+        message: record.id,
+        floor: u64::from(version.0) << 32 | state.len() as u64,
+        ..Header::new(Op::Item)
+    };
+    if total > PART_SIZE_BYTES_MAX {
+        return send_part(output, arena, Some(place), Long { header, offset: 0 });
+    }
+    let known = (!record.has_state).then_some(record.checksum);
+    output.push_with(header, known, |out| {
+        out.extend_from_slice(state);
+        arena.read(place, 0, record.length as usize, out);
+    });
+    None
+}
+
+/// Sends a part of a message; returns what is left. `place` is `None` if the message was removed
+/// since the part before.
+fn send_part(output: &mut Output, arena: &Arena, place: Option<Place>, long: Long) -> Option<Long> {
+    let Long { mut header, offset } = long;
+    header.aux |= (offset as u64) << 32;
+    let Some(place) = place else {
+        header.flags = flags::WITHDRAWN;
+        output.push(header, &[]);
+        return None;
+    };
+    let total = usize::try_from(long.header.aux).expect("below MESSAGE_SIZE_BYTES_MAX");
+    let end = total.min(offset + PART_SIZE_BYTES_MAX);
+    let more = end < total;
+    header.flags = if more { flags::MORE } else { 0 };
+    let state_length = usize::try_from(header.floor & 0xffff_ffff).expect("a state record's");
+    output.push_with(header, None, |out| {
+        if offset == 0 {
+            let (_, state) = arena.state(place).unwrap_or((StateVersion(0), &[]));
+            out.extend_from_slice(state);
+            arena.read(place, 0, end - state_length, out);
+        } else {
+            arena.read(place, offset - state_length, end - offset, out);
+        }
+    });
+    more.then_some(Long { offset: end, ..long })
 }
 
 /// Most reads of a connection at a time; one more is refused with `TooLarge`. A thousand queues
