@@ -51,6 +51,9 @@ pub struct Counts {
     pub delivered: u64,
     /// Accepted recipients that a sink refused for good.
     pub bounced: u64,
+    /// Of the lost, those that a sink refused for a while or left unanswered: perhaps only judged
+    /// before they were tried again.
+    pub lost_deferred: u64,
     /// Deliveries that a sink refused for a while.
     pub transient: u64,
     /// Deliveries that a sink took and did not answer.
@@ -89,6 +92,7 @@ impl Counts {
             .count("unknown_attempts", "attempts not answered", self.unknown_attempts)
             .count("delivered", "deliveries answered 250", self.delivered)
             .count("bounced", "refused for good by a sink", self.bounced)
+            .count("lost_deferred", "lost, deferred by a sink before", self.lost_deferred)
             .count("transient", "refused for a while by a sink", self.transient)
             .count("unanswered", "deliveries not answered", self.unanswered)
             .count("duplicates_allowed", "allowed duplicates", self.duplicates_allowed)
@@ -405,6 +409,7 @@ impl Judge<'_> {
             counts.accepted += 1;
             counts.bounced += u64::from(taken == 0 && bounced > 0);
             if copies == 0 {
+                counts.lost_deferred += u64::from(!placed.is_empty());
                 self.fault(ProblemKind::Lost, Some(mail), || {
                     format!("recipient {recipient} was answered 250 and never got it")
                 });

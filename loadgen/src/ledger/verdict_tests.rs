@@ -115,7 +115,7 @@ fn a_lost_mail_is_found() {
 fn a_mail_only_deferred_or_unanswered_is_lost() {
     let mut story = story(Policy::default());
     story.sends(0, 10, 11).delivers(0, 20, Outcome::Transient).delivers(0, 21, Outcome::Unknown);
-    story.must_find(&[(Lost, 1)]);
+    assert_eq!(story.must_find(&[(Lost, 1)]).lost_deferred, 1);
 }
 
 #[test]
