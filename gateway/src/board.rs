@@ -4,7 +4,7 @@
 //! promises anything (354). Numbers are relaxed atomics: each stands for itself, nothing is
 //! ordered by them.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use crossbeam_utils::CachePadded;
 
@@ -16,6 +16,8 @@ pub struct Board {
     queues: Vec<CachePadded<QueueBoard>>,
     /// Bytes that all queues together may still take.
     bytes_left: CachePadded<AtomicI64>,
+    /// How often a switch has changed.
+    changes: CachePadded<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -53,6 +55,7 @@ impl Board {
         Board {
             queues: queues.into_iter().map(queue).collect(),
             bytes_left: CachePadded::new(AtomicI64::new(bytes_max)),
+            changes: CachePadded::new(AtomicU64::new(0)),
         }
     }
 
@@ -73,7 +76,15 @@ impl Board {
 
     /// For the shard: sets the switch.
     pub fn set_accepting(&self, queue: QueueIndex, accepting: bool) {
-        self.queue(queue).accepting.store(accepting, Relaxed);
+        if self.queue(queue).accepting.swap(accepting, Relaxed) != accepting {
+            self.changes.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// How often a switch has changed: whoever sees another number than last time wakes the fronts,
+    /// whose ports depend on it.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Relaxed)
     }
 
     /// Takes room for one message of `bytes` content, or says why not (nothing is taken then).

@@ -68,6 +68,8 @@ impl Gateway {
                 register: register.caller(),
                 register_answers: parts.register_answers,
                 spin: settings.threads.spin,
+                board: board.clone(),
+                changes_seen: 0,
             };
             let core = settings.threads.cores.get(number).copied();
             threads.push(spawn(worker, core, shared.clone())?);

@@ -23,6 +23,7 @@ use tcpstack::{Clock, Idle, Instant, KernelTransport, Transport, Waker, wait_on_
 use tracing::{error, info};
 
 use crate::api::{Command, Notice};
+use crate::board::Board;
 use crate::front::Front;
 use crate::register::Asker;
 use crate::replication::record::{RegisterAnswer, RegisterCall};
@@ -189,6 +190,10 @@ pub struct Worker {
     pub register_answers: Receiver<(usize, RegisterAnswer)>,
     /// How long to spin without work.
     pub spin: Duration,
+    /// Whose switches the fronts' ports depend on.
+    pub board: Arc<Board>,
+    /// The board's changes that the fronts have been woken for.
+    pub changes_seen: u64,
 }
 
 /// Why a worker could not go on.
@@ -252,6 +257,7 @@ impl Worker {
             }
             shard.flush(now);
         }
+        self.wake_fronts();
         worked |= self.route_notices();
         worked |= self.rings.flush(&self.shared);
         Ok(worked)
@@ -301,6 +307,14 @@ impl Worker {
             }
         }
         worked
+    }
+
+    /// Fronts that sleep must see when queues begin or cease to accept.
+    fn wake_fronts(&mut self) {
+        let changes = self.board.changes();
+        if std::mem::replace(&mut self.changes_seen, changes) != changes {
+            self.shared.front_workers.iter().for_each(|worker| self.shared.wake(*worker));
+        }
     }
 
     fn local_front(&mut self) -> &mut Front<KernelTransport> {
