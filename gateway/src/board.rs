@@ -74,6 +74,11 @@ impl Board {
         self.queues.iter().any(|queue| queue.accepting.load(Relaxed))
     }
 
+    /// Bytes that all queues together may still take; below zero after a recovery beyond the bounds.
+    pub fn bytes_left(&self) -> i64 {
+        self.bytes_left.load(Relaxed)
+    }
+
     /// For the shard: sets the switch.
     pub fn set_accepting(&self, queue: QueueIndex, accepting: bool) {
         if self.queue(queue).accepting.swap(accepting, Relaxed) != accepting {
@@ -118,6 +123,13 @@ impl Board {
     pub fn release(&self, queue: QueueIndex, bytes: usize) {
         self.release_bytes(queue, signed(bytes) + MESSAGE_OVERHEAD_BYTES);
         self.queue(queue).messages_left.fetch_add(1, Relaxed);
+    }
+
+    /// Gives back what was taken for so many messages, with so many bytes of content in all.
+    pub fn release_all(&self, queue: QueueIndex, messages: usize, bytes: usize) {
+        let messages = signed(messages);
+        self.release_bytes(queue, signed(bytes) + messages * MESSAGE_OVERHEAD_BYTES);
+        self.queue(queue).messages_left.fetch_add(messages, Relaxed);
     }
 
     /// Gives back a part of the bytes reserved for a message that turned out shorter.

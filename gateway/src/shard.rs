@@ -309,8 +309,7 @@ impl State {
 
     fn withdraw(&mut self, queue: QueueIndex, ticket: Ticket) {
         // Not there any more if it was refused here first.
-        if let Some(bytes) = self.with_queue(queue, |it| it.withdraw(ticket)) {
-            self.board.release(queue, bytes);
+        if self.with_queue(queue, |it| it.withdraw(ticket)) {
             self.counters.withdrawn += 1;
         }
     }
@@ -323,10 +322,7 @@ impl State {
         outcome: Outcome,
     ) {
         match outcome {
-            Outcome::Settled => {
-                let bytes = self.with_queue(queue, |it| it.settle(id));
-                self.board.release(queue, bytes);
-            }
+            Outcome::Settled => self.with_queue(queue, |it| it.settle(id)),
             Outcome::Deferred { state } => self.defer(unix_ms, queue, id, state),
             Outcome::NotAttempted => self.with_queue(queue, |it| it.put_back(id)),
         }
@@ -348,8 +344,7 @@ impl State {
         if accepted.is_some_and(|accepted| retry.is_expired(accepted, unix_ms)) {
             info!(target: "record", outcome = "expired", queue = queue.0, id = id.0,
                   attempts = state.attempts);
-            let bytes = self.with_queue(queue, |it| it.settle(id));
-            self.board.release(queue, bytes);
+            self.with_queue(queue, |it| it.settle(id));
             self.counters.expired += 1;
             return;
         }

@@ -206,7 +206,7 @@ impl Worker {
     /// # Errors
     /// [`Fatal`]: the process must stop at once, as the queues are not ours.
     pub fn run(mut self) -> Result<(), Fatal> {
-        let clock = Clock;
+        let clock = Clock::new();
         let mut idle = Idle::new(self.spin);
         let mut stop = Stop::default();
         let mut counters_at = clock.now() + COUNTERS_EVERY;
@@ -403,4 +403,77 @@ impl Worker {
 struct Stop {
     since: Option<Instant>,
     front_done: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::QueueIndex;
+    use tcpstack::KernelOptions;
+
+    fn slots(window: u32) -> Parcel {
+        Parcel::Command(Command::Slots { queue: QueueIndex(0), window })
+    }
+
+    fn window(parcel: Parcel) -> u32 {
+        match parcel {
+            Parcel::Command(Command::Slots { window, .. }) => window,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn shared(workers: usize) -> Shared {
+        let waker = || KernelTransport::new(KernelOptions::default()).unwrap().waker();
+        Shared::new((0..workers).map(|_| waker()).collect(), vec![0], vec![0])
+    }
+
+    #[test]
+    fn parcels_arrive_in_order_however_full_the_ring() {
+        let shared = shared(2);
+        let mut rings = Rings::between(2);
+        let mut receiver = rings.pop().unwrap();
+        let mut sender = rings.pop().unwrap();
+        let count = u32::try_from(RING_SIZE * 3).unwrap();
+        for number in 0..count {
+            sender.send(1, slots(number));
+        }
+        let mut received = Vec::new();
+        while received.len() < count as usize {
+            let moved = sender.flush(&shared);
+            assert!(moved || receiver.has_incoming(), "it goes on");
+            assert!(sender.has_waiting() == (received.len() < RING_SIZE * 2));
+            received.extend(std::iter::from_fn(|| receiver.receive()).map(window));
+        }
+        assert!(received.into_iter().eq(0..count));
+        assert!(!sender.has_waiting() && !receiver.has_incoming());
+    }
+
+    #[test]
+    fn each_pair_of_workers_has_rings_of_its_own() {
+        let shared = shared(3);
+        let mut rings = Rings::between(3);
+        rings[0].send(2, slots(1));
+        rings[1].send(2, slots(2));
+        rings[2].send(0, slots(3));
+        assert!(rings.iter_mut().all(|it| it.flush(&shared)));
+        let mut at_2 = [rings[2].receive(), rings[2].receive()].map(|it| window(it.unwrap()));
+        at_2.sort_unstable();
+        assert_eq!(at_2, [1, 2]);
+        assert_eq!(rings[0].receive().map(window), Some(3));
+        assert!(rings[1].receive().is_none());
+    }
+
+    #[test]
+    fn a_sleeping_worker_is_woken_by_a_parcel() {
+        let mut transport = KernelTransport::new(KernelOptions::default()).unwrap();
+        let shared = Shared::new(vec![transport.waker(); 2], vec![0], vec![0]);
+        let mut rings = Rings::between(2);
+        shared.sleepers[1].asleep.store(true, Ordering::SeqCst);
+        rings[0].send(1, slots(1));
+        rings[0].flush(&shared);
+        let clock = Clock::new();
+        let before = clock.now();
+        transport.wait(before, Some(before + Duration::from_secs(60)));
+        assert!(clock.now().saturating_since(before) < Duration::from_secs(30));
+    }
 }

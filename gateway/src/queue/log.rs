@@ -17,7 +17,11 @@ pub enum Change {
     /// The message was appended.
     Store(StoredMessage),
     /// The message was removed.
-    Delete,
+    Delete {
+        /// Size of its content, which is in memory until this entry is forgotten: its `Store` may
+        /// be in the log still.
+        content_bytes: usize,
+    },
     /// The message's state record was set.
     Replace {
         /// Grows with each replace of that message.
@@ -32,7 +36,7 @@ impl Change {
     pub fn digest(&self) -> u64 {
         match self {
             Change::Store(stored) => stored.body.digest().0,
-            Change::Delete => 0,
+            Change::Delete { .. } => 0,
             Change::Replace { version, record } => kvs_proto::state_digest(*version, record).0,
         }
     }
@@ -41,7 +45,7 @@ impl Change {
     pub fn op(&self) -> Op {
         match self {
             Change::Store(_) => Op::Store,
-            Change::Delete => Op::Delete,
+            Change::Delete { .. } => Op::Delete,
             Change::Replace { .. } => Op::Replace,
         }
     }
@@ -56,6 +60,15 @@ pub struct Entry {
     pub change: Change,
     /// The hash chain after it.
     pub hash: ChainHash,
+}
+
+/// Messages that are in memory no more.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Freed {
+    /// How many.
+    pub messages: usize,
+    /// Sum of their contents' sizes.
+    pub content_bytes: usize,
 }
 
 /// The log. `base <= head`; entries are those of `base + 1 ..= head`.
@@ -113,13 +126,19 @@ impl Log {
         self.get(number).map(|entry| entry.hash)
     }
 
-    /// Forgets the changes up to and with `number`.
-    pub fn trim(&mut self, number: Transaction) {
+    /// Forgets the changes up to and with `number`; returns what was deleted by them.
+    pub fn trim(&mut self, number: Transaction) -> Freed {
+        let mut freed = Freed::default();
         while self.base < number {
             let Some(entry) = self.entries.pop_front() else { break };
             self.base = self.base.next();
             self.base_hash = entry.hash;
+            if let Change::Delete { content_bytes } = entry.change {
+                freed.messages += 1;
+                freed.content_bytes += content_bytes;
+            }
         }
+        freed
     }
 }
 
@@ -130,7 +149,7 @@ mod tests {
     fn log_of(count: u64) -> Log {
         let mut log = Log::default();
         for id in 1..=count {
-            log.push(MessageId(id), Change::Delete);
+            log.push(MessageId(id), Change::Delete { content_bytes: 1 });
         }
         log
     }
@@ -140,7 +159,8 @@ mod tests {
         let mut log = log_of(10);
         assert_eq!(log.head(), Transaction(10));
         let hash_after_4 = log.hash_after(Transaction(4)).unwrap();
-        log.trim(Transaction(4));
+        let freed = log.trim(Transaction(4));
+        assert_eq!(freed, Freed { messages: 4, content_bytes: 4 });
         assert_eq!(log.head(), Transaction(10));
         assert_eq!(log.len(), 6);
         assert!(log.get(Transaction(4)).is_none());
@@ -153,11 +173,11 @@ mod tests {
     #[test]
     fn the_chain_depends_on_order_and_content() {
         let mut one = Log::default();
-        one.push(MessageId(1), Change::Delete);
-        one.push(MessageId(2), Change::Delete);
+        one.push(MessageId(1), Change::Delete { content_bytes: 1 });
+        one.push(MessageId(2), Change::Delete { content_bytes: 1 });
         let mut other = Log::default();
-        other.push(MessageId(2), Change::Delete);
-        other.push(MessageId(1), Change::Delete);
+        other.push(MessageId(2), Change::Delete { content_bytes: 1 });
+        other.push(MessageId(1), Change::Delete { content_bytes: 1 });
         assert_ne!(one.head_hash(), other.head_hash());
         let mut replaced = Log::default();
         replaced

@@ -19,7 +19,7 @@ use kvs_proto::{
     ChainHash, ContentDigest, MessageId, StateDigest, StateVersion, Transaction, state_digest,
 };
 
-pub use log::{Change, Entry, Log};
+pub use log::{Change, Entry, Freed, Log};
 pub use retry::RetryPolicy;
 
 use crate::api::Ticket;
@@ -138,15 +138,16 @@ impl MailQueue {
         }
     }
 
-    /// Removes the mail of that ticket if it is pending or held; returns the size of its content.
-    pub fn withdraw(&mut self, ticket: Ticket) -> Option<usize> {
-        let id = self.tickets.remove(&ticket)?;
+    /// Removes the mail of that ticket if it is pending or held; returns whether it was.
+    pub fn withdraw(&mut self, ticket: Ticket) -> bool {
+        let Some(id) = self.tickets.remove(&ticket) else { return false };
         let slot = self.slot_mut(id);
         if matches!(slot.phase, Phase::Pending { .. }) {
             let bytes = slot.stored.body.len() as u64;
             self.pending_bytes -= bytes;
         }
-        Some(self.delete(id))
+        self.delete(id);
+        true
     }
 
     /// The next message to deliver now, if any: the lowest ready id. Deferred messages whose time
@@ -162,10 +163,10 @@ impl MailQueue {
         Some(attempt)
     }
 
-    /// An attempt settled every recipient: removes the message and returns its content's size.
-    pub fn settle(&mut self, id: MessageId) -> usize {
+    /// An attempt settled every recipient: removes the message.
+    pub fn settle(&mut self, id: MessageId) {
         self.end_attempt(id);
-        self.delete(id)
+        self.delete(id);
     }
 
     /// An attempt ended with a transient failure: notes the state and waits until
@@ -243,9 +244,10 @@ impl MailQueue {
         &self.log
     }
 
-    /// Forgets changes that every copy that counts has answered.
-    pub fn trim_log(&mut self, number: Transaction) {
-        self.log.trim(number);
+    /// Forgets changes that every copy that counts has answered; returns the deleted messages whose
+    /// memory is free by that.
+    pub fn trim_log(&mut self, number: Transaction) -> Freed {
+        self.log.trim(number)
     }
 
     /// Digest of all messages with their states; equal on equal copies.
@@ -314,11 +316,11 @@ impl MailQueue {
         assert!(earlier.is_none(), "ids are given out once");
     }
 
-    fn delete(&mut self, id: MessageId) -> usize {
+    fn delete(&mut self, id: MessageId) {
         let slot = self.messages.remove(&id).expect("only messages of the queue are deleted");
         self.content_digest = self.content_digest.without(slot.digest_term(id));
-        self.log.push(id, Change::Delete);
-        slot.stored.message.content.len()
+        let content_bytes = slot.stored.message.content.len();
+        self.log.push(id, Change::Delete { content_bytes });
     }
 
     fn end_attempt(&mut self, id: MessageId) {

@@ -471,11 +471,11 @@ impl Cohort {
         if members.len() < 2 {
             self.counters.committed_degraded += committed;
         }
-        self.trim(place);
     }
 
-    /// Forgets the log as far as every copy that is being kept up has it.
-    fn trim(&mut self, place: usize) {
+    /// Forgets the log as far as every copy that is being kept up has it. The memory of deleted
+    /// messages is free by that, and not before.
+    fn trim(&mut self, place: usize, board: &Board) {
         let unit = &mut self.units[place];
         let kept_up = self
             .members
@@ -484,10 +484,10 @@ impl Cohort {
             .filter(|(member, _)| matches!(member.role, Role::InSet(_) | Role::Joining));
         let needed = kept_up.filter_map(|(_, copy)| copy.log_needed_after());
         // A joining copy that has not begun needs nothing: it starts from what lives then.
-        if let Some(number) = needed.min() {
-            unit.queue.trim_log(number);
-        } else {
-            unit.queue.trim_log(unit.queue.log().head());
+        let number = needed.min().unwrap_or(unit.queue.log().head());
+        let freed = unit.queue.trim_log(number);
+        if freed.messages > 0 {
+            board.release_all(unit.queue_index(), freed.messages, freed.content_bytes);
         }
     }
 
@@ -583,7 +583,7 @@ impl Cohort {
             let Some(place) = self.dirty.pop_front() else { break };
             self.units[place].dirty = false;
             self.give_up_laggard(now, place);
-            self.trim(place);
+            self.trim(place, board);
             let unit = &mut self.units[place];
             if unit.pump(self.epoch, outlets) {
                 self.touch(place);

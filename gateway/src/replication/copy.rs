@@ -425,7 +425,7 @@ impl Copy {
             sent = sent.next();
             let change = match &entry.change {
                 Change::Store(stored) => Changing::Store(entry.id, stored.body.clone()),
-                Change::Delete => Changing::Delete(entry.id),
+                Change::Delete { .. } => Changing::Delete(entry.id),
                 Change::Replace { version, record } => {
                     Changing::Replace(entry.id, *version, record.clone())
                 }
@@ -547,7 +547,7 @@ impl Fill {
             Change::Store(stored) => {
                 FillStep::Change(Changing::Store(entry.id, stored.body.clone()))
             }
-            Change::Delete => FillStep::Change(Changing::Delete(entry.id)),
+            Change::Delete { .. } => FillStep::Change(Changing::Delete(entry.id)),
             Change::Replace { version, record } => {
                 FillStep::Change(Changing::Replace(entry.id, *version, record.clone()))
             }

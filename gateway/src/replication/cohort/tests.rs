@@ -547,6 +547,23 @@ fn changes_during_a_fill_reach_the_copy_once() {
 }
 
 #[test]
+fn a_deleted_message_keeps_its_room_until_every_copy_has_heard() {
+    let mut world = World::new(2);
+    let queue = QueueIndex(0);
+    world.board.reserve(queue, 9).unwrap();
+    world.store(0);
+    world.settle();
+    let while_stored = world.board.bytes_left();
+    world.servers[1].patience = 0;
+    world.deliver(0);
+    world.settle();
+    assert_eq!(world.board.bytes_left(), while_stored, "its body is in the log still");
+    world.servers[1].patience = usize::MAX;
+    world.settle();
+    assert_eq!(world.board.bytes_left(), board().bytes_left());
+}
+
+#[test]
 fn both_servers_lost_while_the_gateway_lives_are_filled_from_its_memory() {
     let mut world = World::new(1);
     for _ in 0..10 {
@@ -608,7 +625,7 @@ fn copies_left_apart_by_a_crash_are_repaired_from_the_last_operations() {
         }
         // One stored and withdrawn before the other copy heard of either.
         let ticket = Ticket { front: 0, serial: world.serial };
-        assert!(world.cohort.unit_mut(0).queue.withdraw(ticket).is_some());
+        assert!(world.cohort.unit_mut(0).queue.withdraw(ticket));
         world.settle();
         assert_ne!(world.at_server(ahead, 0), world.at_server(behind, 0));
         world.servers[behind].patience = usize::MAX;
