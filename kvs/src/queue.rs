@@ -277,10 +277,12 @@ impl Queue {
     /// Goes on from the numbers of the copies that this one was filled from.
     ///
     /// # Errors
-    /// `ContentDiffers` if the content is not theirs, or the transaction number would go back.
+    /// `ContentDiffers` if the content is not theirs, or the transaction number would go back or
+    /// beyond [`TRANSACTION_MAX`].
     pub fn baseline(&mut self, baseline: &Baseline) -> Result<(), Status> {
         let same = baseline.content == self.content && baseline.messages == self.log.messages();
-        if !same || baseline.transaction < self.transaction {
+        let plausible = self.transaction..=TRANSACTION_MAX;
+        if !same || !plausible.contains(&baseline.transaction) {
             return Err(Status::ContentDiffers);
         }
         self.transaction = baseline.transaction;
@@ -324,6 +326,9 @@ impl Queue {
         self.operations.push(op, message, digest, self.chain, sequence);
     }
 }
+
+/// No baseline goes beyond it, so that no peer can make the number run out.
+const TRANSACTION_MAX: Transaction = Transaction(1 << 62);
 
 /// What a record adds to the content digest.
 #[inline]

@@ -131,7 +131,7 @@ impl Operations {
         let wanted = usize::try_from(own.0.saturating_sub(after.0)).ok()?;
         let skip = self.entries.len().checked_sub(wanted)?;
         let entries = self.entries.iter().skip(skip).take(OPS_PER_REPLY_MAX);
-        Some(entries.zip(after.0 + 1..).map(|(entry, number)| OpEntry {
+        Some(entries.zip(after.0.saturating_add(1)..).map(|(entry, number)| OpEntry {
             transaction: Transaction(number),
             message: entry.message,
             digest: entry.digest,
@@ -192,6 +192,7 @@ mod tests {
         let mut operations = pushed(5);
         assert_eq!(numbers(&operations, 2, 5), Some(vec![3, 4, 5]));
         assert_eq!(numbers(&operations, 5, 5), Some(vec![]));
+        assert_eq!(numbers(&operations, u64::MAX, 5), Some(vec![]));
         operations.trim(Sequence(3));
         assert_eq!(numbers(&operations, 2, 5), Some(vec![3, 4, 5]));
         assert_eq!(numbers(&operations, 1, 5), None);

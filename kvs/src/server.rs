@@ -153,7 +153,7 @@ fn limits(settings: &Settings) -> Limits {
         message_size_bytes_max: settings.message_size_bytes_max,
         state_size_bytes_max: u32::try_from(STATE_SIZE_BYTES_MAX).expect("small"),
         in_flight_max: u32::try_from(IN_FLIGHT_MAX).expect("small"),
-        handles_max: settings.queues_max,
+        handles_max: settings.queues_max.min(HANDLES_MAX),
     }
 }
 
@@ -193,6 +193,9 @@ fn run(
         "stopped"
     );
 }
+
+/// Handles of a connection, whatever the bound on queues: some 10 MB of tables.
+const HANDLES_MAX: u32 = 1 << 16;
 
 /// Places of the transport for connections that are only told that there are too many.
 const REFUSED_CONNECTIONS_MAX: usize = 64;

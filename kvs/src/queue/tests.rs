@@ -163,6 +163,9 @@ fn a_copy_filled_from_another_takes_its_numbers_only_with_the_same_content() {
     assert_eq!(copy.numbers(), source.numbers());
     let back = Baseline { transaction: Transaction(1), ..baseline };
     assert_eq!(copy.queue.baseline(&back), Err(Status::ContentDiffers));
+    let (_, chain, content) = copy.numbers();
+    let beyond = Baseline { transaction: Transaction(u64::MAX), chain, content, messages: 2 };
+    assert_eq!(copy.queue.baseline(&beyond), Err(Status::ContentDiffers));
 }
 
 #[test]

@@ -1,7 +1,9 @@
-//! Dropping a long queue must not stall the others: counted in work, not in time.
+//! A worker turned by hand: dropping a long queue must not stall the others (counted in work, not
+//! in time), and silence is not waited for for ever.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvs::arena::Arena;
 use kvs::directory::Directory;
@@ -95,6 +97,22 @@ fn flush(link: &mut Link) {
             Err(_) => return,
         }
     }
+}
+
+#[test]
+fn a_connection_that_stays_silent_is_closed_after_ten_seconds() {
+    use std::io::Read;
+    let mut world = World::new();
+    let mut silent = std::net::TcpStream::connect(world.address).unwrap();
+    let start = Clock::new().now();
+    while world.worker.counters().get(Counter::ConnectionsOpen) == 0 {
+        world.worker.turn(start);
+    }
+    world.worker.turn(start + Duration::from_millis(9_999));
+    assert_eq!(world.worker.counters().get(Counter::ConnectionsOpen), 1);
+    world.worker.turn(start + Duration::from_secs(10));
+    assert_eq!(world.worker.counters().get(Counter::ConnectionsOpen), 0);
+    assert_eq!(silent.read(&mut [0; 1]).unwrap(), 0);
 }
 
 #[test]
