@@ -433,11 +433,16 @@ fn read_threads(root: &Table<'_>) -> Threads {
     } else {
         Drivers::Merged { workers: threads.integer("workers").range(1..=16).default(1) }
     };
-    Threads {
-        drivers,
-        cores: threads.integers("cores").default(Vec::new()),
-        spin: threads.duration("spin").default(Duration::ZERO),
-    }
+    let count = match drivers {
+        Drivers::Merged { workers } => workers,
+        Drivers::Split { link_workers, smtp_workers } => link_workers + smtp_workers,
+    };
+    let one_each = |cores: &Vec<usize>| match cores.len() == count {
+        true => Ok(()),
+        false => Err(format!("{} cores for {count} threads; give one for each", cores.len())),
+    };
+    let cores = threads.cores("cores").check(one_each).default(Vec::new());
+    Threads { drivers, cores, spin: threads.duration("spin").default(Duration::ZERO) }
 }
 
 /// Names become parts of names at the servers.

@@ -342,7 +342,9 @@ impl State {
             it.snapshot(id).map(|it| it.stored.message.envelope.accepted_unix_ms)
         });
         if accepted.is_some_and(|accepted| retry.is_expired(accepted, unix_ms)) {
-            info!(target: "record", outcome = "expired", queue = queue.0, id = id.0,
+            let home = *self.home_mut(queue);
+            let name = self.cohorts[home.cohort].cohort.unit(home.place).name();
+            info!(target: "record", outcome = "expired", queue = name, id = id.0,
                   attempts = state.attempts);
             self.with_queue(queue, |it| it.settle(id));
             self.counters.expired += 1;

@@ -74,7 +74,7 @@ impl Settings {
             name: root.string("name").not_empty().required(),
             listen: listen(&root, workers),
             workers,
-            cores: cores(&root, workers),
+            cores: root.cores("cores").check(|cores| one_each(cores, workers)).default(Vec::new()),
             spin: root.duration("spin").default(SPIN_DEFAULT),
             memory_bytes,
             messages_max,
@@ -121,33 +121,12 @@ fn listen(root: &Table<'_>, workers: u16) -> Vec<SocketAddr> {
     listen
 }
 
-/// A list such as "2-4,7".
-fn cores(root: &Table<'_>, workers: u16) -> Vec<usize> {
-    let Some(text) = root.string("cores").not_empty().optional() else { return Vec::new() };
-    let Some(cores) = parse_cores(&text) else {
-        root.mistake_at("cores", "give core numbers, such as \"2-4,7\"");
-        return Vec::new();
-    };
-    if cores.len() != usize::from(workers) {
-        let count = cores.len();
-        let message = format!("{count} cores for {workers} workers; give one for each");
-        root.mistake_at("cores", message);
+/// Pinned workers have a core each.
+fn one_each(cores: &[usize], workers: u16) -> Result<(), String> {
+    if cores.len() == usize::from(workers) {
+        return Ok(());
     }
-    cores
-}
-
-fn parse_cores(text: &str) -> Option<Vec<usize>> {
-    let mut cores = Vec::new();
-    for range in text.split(',') {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let first: usize = first.trim().parse().ok()?;
-        let last: usize = last.trim().parse().ok()?;
-        if last >= CORES_END || first > last {
-            return None;
-        }
-        cores.extend(first..=last);
-    }
-    Some(cores)
+    Err(format!("{} cores for {workers} workers; give one for each", cores.len()))
 }
 
 fn accounts(
@@ -187,7 +166,6 @@ const MEMORY_MAX: u64 = 64 << 30;
 /// Twelve bytes of index each.
 const MESSAGES_MAX: u64 = 1 << 32;
 const SPIN_DEFAULT: Duration = Duration::from_micros(50);
-const CORES_END: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -226,16 +204,10 @@ queues = "gw1/"
             .replace("0,2", "0-")
             .replace("gw1\"\nsecret", "gw1\"\ncolour = 1\nsecret");
         let mistakes = parse(&text).unwrap_err().to_string();
-        for expected in ["one port", "at least 4 MiB", "core numbers", "`colour` is no key"] {
+        for expected in
+            ["one port", "at least 4 MiB", "core numbers in quotes", "`colour` is no key"]
+        {
             assert!(mistakes.contains(expected), "{mistakes}");
-        }
-    }
-
-    #[test]
-    fn core_lists() {
-        assert_eq!(parse_cores("2-4, 7"), Some(vec![2, 3, 4, 7]));
-        for wrong in ["", "a", "3-1", "0-99999999", "-"] {
-            assert_eq!(parse_cores(wrong), None);
         }
     }
 

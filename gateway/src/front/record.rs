@@ -16,7 +16,7 @@ pub const TARGET: &str = "record";
 
 /// A mail is committed in one of its queues.
 pub(super) fn accepted(
-    queue: u32,
+    queue: &str,
     id: MessageId,
     mail_id: impl fmt::Display,
     envelope: &Envelope,

@@ -109,6 +109,7 @@ fn mistakes_between_keys_are_named_with_their_lines() {
         ("queue = \"rest\"", "queue = \"rets\"", "there is no [[queue]] named \"rets\""),
         ("name = \"gw1\"", "name = \"gw 1\u{e9}\"", "printable ASCII"),
         ("workers = 3", "workers = 17", "from 1 to 16"),
+        ("workers = 3", "workers = 3\ncores = \"0-1\"", "2 cores for 3 threads"),
         ("account = \"gw1\"\n", "", "`account` is missing"),
         ("secret = \"between us\"", "secret_file = \"/does/not/exist\"", "/does/not/exist"),
         ("[threads]", "min_sync = 0\n[threads]", "from 1 to 2"),

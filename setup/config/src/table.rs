@@ -16,7 +16,7 @@ use crate::{
     field::{Kind, Reading, Refusal},
     nearest::nearest,
     show_bytes, show_duration,
-    units::{parse_bytes, parse_duration},
+    units::{parse_bytes, parse_cores, parse_duration},
 };
 
 /// One table of a [`Document`].
@@ -87,12 +87,10 @@ impl<'d> Table<'d> {
         })
     }
 
-    /// A list of integers of type `T`.
-    pub fn integers<T: Integer>(&self, key: &'static str) -> Field<'d, Vec<T>> {
-        self.list(key, "a list of integers, such as [0, 1]", |value| {
-            let number = value.as_integer().and_then(whole);
-            number.and_then(|number| T::try_from(number).ok()).ok_or(Refusal::Unfit)
-        })
+    /// Numbers of processor cores: a list with ranges, such as "2-4,7".
+    pub fn cores(&self, key: &'static str) -> Field<'d, Vec<usize>> {
+        let kind = Kind::new("core numbers in quotes, such as \"2-4,7\"", Vec::new());
+        self.field(key, kind, |value| parse_cores(as_str(value)?).ok_or(Refusal::Unfit))
     }
 
     /// A size in bytes: an integer, or a string with its unit such as "4 GiB". The units are B,

@@ -14,6 +14,24 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     number.checked_mul(factor(&TIME_UNITS, unit)?).map(Duration::from_nanos)
 }
 
+/// Reads a list of core numbers such as "2-4,7", in the order given.
+pub(crate) fn parse_cores(text: &str) -> Option<Vec<usize>> {
+    let mut cores = Vec::new();
+    for range in text.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let first: usize = first.trim().parse().ok()?;
+        let last: usize = last.trim().parse().ok()?;
+        if last >= CORES_END || first > last {
+            return None;
+        }
+        cores.extend(first..=last);
+    }
+    Some(cores)
+}
+
+/// No machine has a core of this number or above.
+const CORES_END: usize = 4096;
+
 /// A size as an operator would write it: in the largest binary unit that loses nothing.
 ///
 /// ```
@@ -90,6 +108,14 @@ const TIME_UNITS: [(&str, u64); 7] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cores_are_listed_one_by_one_and_in_ranges() {
+        assert_eq!(parse_cores("2-4, 7"), Some(vec![2, 3, 4, 7]));
+        for wrong in ["", "a", "3-1", "0-99999999", "-"] {
+            assert_eq!(parse_cores(wrong), None);
+        }
+    }
 
     #[test]
     fn reads_sizes() {

@@ -17,6 +17,8 @@ use crate::front::counters::ReceptionCounters;
 pub(super) struct Desk {
     pub(super) config: ReceptionConfig,
     pub(super) hostname: Box<str>,
+    /// By index, for records.
+    pub(super) queue_names: Vec<Box<str>>,
     /// The front's number.
     pub(super) number: u16,
     pub(super) board: Arc<Board>,

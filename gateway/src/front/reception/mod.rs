@@ -61,6 +61,12 @@ impl Reception {
             desk: Desk {
                 config: reception.clone(),
                 hostname: config.hostname.clone(),
+                queue_names: config
+                    .delivery
+                    .destinations
+                    .iter()
+                    .map(|it| it.queue_name.clone())
+                    .collect(),
                 number: config.number,
                 board,
                 commits: Commits::default(),
@@ -236,7 +242,8 @@ impl Reception {
             if place == 0 {
                 self.desk.counters.accepted_bytes += u64::try_from(size).unwrap_or(u64::MAX);
             }
-            record::accepted(part.queue.0, id, mail.id, &part.message.envelope, size);
+            let queue = &self.desk.queue_names[part.queue.0 as usize];
+            record::accepted(queue, id, mail.id, &part.message.envelope, size);
         }
         self.answer(&mail, |session| session.smtp.commit(mail.id));
     }
