@@ -1,8 +1,8 @@
 //! Queues that share a record in the register, and the servers that back them up.
 //!
-//! A cohort begins by reading its record. If there is one, it seals the recorded copies by
-//! attaching with the next epoch, claims the queues in the register, and recovers each queue from
-//! the copy that is furthest. Then it serves: the copies of the recorded members follow the
+//! A cohort begins by reading its record. If there is one, it announces the next epoch in the
+//! register, seals the recorded copies by attaching with it, claims the queues by recording the
+//! sealed copies, and recovers each queue from the copy that is furthest. Then it serves: the copies of the recorded members follow the
 //! queues' logs, and a change is committed when each of them has answered it and they are as many
 //! as the policy asks for. A member that is lost is taken out of the record before anything goes
 //! on without it; a server that comes (back) is filled and then taken in.
@@ -138,6 +138,7 @@ enum Role {
 #[derive(Debug, PartialEq, Eq)]
 enum Phase {
     Reading,
+    Announcing,
     Gathering { since: Option<Instant> },
     Claiming,
     Serving,
@@ -259,7 +260,7 @@ impl Cohort {
         match self.phase {
             Phase::Gathering { .. } => self.seal(member, &mut outlets[member]),
             Phase::Serving | Phase::Claiming => self.welcome(now, member, incarnation, outlets),
-            Phase::Reading | Phase::Stopped => {}
+            Phase::Reading | Phase::Announcing | Phase::Stopped => {}
         }
     }
 
@@ -322,7 +323,7 @@ impl Cohort {
             panic!("the register answers each call once")
         };
         match (call, answer) {
-            (_, RegisterAnswer::Read(record)) => self.handle_record(record, outlets),
+            (_, RegisterAnswer::Read(record)) => self.handle_record(record),
             (RegisterCall::Swap(record), RegisterAnswer::Swapped) => {
                 self.record = Some(record);
                 self.handle_recorded(now, outlets);
@@ -351,7 +352,7 @@ impl Cohort {
                 self.pump(now, outlets, board);
                 self.maintain_record();
             }
-            Phase::Reading | Phase::Claiming | Phase::Stopped => {}
+            Phase::Reading | Phase::Announcing | Phase::Claiming | Phase::Stopped => {}
         }
         if std::mem::take(&mut self.refresh) {
             for place in 0..self.units.len() {
@@ -649,9 +650,10 @@ impl Cohort {
     /// The record is as we wanted it: act on it.
     fn handle_recorded(&mut self, now: Instant, outlets: &mut [impl Outlet]) {
         let record = self.record.clone().expect("it was just written");
-        if self.phase == Phase::Claiming {
-            self.begin_to_serve(&record, outlets);
-            return;
+        match self.phase {
+            Phase::Announcing => return self.begin_to_gather(outlets),
+            Phase::Claiming => return self.begin_to_serve(&record, outlets),
+            _ => {}
         }
         self.refresh = true;
         for place in 0..self.members.len() {

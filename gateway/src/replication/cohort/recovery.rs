@@ -1,4 +1,4 @@
-//! A cohort's way into service: seal, claim, fetch, settle.
+//! A cohort's way into service: announce, seal, claim, fetch, settle.
 
 use super::super::record::{Record, RecordedMember, RegisterCall};
 use super::super::request::{Answer, Outlet};
@@ -12,17 +12,29 @@ use crate::message::StoredMessage;
 use kvs_proto::{Epoch, MessageId};
 
 impl Cohort {
-    /// The register said how things are: the copies are sealed with the next epoch.
-    pub(super) fn handle_record(&mut self, record: Option<Record>, outlets: &mut [impl Outlet]) {
-        self.epoch = record.as_ref().map_or(Epoch(1), |record| record.epoch.next());
-        if let Some(record) = &record {
-            let configured = |name: &String| self.units.iter().any(|unit| unit.name() == name);
-            for name in record.queues.iter().filter(|name| !configured(name)) {
-                warn!(cohort = %self.key, queue = %name, "a recorded queue is not configured (here) \
-                      any more; its mail stays at the servers");
-            }
+    /// The register said how things are. The next epoch is announced there before any copy is
+    /// sealed with it, so that no two lives ever seal with the same one: connection generations
+    /// begin anew in each life, and a server would take the later life for the older connection.
+    pub(super) fn handle_record(&mut self, record: Option<Record>) {
+        let Some(mut record) = record else {
+            self.epoch = Epoch(1);
+            self.phase = Phase::Gathering { since: None };
+            return;
+        };
+        let configured = |name: &String| self.units.iter().any(|unit| unit.name() == name);
+        for name in record.queues.iter().filter(|name| !configured(name)) {
+            warn!(cohort = %self.key, queue = %name, "a recorded queue is not configured (here) \
+                  any more; its mail stays at the servers");
         }
-        self.record = record;
+        self.epoch = record.epoch.next();
+        record.epoch = self.epoch;
+        record.version += 1;
+        self.register = RegisterState::Wanted(RegisterCall::Swap(record));
+        self.phase = Phase::Announcing;
+    }
+
+    /// The epoch is ours: the copies are sealed with it.
+    pub(super) fn begin_to_gather(&mut self, outlets: &mut [impl Outlet]) {
         self.phase = Phase::Gathering { since: None };
         for (member, outlet) in outlets.iter_mut().enumerate() {
             self.seal(member, outlet);

@@ -741,6 +741,27 @@ fn an_owner_that_was_replaced_stops() {
 }
 
 #[test]
+fn no_two_lives_seal_with_the_same_epoch() {
+    let mut world = World::new(1);
+    let mut epochs = vec![world.cohort.epoch];
+    for _ in 0..3 {
+        // It dies between sealing and claiming.
+        world.cohort = cohort(1, false);
+        world.link_up(0);
+        world.link_up(1);
+        while !matches!(world.cohort.phase, Phase::Gathering { .. }) {
+            world.step();
+        }
+        epochs.push(world.cohort.epoch);
+    }
+    world.restart_gateway(false);
+    epochs.push(world.cohort.epoch);
+    assert!(epochs.is_sorted_by(|earlier, later| earlier < later), "{epochs:?}");
+    assert_eq!(world.recorded(), ["a", "b"]);
+    world.assert_in_step();
+}
+
+#[test]
 fn of_two_gateways_that_claim_one_is_refused_by_the_register() {
     let mut world = World::new(2);
     world.cohort = cohort(2, false);
