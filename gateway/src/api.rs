@@ -103,6 +103,9 @@ pub enum Outcome {
 /// From a shard to the SMTP side.
 #[derive(Debug)]
 pub enum Notice {
+    /// Whether any queue accepts mail has changed on the board: the front has ports to open or to
+    /// close, and may be asleep.
+    AcceptanceChanged,
     /// The policy is met: every copy that counts has it.
     Committed {
         /// Who asked.

@@ -14,7 +14,7 @@ use crate::board::Board;
 use crate::link::{Link, LinkEvent, LinkSettings, Links};
 use crate::message::{DeliveryState, MessageRef, QueueIndex};
 use crate::queue::RetryPolicy;
-use crate::replication::cohort::{Cohort, CohortCounters, CohortEvent, Policy, UnitSettings};
+use crate::replication::cohort::{Cohort, CohortCounters, CohortEvent, Policy, Unit, UnitSettings};
 use crate::replication::record::{RegisterAnswer, RegisterCall};
 
 /// Members of each cohort: two backups for each queue.
@@ -95,6 +95,8 @@ struct State {
     fronts: u16,
     random: fastrand::Rng,
     notices: VecDeque<(u16, Notice)>,
+    /// What the fronts were last told: whether any queue accepts.
+    any_accepting: bool,
     /// Queues that may hand out attempts now.
     deliverable: BTreeSet<QueueIndex>,
     /// When queues have deferred messages due, in milliseconds since 1970.
@@ -142,6 +144,7 @@ impl<T: Transport> Shard<T> {
             fronts: settings.fronts,
             random,
             notices: VecDeque::new(),
+            any_accepting: false,
             deliverable: BTreeSet::new(),
             due: BTreeSet::new(),
             fatal: None,
@@ -191,6 +194,7 @@ impl<T: Transport> Shard<T> {
             team.cohort.maintain(now, &mut outlets, &state.board);
         }
         state.take_events();
+        state.tell_acceptance();
         state.hand_out(unix_ms);
     }
 
@@ -229,6 +233,12 @@ impl<T: Transport> Shard<T> {
     /// by leaving but attempts under way.
     pub fn is_quiet(&self) -> bool {
         self.state.cohorts.iter().all(|team| team.cohort.is_quiet())
+    }
+
+    /// A queue with its copies, if the shard has it.
+    pub fn unit(&self, queue: QueueIndex) -> Option<&Unit> {
+        let home = (*self.state.homes.get(queue.0 as usize)?)?;
+        Some(self.state.cohorts[home.cohort].cohort.unit(home.place))
     }
 
     /// What became of messages.
@@ -370,6 +380,14 @@ impl State {
                     CohortEvent::Fatal(why) => _ = self.fatal.get_or_insert(why),
                 }
             }
+        }
+    }
+
+    /// Wakes the fronts when their ports are to be opened or closed.
+    fn tell_acceptance(&mut self) {
+        let any_accepting = self.board.any_accepting();
+        if std::mem::replace(&mut self.any_accepting, any_accepting) != any_accepting {
+            self.notices.extend((0..self.fronts).map(|it| (it, Notice::AcceptanceChanged)));
         }
     }
 

@@ -43,6 +43,8 @@ pub struct Front<T> {
     reception: Reception,
     delivery: Delivery,
     is_stopping: bool,
+    /// The next turn has something to do, though nothing came to it.
+    is_woken: bool,
 }
 
 impl<T: Transport> Front<T> {
@@ -56,6 +58,7 @@ impl<T: Transport> Front<T> {
             reception: Reception::new(config, board),
             delivery: Delivery::new(config),
             is_stopping: false,
+            is_woken: false,
         }
     }
 
@@ -65,6 +68,7 @@ impl<T: Transport> Front<T> {
         self.reception.set_time(now, unix_ms);
         self.delivery.set_time(now, unix_ms);
         let mut has_worked = self.has_work();
+        self.is_woken = false;
         self.transport.poll(now);
         while let Some(event) = self.transport.next_event() {
             has_worked = true;
@@ -82,6 +86,7 @@ impl<T: Transport> Front<T> {
     /// Takes a notice of a shard.
     pub fn handle_notice(&mut self, notice: Notice) {
         match notice {
+            Notice::AcceptanceChanged => self.is_woken = true,
             Notice::Committed { ticket, queue, id } => {
                 self.reception.handle_committed(ticket, queue, id);
             }
@@ -163,6 +168,6 @@ impl<T: Transport> Front<T> {
     }
 
     fn has_work(&self) -> bool {
-        self.reception.has_work() || self.delivery.has_work()
+        self.is_woken || self.reception.has_work() || self.delivery.has_work()
     }
 }
