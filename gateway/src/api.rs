@@ -28,8 +28,8 @@ pub struct Ticket {
 /// From the SMTP side to the shard that owns the queue.
 #[derive(Debug)]
 pub enum Command {
-    /// Append and replicate; not ready for delivery before `Release`. Room was reserved before (see `Board::reserve`), and goes over to the
-    /// shard with this.
+    /// Append and replicate; not ready for delivery before `Release`. Room was reserved before (see
+    /// `Board::reserve`), and goes over to the shard with this.
     Store {
         /// Where.
         queue: QueueIndex,
@@ -103,8 +103,8 @@ pub enum Outcome {
 /// From a shard to the SMTP side.
 #[derive(Debug)]
 pub enum Notice {
-    /// Whether any queue accepts mail has changed on the board: the front has ports to open or to
-    /// close, and may be asleep.
+    /// Queues have begun or ceased to accept mail, as the board says: the front may have ports to
+    /// open or to close, and may be asleep.
     AcceptanceChanged,
     /// The policy is met: every copy that counts has it.
     Committed {

@@ -145,6 +145,12 @@ impl Board {
         self.bytes_left.fetch_sub(bytes, Relaxed);
     }
 
+    /// What a queue may still take: messages and bytes. Below zero only by what was recovered.
+    pub fn left(&self, queue: QueueIndex) -> (i64, i64) {
+        let board = self.queue(queue);
+        (board.messages_left.load(Relaxed), board.bytes_left.load(Relaxed))
+    }
+
     fn take_bytes(&self, queue: QueueIndex, bytes: i64) -> Result<(), Shortage> {
         let board = self.queue(queue);
         if !take(&board.bytes_left, bytes) {

@@ -12,9 +12,10 @@ use crate::board::Board;
 use crate::front::Front;
 use crate::register::{FileRegister, RegisterThread};
 use crate::replication::record::RegisterAnswer;
-use crate::settings::{Drivers, Settings};
+use crate::settings::{self, Settings};
 use crate::shard::Shard;
-use crate::worker::{Fatal, Rings, Shared, Worker};
+use crate::turn::{Drivers, Fatal, Places};
+use crate::worker::{Rings, Shared, Worker};
 
 /// Connections that delivery and the links may have beside the sessions.
 const OTHER_CONNECTIONS_MAX: usize = 16_384;
@@ -29,10 +30,12 @@ pub struct Gateway {
 }
 
 /// What runs on one thread.
-#[derive(Clone, Copy, Debug)]
-struct Plan {
-    front: Option<u16>,
-    shard: Option<usize>,
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Plan {
+    /// Its front, by number.
+    pub front: Option<u16>,
+    /// Its shard, by number.
+    pub shard: Option<usize>,
 }
 
 impl Gateway {
@@ -59,17 +62,14 @@ impl Gateway {
         })?;
         let mut threads = Vec::new();
         for (number, parts) in built.parts.into_iter().enumerate() {
+            let (front, shard, places) = (parts.front, parts.shard, built.places.clone());
             let worker = Worker {
-                number,
-                front: parts.front,
-                shard: parts.shard,
+                drivers: Drivers { number, front, shard, places },
                 rings: parts.rings,
                 shared: shared.clone(),
                 register: register.caller(),
                 register_answers: parts.register_answers,
                 spin: settings.threads.spin,
-                board: board.clone(),
-                changes_seen: 0,
             };
             let core = settings.threads.cores.get(number).copied();
             threads.push(spawn(worker, core, shared.clone())?);
@@ -106,6 +106,7 @@ impl Gateway {
 /// All workers' parts, before their threads start.
 struct Built {
     parts: Vec<Parts>,
+    places: Places,
     shared: Shared,
     answers: Vec<Sender<(usize, RegisterAnswer)>>,
 }
@@ -151,25 +152,33 @@ impl Built {
             answers.push(sender);
             parts.push(Parts { front, shard, rings, register_answers });
         }
-        let worker_of = |matches: &dyn Fn(&Plan) -> bool| {
-            plans.iter().position(matches).expect("each front and shard has a worker")
-        };
-        let shard_workers = settings.shard_of_queues(shards);
-        let shard_workers =
-            shard_workers.iter().map(|it| worker_of(&|plan| plan.shard == Some(*it)));
-        let front_workers = (0..fronts_u16).map(|it| worker_of(&|plan| plan.front == Some(it)));
-        let shared = Shared::new(wakers, shard_workers.collect(), front_workers.collect());
-        Ok(Built { parts, shared, answers })
+        let places = places(settings, plans);
+        Ok(Built { parts, places, shared: Shared::new(wakers, fronts), answers })
     }
 }
 
-fn plan(drivers: Drivers) -> Vec<Plan> {
+/// Which worker has what.
+pub fn places(settings: &Settings, plans: &[Plan]) -> Places {
+    let shards = plans.iter().filter_map(|plan| plan.shard).count();
+    let fronts = plans.iter().filter_map(|plan| plan.front).count();
+    let worker_of = |matches: &dyn Fn(&Plan) -> bool| {
+        plans.iter().position(matches).expect("each front and shard has a worker")
+    };
+    let shard_of_queues = settings.shard_of_queues(shards);
+    let shard_workers = shard_of_queues.iter().map(|it| worker_of(&|plan| plan.shard == Some(*it)));
+    let front_workers =
+        (0..fronts).map(|it| worker_of(&|plan| plan.front.map(usize::from) == Some(it)));
+    Places { shard_workers: shard_workers.collect(), front_workers: front_workers.collect() }
+}
+
+/// What runs on each thread, by its number.
+pub fn plan(drivers: settings::Drivers) -> Vec<Plan> {
     let front = |number: usize| Some(u16::try_from(number).expect("bounded by the configuration"));
     match drivers {
-        Drivers::Merged { workers } => {
+        settings::Drivers::Merged { workers } => {
             (0..workers).map(|it| Plan { front: front(it), shard: Some(it) }).collect()
         }
-        Drivers::Split { link_workers, smtp_workers } => {
+        settings::Drivers::Split { link_workers, smtp_workers } => {
             let shards = (0..link_workers).map(|it| Plan { front: None, shard: Some(it) });
             let fronts = (0..smtp_workers).map(|it| Plan { front: front(it), shard: None });
             shards.chain(fronts).collect()
@@ -200,7 +209,7 @@ fn spawn(
     core: Option<usize>,
     shared: Arc<Shared>,
 ) -> io::Result<JoinHandle<Result<(), Fatal>>> {
-    let number = worker.number;
+    let number = worker.drivers.number;
     Builder::new().name(format!("worker-{number}")).spawn(move || {
         if let Some(core) = core
             && let Err(error) = pin_current_thread(core)

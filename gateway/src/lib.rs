@@ -8,7 +8,8 @@
 //! * [`link`] is the connection to such a server.
 //! * [`shard`] ties queues, cohorts and links together on one thread.
 //! * [`register`] keeps the records of ownership.
-//! * [`worker`] is a thread, [`gateway`] all of them, made from their [`settings`].
+//! * [`turn`] is one turn of that work; [`worker`] is a thread around it, [`gateway`] all of them,
+//!   made from their [`settings`].
 
 pub mod api;
 pub mod board;
@@ -21,4 +22,5 @@ pub mod register;
 pub mod replication;
 pub mod settings;
 pub mod shard;
+pub mod turn;
 pub mod worker;

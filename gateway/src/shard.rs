@@ -95,8 +95,8 @@ struct State {
     fronts: u16,
     random: fastrand::Rng,
     notices: VecDeque<(u16, Notice)>,
-    /// What the fronts were last told: whether any queue accepts.
-    any_accepting: bool,
+    /// The board's changes that the fronts have been told of.
+    changes_told: u64,
     /// Queues that may hand out attempts now.
     deliverable: BTreeSet<QueueIndex>,
     /// When queues have deferred messages due, in milliseconds since 1970.
@@ -144,7 +144,7 @@ impl<T: Transport> Shard<T> {
             fronts: settings.fronts,
             random,
             notices: VecDeque::new(),
-            any_accepting: false,
+            changes_told: 0,
             deliverable: BTreeSet::new(),
             due: BTreeSet::new(),
             fatal: None,
@@ -383,10 +383,10 @@ impl State {
         }
     }
 
-    /// Wakes the fronts when their ports are to be opened or closed.
+    /// Wakes the fronts, which have ports to open or to close, when queues begin or cease to accept.
     fn tell_acceptance(&mut self) {
-        let any_accepting = self.board.any_accepting();
-        if std::mem::replace(&mut self.any_accepting, any_accepting) != any_accepting {
+        let changes = self.board.changes();
+        if std::mem::replace(&mut self.changes_told, changes) != changes {
             self.notices.extend((0..self.fronts).map(|it| (it, Notice::AcceptanceChanged)));
         }
     }

@@ -1,12 +1,4 @@
-//! Threads: what a worker runs, and how workers pass parcels to each other.
-//!
-//! A worker has a front (SMTP), a shard (queues and links), or both. One turn is
-//!
-//! 1. the shard receives answers and lets its cohorts go on: messages are committed;
-//! 2. notices go to the fronts, and the front takes its turn: sessions get their 250, new mail
-//!    becomes commands;
-//! 3. commands go to the shards, which append and replicate them;
-//! 4. the links are flushed, once.
+//! Threads: the loop around a worker's turns, and how workers pass parcels to each other.
 //!
 //! What is for another worker goes through a bounded ring. When a ring is full the parcel waits
 //! here, and is no more than its sender's bounds allow: one for each mail that a session waits
@@ -20,17 +12,15 @@ use std::time::Duration;
 
 use rtrb::{Consumer, Producer, RingBuffer};
 use tcpstack::{Clock, Idle, Instant, KernelTransport, Transport, Waker, wait_on_both};
-use tracing::{error, info};
+use tracing::info;
 
-use crate::api::{Command, Notice};
-use crate::board::Board;
-use crate::front::Front;
 use crate::register::Asker;
 use crate::replication::record::{RegisterAnswer, RegisterCall};
-use crate::shard::Shard;
+use crate::shard::RegisterErrand;
+use crate::turn::{Drivers, Fatal, PARCELS_PER_TURN, Parcel, Surroundings};
 
 /// Parcels that a ring holds.
-const RING_SIZE: usize = 4096;
+const RING_SIZE: usize = PARCELS_PER_TURN;
 
 /// How long a stopping gateway waits for its copies to answer.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -47,13 +37,6 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// How often counters are logged, if they have changed.
 const COUNTERS_EVERY: Duration = Duration::from_secs(60);
 
-/// What passes between workers.
-#[derive(Debug)]
-enum Parcel {
-    Command(Command),
-    Notice(Notice),
-}
-
 /// What all workers share.
 #[derive(Debug)]
 pub struct Shared {
@@ -63,10 +46,6 @@ pub struct Shared {
     fronts_left: AtomicUsize,
     /// By worker.
     sleepers: Vec<Sleeper>,
-    /// The worker that has each queue's shard, by queue.
-    shard_workers: Vec<usize>,
-    /// The worker that has each front.
-    front_workers: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -76,16 +55,13 @@ struct Sleeper {
 }
 
 impl Shared {
-    /// For workers with these wakers; the maps say which worker has the shard of a queue, and
-    /// which has a front.
-    pub fn new(wakers: Vec<Waker>, shard_workers: Vec<usize>, front_workers: Vec<usize>) -> Shared {
+    /// For workers with these wakers, and so many fronts among them.
+    pub fn new(wakers: Vec<Waker>, fronts: usize) -> Shared {
         let sleeper = |waker| Sleeper { asleep: AtomicBool::new(false), waker };
         Shared {
             stopping: AtomicBool::new(false),
-            fronts_left: AtomicUsize::new(front_workers.len()),
+            fronts_left: AtomicUsize::new(fronts),
             sleepers: wakers.into_iter().map(sleeper).collect(),
-            shard_workers,
-            front_workers,
         }
     }
 
@@ -174,12 +150,8 @@ impl Rings {
 
 /// One thread's work.
 pub struct Worker {
-    /// Its number.
-    pub number: usize,
-    /// SMTP, if it runs here.
-    pub front: Option<Front<KernelTransport>>,
-    /// Queues and links, if they run here.
-    pub shard: Option<Shard<KernelTransport>>,
+    /// What it runs.
+    pub drivers: Drivers<KernelTransport>,
     /// To and from the others.
     pub rings: Rings,
     /// What all share.
@@ -190,15 +162,35 @@ pub struct Worker {
     pub register_answers: Receiver<(usize, RegisterAnswer)>,
     /// How long to spin without work.
     pub spin: Duration,
-    /// Whose switches the fronts' ports depend on.
-    pub board: Arc<Board>,
-    /// The board's changes that the fronts have been woken for.
-    pub changes_seen: u64,
 }
 
-/// Why a worker could not go on.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Fatal(pub String);
+/// What a worker's turn reaches outside of it.
+struct Outside<'w> {
+    number: usize,
+    rings: &'w mut Rings,
+    register: &'w Sender<(Asker, String, RegisterCall)>,
+    register_answers: &'w Receiver<(usize, RegisterAnswer)>,
+}
+
+impl Surroundings for Outside<'_> {
+    fn send(&mut self, to: usize, parcel: Parcel) {
+        self.rings.send(to, parcel);
+    }
+
+    fn receive(&mut self) -> Option<Parcel> {
+        self.rings.receive()
+    }
+
+    fn ask_register(&mut self, errand: RegisterErrand) -> Result<(), Fatal> {
+        let asker = Asker { worker: self.number, cohort: errand.cohort };
+        let sent = self.register.send((asker, errand.key, errand.call));
+        sent.map_err(|_| Fatal("the register's thread has died".into()))
+    }
+
+    fn poll_register(&mut self) -> Option<(usize, RegisterAnswer)> {
+        self.register_answers.try_recv().ok()
+    }
+}
 
 impl Worker {
     /// Runs until the gateway stops.
@@ -232,103 +224,20 @@ impl Worker {
     }
 
     fn turn(&mut self, now: Instant, unix_ms: u64) -> Result<bool, Fatal> {
-        let mut worked = self.take_incoming(now, unix_ms);
-        if let Some(shard) = &mut self.shard {
-            worked |= shard.receive(now);
-            shard.advance(now, unix_ms);
-        }
-        worked |= self.route_notices();
-        // Before the front's turn, which sends the 250s: a mail is ready before its client knows.
-        worked |= self.route_commands(unix_ms);
-        if let Some(front) = &mut self.front {
-            worked |= front.turn(now, unix_ms);
-        }
-        worked |= self.route_commands(unix_ms);
-        if let Some(shard) = &mut self.shard {
-            shard.advance(now, unix_ms);
-            while let Some(errand) = shard.poll_register() {
-                let asker = Asker { worker: self.number, cohort: errand.cohort };
-                let sent = self.register.send((asker, errand.key, errand.call));
-                sent.map_err(|_| Fatal("the register's thread has died".into()))?;
-            }
-            if let Some(why) = shard.poll_fatal() {
-                error!(why, "stopping at once");
-                return Err(Fatal(why));
-            }
-            shard.flush(now);
-        }
-        self.wake_fronts();
-        worked |= self.route_notices();
-        worked |= self.rings.flush(&self.shared);
-        Ok(worked)
-    }
-
-    fn take_incoming(&mut self, now: Instant, unix_ms: u64) -> bool {
-        let mut worked = false;
-        // At most what the rings hold, so that a busy neighbour does not keep us here.
-        for _ in 0..RING_SIZE {
-            let Some(parcel) = self.rings.receive() else { break };
-            worked = true;
-            match parcel {
-                Parcel::Command(command) => self.local_shard().handle_command(unix_ms, command),
-                Parcel::Notice(notice) => self.local_front().handle_notice(notice),
-            }
-        }
-        while let Ok((cohort, answer)) = self.register_answers.try_recv() {
-            worked = true;
-            self.local_shard().handle_register(now, cohort, answer);
-        }
-        worked
-    }
-
-    fn route_notices(&mut self) -> bool {
-        let mut worked = false;
-        while let Some((front, notice)) = self.shard.as_mut().and_then(Shard::poll_notice) {
-            worked = true;
-            let worker = self.shared.front_workers[usize::from(front)];
-            if worker == self.number {
-                self.local_front().handle_notice(notice);
-            } else {
-                self.rings.send(worker, Parcel::Notice(notice));
-            }
-        }
-        worked
-    }
-
-    fn route_commands(&mut self, unix_ms: u64) -> bool {
-        let mut worked = false;
-        while let Some(command) = self.front.as_mut().and_then(Front::poll_command) {
-            worked = true;
-            let worker = self.shared.shard_workers[command.queue().0 as usize];
-            if worker == self.number {
-                self.local_shard().handle_command(unix_ms, command);
-            } else {
-                self.rings.send(worker, Parcel::Command(command));
-            }
-        }
-        worked
-    }
-
-    /// Fronts that sleep must see when queues begin or cease to accept.
-    fn wake_fronts(&mut self) {
-        let changes = self.board.changes();
-        if std::mem::replace(&mut self.changes_seen, changes) != changes {
-            self.shared.front_workers.iter().for_each(|worker| self.shared.wake(*worker));
-        }
-    }
-
-    fn local_front(&mut self) -> &mut Front<KernelTransport> {
-        self.front.as_mut().expect("notices go to workers with a front")
-    }
-
-    fn local_shard(&mut self) -> &mut Shard<KernelTransport> {
-        self.shard.as_mut().expect("commands go to workers with a shard")
+        let mut outside = Outside {
+            number: self.drivers.number,
+            rings: &mut self.rings,
+            register: &self.register,
+            register_answers: &self.register_answers,
+        };
+        let worked = self.drivers.turn(now, unix_ms, &mut outside)?;
+        Ok(self.rings.flush(&self.shared) | worked)
     }
 
     /// Goes on stopping; returns whether this worker is done.
     fn stop(&mut self, now: Instant, stop: &mut Stop) -> bool {
         let since = *stop.since.get_or_insert(now);
-        if let Some(front) = &mut self.front {
+        if let Some(front) = &mut self.drivers.front {
             front.stop();
             // A socket that is closed may still have its last reply to send.
             let lingering = front.transport_mut().statistics().lingering > 0;
@@ -346,7 +255,7 @@ impl Worker {
         if self.shared.fronts_left.load(Ordering::SeqCst) > 0 || self.rings.has_incoming() {
             return false;
         }
-        let Some(shard) = &mut self.shard else { return !self.rings.has_waiting() };
+        let Some(shard) = &mut self.drivers.shard else { return !self.rings.has_waiting() };
         let quiet = shard.is_quiet();
         if !quiet && now.saturating_since(since) < STOP_GRACE {
             return false;
@@ -360,21 +269,13 @@ impl Worker {
     }
 
     fn sleep(&mut self, now: Instant, unix_ms: u64) {
-        let mut until = now + SLEEP_MAX;
-        if let Some(front) = &self.front {
-            until = front.next_deadline().map_or(until, |deadline| deadline.min(until));
-        }
-        if let Some(shard) = &self.shard {
-            let (deadline, due_unix_ms) = shard.next_deadline(now);
-            let due =
-                due_unix_ms.map(|due| now + Duration::from_millis(due.saturating_sub(unix_ms)));
-            until = deadline.into_iter().chain(due).fold(until, Instant::min);
-        }
-        let sleeper = &self.shared.sleepers[self.number];
+        let deadline = self.drivers.next_deadline(now, unix_ms);
+        let until = deadline.map_or(now + SLEEP_MAX, |it| it.min(now + SLEEP_MAX));
+        let sleeper = &self.shared.sleepers[self.drivers.number];
         sleeper.asleep.store(true, Ordering::SeqCst);
         // Who sends after this sees that we sleep, and wakes us.
         if !self.rings.has_incoming() && !self.rings.has_waiting() {
-            match (&mut self.front, &mut self.shard) {
+            match (&mut self.drivers.front, &mut self.drivers.shard) {
                 (Some(front), Some(shard)) => {
                     wait_on_both(front.transport_mut(), shard.transport(), now, Some(until));
                 }
@@ -383,17 +284,17 @@ impl Worker {
                 (None, None) => unreachable!("a worker has something to do"),
             }
         }
-        self.shared.sleepers[self.number].asleep.store(false, Ordering::SeqCst);
+        self.shared.sleepers[self.drivers.number].asleep.store(false, Ordering::SeqCst);
     }
 
     fn log_counters(&self) {
-        if let Some(shard) = &self.shard {
+        if let Some(shard) = &self.drivers.shard {
             let counters = shard.counters();
-            info!(target: "counters", worker = self.number, shard = ?counters);
+            info!(target: "counters", worker = self.drivers.number, shard = ?counters);
         }
-        if let Some(front) = &self.front {
+        if let Some(front) = &self.drivers.front {
             let counters = front.counters();
-            info!(target: "counters", worker = self.number, front = ?counters);
+            info!(target: "counters", worker = self.drivers.number, front = ?counters);
         }
     }
 }
@@ -408,6 +309,7 @@ struct Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::Command;
     use crate::message::QueueIndex;
     use tcpstack::KernelOptions;
 
@@ -424,7 +326,7 @@ mod tests {
 
     fn shared(workers: usize) -> Shared {
         let waker = || KernelTransport::new(KernelOptions::default()).unwrap().waker();
-        Shared::new((0..workers).map(|_| waker()).collect(), vec![0], vec![0])
+        Shared::new((0..workers).map(|_| waker()).collect(), 1)
     }
 
     #[test]
@@ -466,7 +368,7 @@ mod tests {
     #[test]
     fn a_sleeping_worker_is_woken_by_a_parcel() {
         let mut transport = KernelTransport::new(KernelOptions::default()).unwrap();
-        let shared = Shared::new(vec![transport.waker(); 2], vec![0], vec![0]);
+        let shared = Shared::new(vec![transport.waker(); 2], 1);
         let mut rings = Rings::between(2);
         shared.sleepers[1].asleep.store(true, Ordering::SeqCst);
         rings[0].send(1, slots(1));
