@@ -1,0 +1,261 @@
+//! Compares what must be equal: queues and their copies, budgets and what they were.
+
+use std::fmt;
+
+use gateway::message::QueueIndex;
+use gateway::queue::MailQueue;
+use kvs_proto::{ChainHash, ContentDigest, Epoch, Transaction};
+
+use crate::scenario::SERVERS;
+use crate::world::{Server, World};
+
+/// A copy of a queue at a server, in numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CopyNumbers {
+    /// Whose it is.
+    pub epoch: Epoch,
+    /// Changes applied.
+    pub transaction: Transaction,
+    /// The hash over them.
+    pub chain: ChainHash,
+    /// The digest of what lives.
+    pub content: ContentDigest,
+    /// How many messages live.
+    pub messages: u64,
+}
+
+/// Something that is not as it must be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Difference(pub String);
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Compares a queue with a copy that counts: at equal transaction numbers the history is the same,
+/// and at the last one the content too.
+///
+/// # Errors
+/// How they differ.
+pub fn compare(queue: &MailQueue, copy: &CopyNumbers) -> Result<(), Difference> {
+    let log = queue.log();
+    let at = copy.transaction;
+    if at > log.head() {
+        return Err(Difference(format!("{copy:?} is ahead of its queue at {:?}", log.head())));
+    }
+    if let Some(hash) = log.hash_after(at)
+        && hash != copy.chain
+    {
+        return Err(Difference(format!("{copy:?} has another history than its queue's {hash:?}")));
+    }
+    let content = (queue.content_digest(), queue.len() as u64);
+    if at == log.head() && content != (copy.content, copy.messages) {
+        return Err(Difference(format!("{copy:?} has other content than its queue: {content:?}")));
+    }
+    Ok(())
+}
+
+/// Compares two copies that count.
+///
+/// # Errors
+/// How they differ.
+pub fn compare_copies(one: &CopyNumbers, other: &CopyNumbers) -> Result<(), Difference> {
+    let same_place = (one.epoch, one.transaction) == (other.epoch, other.transaction);
+    if same_place && one != other {
+        return Err(Difference(format!("{one:?} and {other:?} differ")));
+    }
+    Ok(())
+}
+
+/// What must hold at any time.
+///
+/// # Errors
+/// What does not.
+pub fn check_always(world: &World) -> Result<(), Difference> {
+    for (index, name) in queues(world) {
+        let mut counting = Vec::new();
+        for place in 0..SERVERS.len() {
+            if is_recorded(world, place, &name)
+                && let Some(copy) = world.server(place).and_then(|it| copy_at(it, &name))
+            {
+                counting.push(copy);
+            }
+        }
+        if let [one, other] = &counting[..] {
+            compare_copies(one, other).map_err(|it| it.of(&name))?;
+        }
+        let Some(gateway) = world.gateway() else { continue };
+        let unit = gateway.unit(index);
+        if unit.is_open() {
+            for copy in counting.iter().filter(|copy| Some(copy.epoch) == epoch(world, &name)) {
+                compare(&unit.queue, copy).map_err(|it| it.of(&name))?;
+            }
+        }
+    }
+    check_budgets(world, |left, bound| left <= bound)
+}
+
+/// What must hold when all mail is delivered and nothing goes wrong any more: queues and copies are
+/// empty and equal, both servers' copies count, and budgets are whole.
+///
+/// # Errors
+/// What does not (yet).
+pub fn check_settled(world: &World) -> Result<(), Difference> {
+    check_always(world)?;
+    if !world.is_load_done() {
+        return Err(Difference("senders have mail that is not settled".into()));
+    }
+    let Some(gateway) = world.gateway() else {
+        return Err(Difference("the gateway is down".into()));
+    };
+    for (index, name) in queues(world) {
+        let unit = gateway.unit(index);
+        let (messages, changes) = (unit.queue.len(), unit.queue.log().len());
+        if !unit.is_open() || messages > 0 || changes > 0 {
+            let open = unit.is_open();
+            return Err(Difference(format!(
+                "{name} has {messages} messages and {changes} unanswered changes, open: {open}"
+            )));
+        }
+        for place in 0..SERVERS.len() {
+            if !is_recorded(world, place, &name) {
+                return Err(Difference(format!("the copy of {name} at kvs{place} does not count")));
+            }
+            let server = world.server(place).expect("recorded in this life");
+            let copy = copy_at(server, &name);
+            if copy.is_none_or(|it| it.transaction != unit.queue.log().head() || it.messages > 0) {
+                return Err(Difference(format!("the copy of {name} at kvs{place} is {copy:?}")));
+            }
+        }
+    }
+    check_budgets(world, |left, bound| left == bound)
+}
+
+/// Compares what is left of each budget with what it was.
+fn check_budgets(world: &World, holds: impl Fn(i64, i64) -> bool) -> Result<(), Difference> {
+    let Some(gateway) = world.gateway() else { return Ok(()) };
+    let settings = &world.scenario().settings;
+    let board = gateway.board();
+    let total = i64::try_from(settings.memory_bytes).expect("a budget below 2^63");
+    if !holds(board.bytes_left(), total) {
+        let left = board.bytes_left();
+        return Err(Difference(format!("{left} of {total} bytes of memory are left")));
+    }
+    for ((index, name), bounds) in queues(world).into_iter().zip(settings.bounds()) {
+        let left = board.left(index);
+        if !holds(left.0, bounds.0) || !holds(left.1, bounds.1) {
+            return Err(Difference(format!("{left:?} of {bounds:?} are left")).of(&name));
+        }
+    }
+    Ok(())
+}
+
+impl Difference {
+    fn of(self, queue: &str) -> Difference {
+        Difference(format!("queue {queue}: {}", self.0))
+    }
+}
+
+/// The queues by index and name.
+fn queues(world: &World) -> Vec<(QueueIndex, String)> {
+    let queues = world.scenario().settings.queues.iter();
+    (0..).zip(queues).map(|(index, it)| (QueueIndex(index), it.name.clone())).collect()
+}
+
+/// Whether the record says that this life of the server has a copy of the queue that counts.
+fn is_recorded(world: &World, place: usize, queue: &str) -> bool {
+    let Some(server) = world.server(place) else { return false };
+    let name = format!("kvs{place}");
+    let mut records = world.register().records().map(|(_, record)| record);
+    records.any(|record| {
+        record.queues.iter().any(|it| it == queue)
+            && record.incarnation_of(&name) == Some(server.incarnation)
+    })
+}
+
+/// The epoch that the record gives the queue's owner.
+fn epoch(world: &World, queue: &str) -> Option<Epoch> {
+    let mut records = world.register().records().map(|(_, record)| record);
+    records.find(|record| record.queues.iter().any(|it| it == queue)).map(|record| record.epoch)
+}
+
+fn copy_at(server: &Server, queue: &str) -> Option<CopyNumbers> {
+    let table = server.worker.table();
+    let full = format!("gw/{queue}");
+    let (_, copy) = table.list(&full, None).find(|(name, _)| name.as_str() == full)?;
+    let attached = copy.attached(table.arena(), 0);
+    Some(CopyNumbers {
+        epoch: copy.epoch(),
+        transaction: copy.transaction(),
+        chain: attached.chain,
+        content: attached.content,
+        messages: attached.messages,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use gateway::api::Ticket;
+    use gateway::message::{Envelope, Message};
+
+    /// A queue with two messages, and a true copy of it.
+    fn pair() -> (MailQueue, CopyNumbers) {
+        let mut queue = MailQueue::default();
+        for serial in 1..=2 {
+            let envelope = Envelope {
+                reverse_path: "a@b".into(),
+                recipients: vec!["c@d".into()],
+                eight_bit: false,
+                leading_dot: false,
+                accepted_unix_ms: serial,
+            };
+            let message = Message { envelope, content: Bytes::from_static(b"x\r\n") };
+            queue.store(Ticket { front: 0, serial }, message.into(), false);
+        }
+        let copy = CopyNumbers {
+            epoch: Epoch(1),
+            transaction: queue.log().head(),
+            chain: queue.log().head_hash(),
+            content: queue.content_digest(),
+            messages: 2,
+        };
+        (queue, copy)
+    }
+
+    #[test]
+    fn a_true_copy_is_equal_also_when_it_is_behind() {
+        let (queue, copy) = pair();
+        assert_eq!(compare(&queue, &copy), Ok(()));
+        let chain = queue.log().hash_after(Transaction(1)).unwrap();
+        let behind = CopyNumbers { transaction: Transaction(1), chain, messages: 1, ..copy };
+        assert_eq!(compare(&queue, &behind), Ok(()));
+    }
+
+    #[test]
+    fn a_copy_that_differs_is_found() {
+        let (queue, copy) = pair();
+        let wrong = [
+            CopyNumbers { chain: ChainHash(1), ..copy },
+            CopyNumbers { content: ContentDigest(1), ..copy },
+            CopyNumbers { messages: 1, ..copy },
+            CopyNumbers { transaction: Transaction(3), ..copy },
+            CopyNumbers { transaction: Transaction(1), ..copy },
+        ];
+        for copy in wrong {
+            assert!(compare(&queue, &copy).is_err(), "{copy:?}");
+        }
+    }
+
+    #[test]
+    fn copies_are_compared_where_they_stand_at_the_same_place() {
+        let (_, copy) = pair();
+        let other = CopyNumbers { content: ContentDigest(1), ..copy };
+        assert!(compare_copies(&copy, &other).is_err());
+        let elsewhere = CopyNumbers { transaction: Transaction(1), ..other };
+        assert_eq!(compare_copies(&copy, &elsewhere), Ok(()));
+    }
+}

@@ -1,0 +1,169 @@
+//! A gateway on its host: its workers take turns, and what they pass to each other lies here.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use fastrand::Rng;
+use gateway::board::Board;
+use gateway::front::Front;
+use gateway::gateway::{places, plan};
+use gateway::message::QueueIndex;
+use gateway::replication::cohort::Unit;
+use gateway::replication::record::RegisterAnswer;
+use gateway::settings::Settings;
+use gateway::shard::{RegisterErrand, Shard};
+use gateway::turn::{Drivers, Fatal, Parcel, Surroundings};
+use tcpstack::{Instant, SimNetwork, SimTransport};
+
+use crate::sabotage::Saboteur;
+
+/// One life of a gateway.
+#[derive(Debug)]
+pub struct GatewayHost {
+    workers: Vec<Drivers<SimTransport>>,
+    post: Post,
+    board: Arc<Board>,
+}
+
+/// What lies between the workers, and between them and the register.
+#[derive(Debug, Default)]
+struct Post {
+    /// Parcels by the worker that they are for.
+    parcels: Vec<VecDeque<Parcel>>,
+    /// The register's answers, likewise: the cohort and what.
+    answers: Vec<VecDeque<(usize, RegisterAnswer)>>,
+    /// Calls for the register, with the worker that asks.
+    errands: VecDeque<(usize, RegisterErrand)>,
+    saboteur: Option<Saboteur>,
+}
+
+/// The post as one worker sees it.
+struct Counter<'p> {
+    worker: usize,
+    post: &'p mut Post,
+}
+
+impl GatewayHost {
+    /// Starts all workers on the host with that address.
+    pub fn start(
+        network: &SimNetwork,
+        address: IpAddr,
+        settings: &Settings,
+        rng: &mut Rng,
+        saboteur: Option<Saboteur>,
+    ) -> GatewayHost {
+        let signed = |bytes| i64::try_from(bytes).expect("a budget below 2^63");
+        let board = Arc::new(Board::new(settings.bounds(), signed(settings.memory_bytes)));
+        let plans = plan(settings.threads.drivers);
+        let places = places(settings, &plans);
+        let fronts = places.front_workers.len();
+        let shards = plans.iter().filter(|plan| plan.shard.is_some()).count();
+        let fronts = u16::try_from(fronts).expect("few fronts");
+        let mut workers = Vec::new();
+        for (number, plan) in plans.iter().enumerate() {
+            let front = plan.front.map(|it| {
+                let config = settings.front(it, fronts, rng.u64(..));
+                Front::new(&config, network.host(address), board.clone())
+            });
+            let shard = plan.shard.map(|it| {
+                let config = settings.shard(it, shards, fronts, rng.u64(..));
+                Shard::new(network.host(address), config, board.clone())
+            });
+            workers.push(Drivers { number, front, shard, places: places.clone() });
+        }
+        let count = workers.len();
+        let post = Post {
+            parcels: std::iter::repeat_with(VecDeque::new).take(count).collect(),
+            answers: std::iter::repeat_with(VecDeque::new).take(count).collect(),
+            errands: VecDeque::new(),
+            saboteur,
+        };
+        GatewayHost { workers, post, board }
+    }
+
+    /// How many workers there are.
+    pub fn worker_count(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// One turn of a worker.
+    ///
+    /// # Errors
+    /// [`Fatal`]: the process stops.
+    pub fn turn(&mut self, worker: usize, now: Instant, unix_ms: u64) -> Result<(), Fatal> {
+        let mut counter = Counter { worker, post: &mut self.post };
+        self.workers[worker].turn(now, unix_ms, &mut counter).map(drop)
+    }
+
+    /// When a worker's next turn is due.
+    pub fn next_deadline(&self, worker: usize, now: Instant, unix_ms: u64) -> Option<Instant> {
+        let waiting =
+            !self.post.parcels[worker].is_empty() || !self.post.answers[worker].is_empty();
+        if waiting {
+            return Some(now);
+        }
+        self.workers[worker].next_deadline(now, unix_ms)
+    }
+
+    /// The next call for the register, and the worker that asks.
+    pub fn poll_errand(&mut self) -> Option<(usize, RegisterErrand)> {
+        self.post.errands.pop_front()
+    }
+
+    /// The register's answer to a worker's call.
+    pub fn handle_answer(&mut self, worker: usize, cohort: usize, answer: RegisterAnswer) {
+        self.post.answers[worker].push_back((cohort, answer));
+    }
+
+    /// A queue with its copies.
+    ///
+    /// # Panics
+    /// If there is no such queue.
+    pub fn unit(&self, queue: QueueIndex) -> &Unit {
+        let shards = self.workers.iter().filter_map(|worker| worker.shard.as_ref());
+        let mut units = shards.filter_map(|shard| shard.unit(queue));
+        units.next().expect("each queue has a shard")
+    }
+
+    /// The budgets.
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// Takes the saboteur out, who outlives the process.
+    pub fn take_saboteur(&mut self) -> Option<Saboteur> {
+        self.post.saboteur.take()
+    }
+
+    /// The saboteur, if there is one.
+    pub fn saboteur(&self) -> Option<&Saboteur> {
+        self.post.saboteur.as_ref()
+    }
+}
+
+impl Surroundings for Counter<'_> {
+    fn send(&mut self, to: usize, parcel: Parcel) {
+        match &mut self.post.saboteur {
+            None => self.post.parcels[to].push_back(parcel),
+            Some(saboteur) => {
+                for (to, parcel) in saboteur.pass(self.worker, to, parcel) {
+                    self.post.parcels[to].push_back(parcel);
+                }
+            }
+        }
+    }
+
+    fn receive(&mut self) -> Option<Parcel> {
+        self.post.parcels[self.worker].pop_front()
+    }
+
+    fn ask_register(&mut self, errand: RegisterErrand) -> Result<(), Fatal> {
+        self.post.errands.push_back((self.worker, errand));
+        Ok(())
+    }
+
+    fn poll_register(&mut self) -> Option<(usize, RegisterAnswer)> {
+        self.post.answers[self.worker].pop_front()
+    }
+}

@@ -1,0 +1,57 @@
+//! A backup queue server on its host.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use fastrand::Rng;
+use kvs::IN_FLIGHT_MAX;
+use kvs::arena::Arena;
+use kvs::directory::Directory;
+use kvs::table::{QueueBounds, QueueTable};
+use kvs::worker::{Worker, WorkerOptions};
+use kvs_proto::auth::Secret;
+use kvs_proto::body::Limits;
+use kvs_proto::{Incarnation, STATE_SIZE_BYTES_MAX};
+use tcpstack::SimTransport;
+
+use crate::scenario::Scenario;
+
+/// Bytes for messages of a server: several times what the gateway may hold, so that it is never
+/// full.
+pub const MEMORY_BYTES: usize = 128 << 20;
+
+const MESSAGES_MAX: usize = 200_000;
+
+/// Starts a server, empty: each start is a new life.
+///
+/// # Panics
+/// If the machine that simulates has no memory left, or the port is taken.
+pub fn start(
+    transport: SimTransport,
+    address: SocketAddr,
+    rng: &mut Rng,
+) -> (Worker<SimTransport>, Incarnation) {
+    let incarnation = Incarnation(rng.u64(1..));
+    let arena = Arena::new(MEMORY_BYTES, MESSAGES_MAX).expect("the machine has that much memory");
+    let bounds = QueueBounds { messages_max: u64::MAX, bytes_max: u64::MAX };
+    let directory = Arc::new(Directory::new(1, 100));
+    directory.set_port(0, address.port());
+    let table = QueueTable::new(arena, directory, 0, bounds);
+    let mut nonce_key = [0; 32];
+    rng.fill(&mut nonce_key);
+    let options = WorkerOptions {
+        incarnation,
+        nonce_key: Secret::new(&nonce_key),
+        accounts: Scenario::accounts(),
+        limits: Limits {
+            message_size_bytes_max: 64 << 20,
+            state_size_bytes_max: u32::try_from(STATE_SIZE_BYTES_MAX).expect("small"),
+            in_flight_max: u32::try_from(IN_FLIGHT_MAX).expect("small"),
+            handles_max: 100,
+        },
+        connections_max: 100,
+    };
+    let mut worker = Worker::new(transport, table, options);
+    worker.listen(address).expect("nobody else listens on this host");
+    (worker, incarnation)
+}

@@ -1,0 +1,29 @@
+//! The whole system on one thread, in virtual time: clients, a gateway, two backup queue servers, a
+//! next hop, and the network between them, with faults. One seed decides everything, so that a run
+//! can be repeated bit for bit.
+//!
+//! What runs is the production code; only the network, the clock, the register's disk and the
+//! processes around it are simulated.
+//!
+//! * [`scenario`] is what is drawn from the seed: how the system is set up and who sends what.
+//! * [`plan`] is what goes wrong, and when.
+//! * [`world`] has the hosts, and moves time.
+//! * [`gateway_host`], [`kvs_host`] and [`register`] are processes that crash and return.
+//! * [`check`] compares copies and budgets, while the world runs and at its end.
+//! * [`run`] is one run from start to verdict, and [`report`] what is known of it then.
+//! * [`sabotage`] breaks the system on purpose, to prove that the checks would see it.
+//! * [`chronicle`] keeps the last things that happened, for reading.
+
+#![forbid(unsafe_code)]
+
+pub mod check;
+pub mod chronicle;
+pub mod gateway_host;
+pub mod kvs_host;
+pub mod plan;
+pub mod register;
+pub mod report;
+pub mod run;
+pub mod sabotage;
+pub mod scenario;
+pub mod world;

@@ -1,0 +1,194 @@
+//! What goes wrong, and when: drawn from the seed before the run.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use fastrand::Rng;
+use loadgen::sink::Faults as SinkFaults;
+use tcpstack::{Instant, SimPath};
+
+use crate::sabotage::Sabotage;
+use crate::scenario::{FaultLevel, GATEWAY_SMTP, Options, SERVERS, SINK, sender_host};
+
+/// One thing that happens to the world.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Fault {
+    /// The gateway dies, and returns after a while.
+    GatewayCrash {
+        /// How.
+        how: Crash,
+        /// How long it is gone.
+        gone: Duration,
+    },
+    /// The gateway starts (again).
+    GatewayReturn,
+    /// A server dies, and returns empty after a while.
+    ServerCrash {
+        /// Which.
+        server: usize,
+        /// How.
+        how: Crash,
+        /// How long it is gone.
+        gone: Duration,
+    },
+    /// A server starts (again), empty.
+    ServerReturn {
+        /// Which.
+        server: usize,
+    },
+    /// All connections between two hosts are reset.
+    Reset(IpAddr, IpAddr),
+    /// Nothing gets from one host to the other for a while; both ways, or only the first.
+    Partition {
+        /// From here,
+        from: IpAddr,
+        /// to there,
+        to: IpAddr,
+        /// and back.
+        both_ways: bool,
+        /// How long.
+        lasts: Duration,
+    },
+    /// A partition ends.
+    Heal(IpAddr, IpAddr),
+    /// What goes from one host to another takes longer for a while.
+    Slow {
+        /// From here,
+        from: IpAddr,
+        /// to there.
+        to: IpAddr,
+        /// How long it takes.
+        path: SimPath,
+        /// How long it lasts.
+        lasts: Duration,
+    },
+    /// A path is as it was.
+    Quicken(IpAddr, IpAddr),
+}
+
+/// How a process dies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Crash {
+    /// As by SIGKILL: its host's kernel closes the connections.
+    Process,
+    /// With its host: nobody says anything.
+    Host,
+}
+
+/// The faults that are still to come.
+#[derive(Debug, Default)]
+pub struct Plan {
+    coming: BTreeMap<(Instant, u64), Fault>,
+    scheduled: u64,
+    /// Faults are injected until then. What was begun before is ended after it.
+    pub end: Instant,
+    /// What the next hop does wrong until then.
+    pub sink: SinkFaults,
+}
+
+impl Plan {
+    /// Draws the faults of a run whose load lasts from `begin` for `load_time`.
+    pub fn draw(options: &Options, begin: Instant, load_time: Duration, rng: &mut Rng) -> Plan {
+        let mut plan = Plan { end: begin + load_time, ..Plan::default() };
+        if options.faults == FaultLevel::None {
+            return plan;
+        }
+        // In the middle, so that something is under way at each of them.
+        let within = |rng: &mut Rng, from: u64, to: u64| {
+            begin + load_time * u32::try_from(rng.u64(from..=to)).expect("percent") / 100
+        };
+        let crash = gateway_crash(rng);
+        plan.add(within(rng, 15, 45), crash);
+        let crash = server_crash(options, rng);
+        plan.add(within(rng, 20, 70), crash);
+        if options.faults == FaultLevel::All {
+            for _ in 0..rng.u32(0..=2) {
+                let crash = gateway_crash(rng);
+                plan.add(within(rng, 10, 95), crash);
+            }
+            for _ in 0..rng.u32(0..=2) {
+                let crash = server_crash(options, rng);
+                plan.add(within(rng, 10, 95), crash);
+            }
+            for _ in 0..rng.u32(2..=12) {
+                let fault = network_fault(rng);
+                plan.add(within(rng, 5, 95), fault);
+            }
+            plan.sink = sink_faults(rng);
+        }
+        plan
+    }
+
+    /// Adds one.
+    pub fn add(&mut self, at: Instant, fault: Fault) {
+        self.scheduled += 1;
+        self.coming.insert((at, self.scheduled), fault);
+    }
+
+    /// When the next is due.
+    pub fn next_at(&self) -> Option<Instant> {
+        self.coming.first_key_value().map(|(&(at, _), _)| at)
+    }
+
+    /// The next that is due.
+    pub fn poll(&mut self, now: Instant) -> Option<Fault> {
+        let entry = self.coming.first_entry().filter(|entry| entry.key().0 <= now)?;
+        Some(entry.remove())
+    }
+
+    /// Whether nothing is left to come.
+    pub fn is_over(&self) -> bool {
+        self.coming.is_empty()
+    }
+}
+
+fn crash(rng: &mut Rng) -> Crash {
+    if rng.bool() { Crash::Process } else { Crash::Host }
+}
+
+fn gateway_crash(rng: &mut Rng) -> Fault {
+    Fault::GatewayCrash { how: crash(rng), gone: Duration::from_millis(rng.u64(50..=2000)) }
+}
+
+fn server_crash(options: &Options, rng: &mut Rng) -> Fault {
+    let gone = match options.sabotage {
+        Some(Sabotage::KeepServerDown) => Duration::from_secs(1_000_000),
+        _ => Duration::from_millis(rng.u64(50..=4000)),
+    };
+    Fault::ServerCrash { server: rng.usize(..SERVERS.len()), how: crash(rng), gone }
+}
+
+fn network_fault(rng: &mut Rng) -> Fault {
+    let gateway = GATEWAY_SMTP.ip();
+    let others = [SERVERS[0].ip(), SERVERS[1].ip(), SINK.ip(), sender_host(0)];
+    let other = *rng.choice(others.iter()).expect("not empty");
+    let (from, to) = if rng.bool() { (gateway, other) } else { (other, gateway) };
+    match rng.u8(0..3) {
+        0 => Fault::Reset(from, to),
+        1 => Fault::Partition {
+            from,
+            to,
+            both_ways: rng.u8(0..3) > 0,
+            lasts: Duration::from_millis(rng.u64(20..=3000)),
+        },
+        _ => {
+            let delay = Duration::from_millis(rng.u64(1..=150));
+            let path = SimPath { delay, jitter: delay };
+            Fault::Slow { from, to, path, lasts: Duration::from_millis(rng.u64(100..=2000)) }
+        }
+    }
+}
+
+fn sink_faults(rng: &mut Rng) -> SinkFaults {
+    let mut draw = |most: f64| if rng.bool() { rng.f64() * most } else { 0.0 };
+    SinkFaults {
+        recipient_4xx: draw(0.05),
+        recipient_5xx: draw(0.01),
+        data_4xx: draw(0.05),
+        data_5xx: draw(0.01),
+        drop_421: draw(0.02),
+        hang: draw(0.001),
+        close_after_dot: draw(0.01),
+    }
+}

@@ -1,0 +1,142 @@
+//! What is known after a run.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use loadgen::ledger::{Counts, ProblemKind};
+
+use crate::scenario::{FaultLevel, Options};
+
+/// What one run showed.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Report {
+    /// What was asked for.
+    pub options: Options,
+    /// What the system and the load were, in words.
+    pub summary: String,
+    /// What was wrong; empty is what we want.
+    pub failures: Vec<Failure>,
+    /// What the ledger counted.
+    pub counts: Counts,
+    /// Faults that were inflicted, by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// What time it was in the world at the end, since its beginning.
+    pub virtual_time: Duration,
+    /// How long the run took.
+    pub wall_time: Duration,
+    /// Turns that processes took.
+    pub turns: u64,
+    /// The hash of everything that happened; equal for equal runs.
+    pub trace_hash: u64,
+    /// The last things that happened, oldest first.
+    pub tail: Vec<String>,
+}
+
+/// One thing that was wrong.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// What kind.
+    pub kind: FailureKind,
+    /// What it was.
+    pub what: String,
+}
+
+/// Who found something wrong, and what kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FailureKind {
+    /// The ledger.
+    Ledger(ProblemKind),
+    /// A queue and its copies, or a budget and what it was, differ.
+    Difference,
+    /// After the faults, the world did not come to rest in time.
+    NotSettled,
+    /// The gateway stopped by itself.
+    Stopped,
+    /// A broken invariant stopped a process.
+    Panicked,
+}
+
+/// What a run is worth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Everything was as it must be.
+    Passed,
+    /// Nothing was wrong, but nothing was put to the test: no mail, or not the faults asked for.
+    Vacuous,
+    /// Something was wrong.
+    Failed,
+}
+
+impl Report {
+    /// What the run is worth.
+    pub fn verdict(&self) -> Verdict {
+        let crashed = |kind| self.faults.get(kind).is_some_and(|count| *count > 0);
+        let tested = self.options.faults == FaultLevel::None
+            || (crashed("gateway crash") && crashed("server crash"));
+        if !self.failures.is_empty() {
+            Verdict::Failed
+        } else if self.counts.accepted == 0 || !tested {
+            Verdict::Vacuous
+        } else {
+            Verdict::Passed
+        }
+    }
+
+    /// Whether a failure of that kind was found.
+    pub fn has(&self, kind: FailureKind) -> bool {
+        self.failures.iter().any(|failure| failure.kind == kind)
+    }
+
+    /// The command that repeats the run.
+    pub fn replay(&self) -> String {
+        let Options { seed, mails, faults, .. } = self.options;
+        let faults = match faults {
+            FaultLevel::None => "none",
+            FaultLevel::Crashes => "crashes",
+            FaultLevel::All => "all",
+        };
+        format!(
+            "cargo run --release -p hikyaku-sim --bin sim -- --seed {seed} --mails {mails} \
+             --faults {faults} --trace"
+        )
+    }
+}
+
+impl fmt::Display for Report {
+    /// One line for a run that passed; everything for one that did not.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts { accepted, delivered, bounced, duplicates_allowed, .. } = self.counts;
+        let (virtual_s, wall_s) = (self.virtual_time.as_secs_f64(), self.wall_time.as_secs_f64());
+        let verdict = match self.verdict() {
+            Verdict::Passed => "passed",
+            Verdict::Vacuous => "VACUOUS",
+            Verdict::Failed => "FAILED",
+        };
+        write!(
+            f,
+            "seed {} {verdict}: {accepted} accepted, {delivered} delivered, {bounced} refused for \
+             good, {duplicates_allowed} allowed duplicates; {virtual_s:.1} s in {wall_s:.2} s \
+             ({:.1} times), {} turns, trace {:016x}",
+            self.options.seed,
+            virtual_s / wall_s.max(1e-9),
+            self.turns,
+            self.trace_hash
+        )?;
+        for (kind, count) in &self.faults {
+            write!(f, ", {kind}: {count}")?;
+        }
+        if self.verdict() == Verdict::Passed {
+            return Ok(());
+        }
+        writeln!(f, "\n  {}", self.summary)?;
+        for failure in &self.failures {
+            writeln!(f, "  {:?}: {}", failure.kind, failure.what)?;
+        }
+        writeln!(f, "  repeat it with: {}", self.replay())?;
+        for line in &self.tail {
+            writeln!(f, "    {line}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! Breaks the system on purpose, between the gateway's front and its shard, to prove that the
+//! checks would see a gateway that did so by itself.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gateway::api::{Command, Notice, Ticket};
+use gateway::message::{Message, QueueIndex};
+use gateway::turn::Parcel;
+use kvs_proto::MessageId;
+
+/// What is done to one mail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sabotage {
+    /// It is answered as committed, and never stored.
+    Lose,
+    /// It is stored twice.
+    Double,
+    /// It is handed to delivery after the one behind it.
+    Reorder,
+    /// One byte of it is changed before it is stored.
+    Alter,
+    /// A server that crashed never returns.
+    KeepServerDown,
+}
+
+/// Sits between the workers of a gateway and tampers with what passes.
+#[derive(Debug)]
+pub struct Saboteur {
+    sabotage: Sabotage,
+    /// So many parcels of the kind in question pass before it acts.
+    countdown: u32,
+    acted: bool,
+    held: Option<(usize, QueueIndex, Parcel)>,
+    /// Tickets that only the saboteur knows.
+    forged: BTreeSet<u64>,
+}
+
+impl Saboteur {
+    /// One that acts on the parcel after `countdown` others of its kind.
+    pub fn new(sabotage: Sabotage, countdown: u32) -> Saboteur {
+        Saboteur { sabotage, countdown, acted: false, held: None, forged: BTreeSet::new() }
+    }
+
+    /// Whether it has acted.
+    pub fn has_acted(&self) -> bool {
+        self.acted
+    }
+
+    /// Takes a parcel on its way between workers; returns what goes on, and where to.
+    pub fn pass(&mut self, from: usize, to: usize, parcel: Parcel) -> Vec<(usize, Parcel)> {
+        if let Parcel::Notice(Notice::Committed { ticket, .. }) = &parcel
+            && self.forged.contains(&ticket.serial)
+        {
+            return Vec::new();
+        }
+        match parcel {
+            Parcel::Command(Command::Store { queue, ticket, message, hold: false })
+                if self.is_a_store_s_turn() =>
+            {
+                self.tamper(from, to, queue, ticket, &message)
+            }
+            Parcel::Notice(notice @ Notice::Attempt { .. })
+                if self.sabotage == Sabotage::Reorder =>
+            {
+                self.reorder(to, notice)
+            }
+            parcel => vec![(to, parcel)],
+        }
+    }
+
+    fn is_a_store_s_turn(&mut self) -> bool {
+        let tampers = [Sabotage::Lose, Sabotage::Double, Sabotage::Alter];
+        tampers.contains(&self.sabotage) && self.is_its_turn()
+    }
+
+    fn is_its_turn(&mut self) -> bool {
+        let is_now = !self.acted && self.countdown == 0;
+        self.countdown = self.countdown.saturating_sub(1);
+        self.acted |= is_now;
+        is_now
+    }
+
+    fn tamper(
+        &mut self,
+        from: usize,
+        to: usize,
+        queue: QueueIndex,
+        ticket: Ticket,
+        message: &Arc<Message>,
+    ) -> Vec<(usize, Parcel)> {
+        let store = |ticket, message| {
+            (to, Parcel::Command(Command::Store { queue, ticket, message, hold: false }))
+        };
+        match self.sabotage {
+            Sabotage::Lose => {
+                let id = MessageId(u64::MAX);
+                vec![(from, Parcel::Notice(Notice::Committed { ticket, queue, id }))]
+            }
+            Sabotage::Double => {
+                let forged = Ticket { serial: u64::MAX, ..ticket };
+                self.forged.insert(forged.serial);
+                vec![store(ticket, message.clone()), store(forged, message.clone())]
+            }
+            Sabotage::Alter => vec![store(ticket, Arc::new(altered(message)))],
+            Sabotage::Reorder | Sabotage::KeepServerDown => unreachable!("not done to stores"),
+        }
+    }
+
+    fn reorder(&mut self, to: usize, notice: Notice) -> Vec<(usize, Parcel)> {
+        let Notice::Attempt { queue, .. } = notice else { unreachable!("the caller looked") };
+        if let Some((held_to, held_queue, held)) = self.held.take() {
+            let follows = queue == held_queue;
+            if follows {
+                return vec![(to, Parcel::Notice(notice)), (held_to, held)];
+            }
+            self.held = Some((held_to, held_queue, held));
+        } else if self.is_its_turn() {
+            self.held = Some((to, queue, Parcel::Notice(notice)));
+            return Vec::new();
+        }
+        vec![(to, Parcel::Notice(notice))]
+    }
+}
+
+/// The message with one letter of its body changed.
+fn altered(message: &Message) -> Message {
+    let mut content = message.content.to_vec();
+    // The last line ends with CRLF; before that stands a letter, or another line's end.
+    let place = content.len() - 3;
+    content[place] = if content[place] == b'x' { b'y' } else { b'x' };
+    Message { envelope: message.envelope.clone(), content: Bytes::from(content) }
+}

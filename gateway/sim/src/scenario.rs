@@ -1,0 +1,240 @@
+//! What is drawn from the seed before anything runs: the system's shape and settings, and the load.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use gateway::settings::Settings;
+use kvs::session::{Account, Accounts};
+use kvs_proto::auth::Secret;
+use loadgen::content::{GeneratorConfig, SizeMix};
+use loadgen::smtp::{Pace, SmtpConfig};
+use tcpstack::{SimOptions, SimPath};
+
+use crate::sabotage::Sabotage;
+
+/// What a run is asked to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Decides everything.
+    pub seed: u64,
+    /// Mails that the senders offer, all together.
+    pub mails: u64,
+    /// What goes wrong.
+    pub faults: FaultLevel,
+    /// What is broken on purpose.
+    pub sabotage: Option<Sabotage>,
+}
+
+impl Options {
+    /// A run of that seed without sabotage.
+    pub fn new(seed: u64, mails: u64, faults: FaultLevel) -> Options {
+        Options { seed, mails, faults, sabotage: None }
+    }
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FaultLevel {
+    /// Nothing.
+    None,
+    /// The gateway and a server crash and return.
+    Crashes,
+    /// Also connections, paths and the next hop fail.
+    All,
+}
+
+/// The system's shape and settings, and the load.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// The gateway's configuration.
+    pub settings: Settings,
+    /// How the network behaves.
+    pub network: SimOptions,
+    /// The senders.
+    pub senders: Vec<SmtpConfig>,
+    /// How long the senders take to offer their mail.
+    pub load_time: Duration,
+    /// Mails reach the next hop over one connection for each queue.
+    pub one_connection: bool,
+    /// The longest that one turn of a process takes.
+    pub turn_cost_max: Duration,
+    /// Connections to the servers and the next hop, and what a server may hold, in words.
+    pub summary: String,
+}
+
+impl Scenario {
+    /// Draws one.
+    pub fn draw(options: &Options, rng: &mut Rng) -> Scenario {
+        let queues = rng.u32(1..=4);
+        let one_connection = options.sabotage.is_some() || rng.bool();
+        let shape = Shape {
+            queues,
+            connections: if one_connection { 1 } else { rng.u32(2..=4) },
+            min_sync: rng.u32(1..=2),
+            // Sabotage happens between workers, so there must be two.
+            split: if options.sabotage.is_some() { 1 } else { rng.u32(0..=2) },
+            pipeline: rng.bool(),
+            prefetch: *rng.choice([4, 16, 64].iter()).expect("not empty"),
+        };
+        let text = configuration(&shape);
+        let settings = Settings::parse(Path::new("sim.toml"), &text)
+            .unwrap_or_else(|mistakes| panic!("the simulator's configuration: {mistakes}"));
+        let load_time = Duration::from_millis(rng.u64(8_000..=16_000));
+        let senders = senders(options, queues, load_time, rng);
+        let sessions = senders.iter().map(|it| it.sessions).collect::<Vec<_>>();
+        let summary = format!("{shape:?} sessions={sessions:?} load_time={load_time:?}");
+        let delay = Duration::from_micros(rng.u64(10..=300));
+        let network = SimOptions {
+            path: SimPath { delay, jitter: Duration::from_micros(rng.u64(1..=400)) },
+            window_bytes: *rng.choice([16 << 10, 64 << 10, 256 << 10].iter()).expect("not empty"),
+            connect_timeout: Duration::from_secs(2),
+            user_timeout: Some(Duration::from_secs(10)),
+            ..SimOptions::default()
+        };
+        let turn_cost_max = Duration::from_micros(rng.u64(20..=200));
+        Scenario { settings, network, senders, load_time, one_connection, turn_cost_max, summary }
+    }
+
+    /// Who may connect to the servers.
+    pub fn accounts() -> Accounts {
+        let secret = Secret::new(SECRET.as_bytes());
+        Accounts::new(vec![Account { name: "gw".into(), secret, queues: "gw/".into() }])
+    }
+}
+
+/// What of the configuration varies.
+#[derive(Debug)]
+struct Shape {
+    queues: u32,
+    connections: u32,
+    min_sync: u32,
+    /// Threads for queues and links beside the one for SMTP; 0: all on one thread.
+    split: u32,
+    pipeline: bool,
+    prefetch: u32,
+}
+
+fn senders(options: &Options, queues: u32, load_time: Duration, rng: &mut Rng) -> Vec<SmtpConfig> {
+    let domains: Vec<Arc<str>> = (0..queues).map(|it| format!("d{it}.example").into()).collect();
+    let count = rng.u32(1..=3);
+    let mix = if rng.u8(0..3) == 0 { "64:1k,33:8k,2:90k,1:300k" } else { "70:1k,30:8k" };
+    let mut senders = Vec::new();
+    for run in 1..=count {
+        let mails = share(options.mails, u64::from(run - 1), u64::from(count));
+        let seconds = load_time.as_secs_f64();
+        let rate = f64::from(u32::try_from(mails).unwrap_or(u32::MAX).max(1)) / seconds;
+        let pipelining = rng.bool();
+        senders.push(SmtpConfig {
+            to: vec![GATEWAY_SMTP],
+            mail: GeneratorConfig {
+                run,
+                seed: rng.u64(..),
+                sizes: SizeMix::from_str(mix).expect("a mix"),
+                domains: domains.clone(),
+                // Sabotage picks mails that have one queue, so that one fault makes one problem.
+                recipients_per_mail: if options.sabotage.is_some() { 1 } else { rng.u16(1..=3) },
+                eight_bit: true,
+            },
+            pace: Pace { rate: Some(rate), total: Some(mails), duration: None },
+            sessions: rng.usize(1..=24),
+            mails_per_session: rng.bool().then(|| rng.u32(1..=50)),
+            pipelining,
+            ahead: pipelining && rng.bool(),
+            answer_timeout: Duration::from_secs(30),
+            backoff: (Duration::from_millis(50), Duration::from_secs(1)),
+            give_up: Duration::from_secs(100_000),
+            unix_origin_us: UNIX_ORIGIN_MS * 1000,
+        });
+    }
+    senders
+}
+
+/// Part `place` of `total`, in `count` parts that differ by at most one.
+fn share(total: u64, place: u64, count: u64) -> u64 {
+    total / count + u64::from(place < total % count)
+}
+
+fn configuration(shape: &Shape) -> String {
+    let Shape { queues, connections, min_sync, split, pipeline, prefetch } = *shape;
+    let drivers = match split {
+        0 => "drivers = \"merged\"\nworkers = 1".to_owned(),
+        links => format!("drivers = \"split\"\nlink_workers = {links}\nsmtp_workers = 1"),
+    };
+    let mut text = format!(
+        r#"
+name = "gw"
+hostname = "gw.example"
+listen = ["{GATEWAY_SMTP}"]
+register = "register"
+account = "gw"
+secret = "{SECRET}"
+memory = "32 MiB"
+message_size_max = "1 MiB"
+min_sync = {min_sync}
+
+[threads]
+{drivers}
+
+[times]
+heart_beat = "200 ms"
+link_deadline = "1 s"
+isolate_after = "500 ms"
+recovery_wait = "3 s"
+session = "60 s"
+commit = "5 s"
+delivery_greeting = "5 s"
+delivery_reply = "5 s"
+delivery_data_start = "5 s"
+delivery_data_block = "5 s"
+delivery_data_end = "5 s"
+delivery_idle = "5 s"
+backoff_min = "100 ms"
+backoff_max = "2 s"
+
+[[group]]
+name = "pair"
+kvs = ["kvs0", "kvs1"]
+"#
+    );
+    for (place, address) in SERVERS.iter().enumerate() {
+        text.push_str(&format!("\n[[kvs]]\nname = \"kvs{place}\"\naddress = \"{address}\"\n"));
+    }
+    for queue in 0..queues {
+        text.push_str(&format!(
+            "\n[[queue]]\nname = \"d{queue}.example\"\ngroup = \"pair\"\nnext_hops = [\"{SINK}\"]\n\
+             messages_max = 20000\nbytes_max = \"32 MiB\"\nconnections_max = {connections}\n\
+             pipeline = {pipeline}\nprefetch = {prefetch}\nretry_first = \"500 ms\"\n\
+             retry_max = \"2 s\"\n",
+        ));
+    }
+    text
+}
+
+/// Where the gateway receives mail.
+pub const GATEWAY_SMTP: SocketAddr = address([10, 0, 0, 1], 25);
+
+/// Where the backup queue servers listen.
+pub const SERVERS: [SocketAddr; 2] = [address([10, 0, 1, 1], 7400), address([10, 0, 1, 2], 7400)];
+
+/// Where the next hop listens.
+pub const SINK: SocketAddr = address([10, 0, 2, 1], 25);
+
+/// The host of a sender, by its place.
+pub fn sender_host(place: usize) -> IpAddr {
+    let last = u8::try_from(place + 1).expect("few senders");
+    IpAddr::V4(Ipv4Addr::new(10, 0, 3, last))
+}
+
+const fn address(octets: [u8; 4], port: u16) -> SocketAddr {
+    let [a, b, c, d] = octets;
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(a, b, c, d)), port)
+}
+
+/// The time of day at the world's beginning, in milliseconds since 1970.
+pub const UNIX_ORIGIN_MS: u64 = 1_700_000_000_000;
+
+const SECRET: &str = "a secret that only the simulation knows";

@@ -1,0 +1,442 @@
+//! The world: hosts, the network between them, and time.
+//!
+//! Time moves from one thing that happens to the next. A process takes a turn when something came
+//! in for it or a deadline of its has passed; a turn takes a drawn time, in which things gather.
+//! Processes that are due at the same instant take turns in a drawn order.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use kvs::worker::Worker;
+use kvs_proto::Incarnation;
+use loadgen::ledger::{Ledger, Policy};
+use loadgen::sink::{Faults as SinkFaults, Sink, SinkConfig};
+use loadgen::smtp::SmtpLoad;
+use tcpstack::{Instant, SimNetwork, SimTransport};
+
+use crate::chronicle::Chronicle;
+use crate::gateway_host::GatewayHost;
+use crate::kvs_host;
+use crate::plan::{Crash, Fault, Plan};
+use crate::register::SimRegister;
+use crate::sabotage::{Sabotage, Saboteur};
+use crate::scenario::{
+    FaultLevel, GATEWAY_SMTP, Options, SERVERS, SINK, Scenario, UNIX_ORIGIN_MS, sender_host,
+};
+
+/// All hosts, what connects them, and what goes wrong.
+pub struct World {
+    scenario: Scenario,
+    rng: Rng,
+    network: SimNetwork,
+    register: SimRegister,
+    gateway: Option<GatewayHost>,
+    /// While the gateway is down.
+    saboteur: Option<Saboteur>,
+    servers: [Option<Server>; 2],
+    sink: Sink<SimTransport>,
+    senders: Vec<SmtpLoad<SimTransport>>,
+    ledger: Rc<RefCell<Ledger>>,
+    plan: Plan,
+    /// The turn that a process is in takes until then.
+    busy: BTreeMap<Process, Instant>,
+    fault_counts: BTreeMap<&'static str, u64>,
+    chronicle: Chronicle,
+    fatal: Option<String>,
+    turns: u64,
+}
+
+/// A running backup queue server.
+pub struct Server {
+    /// Its one worker.
+    pub worker: Worker<SimTransport>,
+    /// Which life it is.
+    pub incarnation: Incarnation,
+}
+
+/// Something that takes turns.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Process {
+    Gateway(usize),
+    Server(usize),
+    Sink,
+    Sender(usize),
+}
+
+impl World {
+    /// A world in which everything has just been started.
+    ///
+    /// # Panics
+    /// If the scenario's addresses collide.
+    pub fn new(options: &Options, chronicle: Chronicle) -> World {
+        let mut rng = Rng::with_seed(options.seed);
+        let scenario = Scenario::draw(options, &mut rng);
+        let network = SimNetwork::new(rng.u64(..), scenario.network.clone());
+        network.advance(BEGIN);
+        chronicle.set_now(BEGIN);
+        chronicle.note(&scenario.summary);
+        let plan = Plan::draw(options, BEGIN, scenario.load_time, &mut rng);
+        let ledger = Rc::new(RefCell::new(Ledger::new(policy(options, &scenario))));
+        let config = SinkConfig {
+            listen: vec![SINK],
+            seed: rng.u64(..),
+            faults: plan.sink,
+            unix_origin_us: UNIX_ORIGIN_MS * 1000,
+            ..SinkConfig::default()
+        };
+        let sink = Sink::open(network.host(SINK.ip()), config, BEGIN, Box::new(ledger.clone()));
+        let senders = scenario.senders.iter().enumerate().map(|(place, config)| {
+            let transport = network.host(sender_host(place));
+            SmtpLoad::new(transport, config.clone(), BEGIN, Box::new(ledger.clone()))
+        });
+        let sabotage = options.sabotage.filter(|it| *it != Sabotage::KeepServerDown);
+        let countdown = u32::try_from(options.mails / 3).unwrap_or(u32::MAX);
+        let mut world = World {
+            senders: senders.collect(),
+            saboteur: sabotage.map(|it| Saboteur::new(it, countdown)),
+            sink: sink.expect("the sink's address is its own"),
+            register: SimRegister::default(),
+            gateway: None,
+            servers: [None, None],
+            busy: BTreeMap::new(),
+            fault_counts: BTreeMap::new(),
+            fatal: None,
+            turns: 0,
+            scenario,
+            rng,
+            network,
+            ledger,
+            plan,
+            chronicle,
+        };
+        for server in 0..SERVERS.len() {
+            world.start_server(server);
+        }
+        world.start_gateway();
+        world
+    }
+
+    /// Moves on: lets due processes take a turn, or time pass until something happens, but not
+    /// beyond `limit`.
+    pub fn step(&mut self, limit: Instant) {
+        let now = self.now();
+        let mut due = Vec::new();
+        let mut next = limit;
+        for process in self.processes() {
+            let Some(deadline) = self.deadline(process) else { continue };
+            let at = deadline.max(self.busy.get(&process).copied().unwrap_or(now));
+            if at <= now {
+                due.push(process);
+            } else {
+                next = next.min(at);
+            }
+        }
+        if !due.is_empty() {
+            self.rng.shuffle(&mut due);
+            for process in due {
+                self.take_turn(process);
+            }
+            return;
+        }
+        let others = [self.network.next_event_at(), self.plan.next_at(), self.register.next_at()];
+        let next = others.into_iter().flatten().fold(next, Instant::min).max(now);
+        self.network.advance(next);
+        self.chronicle.set_now(next);
+        while let Some(fault) = self.plan.poll(next) {
+            self.inflict(fault);
+        }
+        while let Some((worker, cohort, answer)) = self.register.poll(next) {
+            let gateway = self.gateway.as_mut().expect("calls of the dead are abandoned");
+            gateway.handle_answer(worker, cohort, answer);
+        }
+    }
+
+    /// The time.
+    pub fn now(&self) -> Instant {
+        self.network.now()
+    }
+
+    /// The scenario.
+    pub fn scenario(&self) -> &Scenario {
+        &self.scenario
+    }
+
+    /// The faults to come.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The gateway, if it is up.
+    pub fn gateway(&self) -> Option<&GatewayHost> {
+        self.gateway.as_ref()
+    }
+
+    /// A server, if it is up.
+    pub fn server(&self, server: usize) -> Option<&Server> {
+        self.servers[server].as_ref()
+    }
+
+    /// The register.
+    pub fn register(&self) -> &SimRegister {
+        &self.register
+    }
+
+    /// The network.
+    pub fn network(&self) -> &SimNetwork {
+        &self.network
+    }
+
+    /// Both ends' accounts.
+    pub fn ledger(&self) -> &Rc<RefCell<Ledger>> {
+        &self.ledger
+    }
+
+    /// Faults that were inflicted, by kind.
+    pub fn fault_counts(&self) -> &BTreeMap<&'static str, u64> {
+        &self.fault_counts
+    }
+
+    /// Turns taken by all processes.
+    pub fn turns(&self) -> u64 {
+        self.turns
+    }
+
+    /// Why the gateway stopped by itself, if it did: it has no reason to.
+    pub fn fatal(&self) -> Option<&str> {
+        self.fatal.as_deref()
+    }
+
+    /// Whether every sender has settled all of its mail.
+    pub fn is_load_done(&self) -> bool {
+        self.senders.iter().all(|sender| sender.is_done(self.now()))
+    }
+
+    /// Whether the saboteur has acted, if there is one.
+    pub fn has_sabotaged(&self) -> Option<bool> {
+        let at_work = self.gateway.as_ref().and_then(GatewayHost::saboteur);
+        at_work.or(self.saboteur.as_ref()).map(Saboteur::has_acted)
+    }
+
+    /// Ends every fault of the network and of the next hop.
+    pub fn end_faults(&mut self) {
+        self.chronicle.note("faults end");
+        self.network.heal_all();
+        let gateway = GATEWAY_SMTP.ip();
+        for other in [SERVERS[0].ip(), SERVERS[1].ip(), SINK.ip(), sender_host(0)] {
+            self.network.set_path(gateway, other, None);
+            self.network.set_path(other, gateway, None);
+        }
+        self.sink.set_faults(SinkFaults::default());
+    }
+
+    /// Ends the senders' accounts; mails that they never settled.
+    pub fn finish_load(&mut self) -> u64 {
+        let now = self.now();
+        let senders = std::mem::take(&mut self.senders);
+        senders.into_iter().map(|sender| sender.finish(now).unresolved).sum()
+    }
+
+    fn processes(&self) -> impl Iterator<Item = Process> + use<> {
+        let workers = self.gateway.as_ref().map_or(0, GatewayHost::worker_count);
+        let servers = self.servers.each_ref().map(Option::is_some);
+        let gateway = (0..workers).map(Process::Gateway);
+        let servers = (0..SERVERS.len()).filter(move |it| servers[*it]).map(Process::Server);
+        let senders = (0..self.senders.len()).map(Process::Sender);
+        gateway.chain(servers).chain([Process::Sink]).chain(senders)
+    }
+
+    fn deadline(&self, process: Process) -> Option<Instant> {
+        let now = self.now();
+        match process {
+            Process::Gateway(worker) => {
+                self.gateway.as_ref()?.next_deadline(worker, now, unix_ms(now))
+            }
+            Process::Server(server) => self.servers[server].as_ref()?.worker.next_deadline(),
+            Process::Sink => self.sink.next_deadline(),
+            Process::Sender(sender) => self.senders[sender].next_deadline(now),
+        }
+    }
+
+    fn take_turn(&mut self, process: Process) {
+        let now = self.now();
+        self.turns += 1;
+        let cost = u64::try_from(self.scenario.turn_cost_max.as_nanos()).expect("short");
+        let cost = Duration::from_nanos(self.rng.u64(1000..=cost));
+        self.busy.insert(process, now + cost);
+        match process {
+            Process::Gateway(worker) => self.take_gateway_turn(worker),
+            Process::Server(server) => {
+                if let Some(server) = &mut self.servers[server] {
+                    server.worker.turn(now);
+                }
+            }
+            Process::Sink => _ = self.sink.turn(now),
+            Process::Sender(sender) => _ = self.senders[sender].turn(now),
+        }
+    }
+
+    fn take_gateway_turn(&mut self, worker: usize) {
+        let now = self.now();
+        let Some(gateway) = &mut self.gateway else { return };
+        if let Err(fatal) = gateway.turn(worker, now, unix_ms(now)) {
+            self.chronicle.note(&format!("the gateway stops: {}", fatal.0));
+            self.fatal.get_or_insert(fatal.0);
+            self.end_gateway();
+            return;
+        }
+        while let Some((worker, errand)) = gateway.poll_errand() {
+            self.register.ask(now, worker, errand, self.rng.u64(..));
+        }
+    }
+
+    fn inflict(&mut self, fault: Fault) {
+        let now = self.now();
+        if self.must_wait(fault) {
+            if now < self.plan.end {
+                self.plan.add(now + FAULT_PATIENCE, fault);
+            }
+            return;
+        }
+        self.chronicle.note(&format!("{fault:?}"));
+        *self.fault_counts.entry(name(fault)).or_default() += 1;
+        match fault {
+            Fault::GatewayCrash { how, gone } => {
+                self.mark_duplicates(&[Duration::ZERO]);
+                self.crash(how, GATEWAY_SMTP.ip());
+                self.end_gateway();
+                self.plan.add(now + gone, Fault::GatewayReturn);
+            }
+            Fault::GatewayReturn => self.start_gateway(),
+            Fault::ServerCrash { server, how, gone } => {
+                self.crash(how, SERVERS[server].ip());
+                self.servers[server] = None;
+                self.plan.add(now + gone, Fault::ServerReturn { server });
+            }
+            Fault::ServerReturn { server } => self.start_server(server),
+            Fault::Reset(a, b) => {
+                self.mark_duplicates(&[Duration::ZERO, LATE]);
+                self.network.reset_connections(a, b);
+            }
+            Fault::Partition { from, to, both_ways, lasts } => {
+                self.mark_duplicates(&[Duration::ZERO, lasts, lasts + LATE]);
+                self.network.partition_one_way(from, to);
+                if both_ways {
+                    self.network.partition_one_way(to, from);
+                }
+                self.plan.add(now + lasts, Fault::Heal(from, to));
+            }
+            Fault::Heal(a, b) => self.network.heal(a, b),
+            Fault::Slow { from, to, path, lasts } => {
+                self.network.set_path(from, to, Some(path));
+                self.plan.add(now + lasts, Fault::Quicken(from, to));
+            }
+            Fault::Quicken(from, to) => self.network.set_path(from, to, None),
+        }
+    }
+
+    /// Whether a crash would destroy the last copy of something, or there is nothing to crash.
+    fn must_wait(&self, fault: Fault) -> bool {
+        match fault {
+            Fault::GatewayCrash { .. } => self.gateway.is_none(),
+            Fault::ServerCrash { server, .. } => {
+                let other = self.servers[1 - server].as_ref();
+                let Some(other) = other.filter(|_| self.servers[server].is_some()) else {
+                    return true;
+                };
+                let name = format!("kvs{}", 1 - server);
+                let recorded = |incarnation| incarnation == Some(other.incarnation);
+                self.register.records().any(|(_, it)| !recorded(it.incarnation_of(&name)))
+            }
+            _ => false,
+        }
+    }
+
+    fn crash(&mut self, how: Crash, host: std::net::IpAddr) {
+        if how == Crash::Host {
+            self.network.crash_host(host);
+        }
+    }
+
+    fn end_gateway(&mut self) {
+        if let Some(mut gateway) = self.gateway.take() {
+            self.saboteur = gateway.take_saboteur();
+            self.register.abandon(self.rng.bool());
+        }
+    }
+
+    fn start_gateway(&mut self) {
+        let host = GATEWAY_SMTP.ip();
+        self.raise(host);
+        let saboteur = self.saboteur.take();
+        let settings = &self.scenario.settings;
+        let gateway = GatewayHost::start(&self.network, host, settings, &mut self.rng, saboteur);
+        self.gateway = Some(gateway);
+    }
+
+    fn start_server(&mut self, server: usize) {
+        let address = SERVERS[server];
+        self.raise(address.ip());
+        let transport = self.network.host(address.ip());
+        let (worker, incarnation) = kvs_host::start(transport, address, &mut self.rng);
+        self.servers[server] = Some(Server { worker, incarnation });
+    }
+
+    /// Starts a host again if it is down.
+    fn raise(&mut self, host: std::net::IpAddr) {
+        // A host that was never there is made by its first transport.
+        if self.turns > 0 && !self.network.is_up(host) {
+            self.network.restart_host(host);
+        }
+    }
+
+    /// From here the next hop may rightly get again what it answered shortly before these times.
+    fn mark_duplicates(&mut self, after: &[Duration]) {
+        for after in after {
+            let at = self.now() + *after;
+            self.ledger.borrow_mut().mark_restart(UNIX_ORIGIN_MS * 1000 + at.as_nanos() / 1000);
+        }
+    }
+}
+
+/// What the ledger allows in such a world.
+fn policy(options: &Options, scenario: &Scenario) -> Policy {
+    let is_strict = scenario.one_connection && options.faults != FaultLevel::All;
+    Policy {
+        displacement_max: is_strict.then_some(0),
+        // A fault on a path can keep the deletes of what was delivered from the copies for as long
+        // as it lasts.
+        restart_window_us: if options.faults == FaultLevel::All { 10_000_000 } else { 500_000 },
+        ..Policy::default()
+    }
+}
+
+/// The time of day at `now`, in milliseconds since 1970.
+pub fn unix_ms(now: Instant) -> u64 {
+    UNIX_ORIGIN_MS + now.as_nanos() / 1_000_000
+}
+
+fn name(fault: Fault) -> &'static str {
+    match fault {
+        Fault::GatewayCrash { .. } => "gateway crash",
+        Fault::GatewayReturn => "gateway return",
+        Fault::ServerCrash { .. } => "server crash",
+        Fault::ServerReturn { .. } => "server return",
+        Fault::Reset(..) => "reset",
+        Fault::Partition { .. } => "partition",
+        Fault::Heal(..) => "heal",
+        Fault::Slow { .. } => "slow path",
+        Fault::Quicken(..) => "path restored",
+    }
+}
+
+/// The world begins then: a time before it is never a deadline.
+const BEGIN: Instant = Instant::from_nanos(1_000_000_000);
+
+/// A fault that cannot be inflicted now is tried again after this.
+const FAULT_PATIENCE: Duration = Duration::from_millis(100);
+
+/// What was on its way during a fault can arrive so much later.
+const LATE: Duration = Duration::from_secs(1);
