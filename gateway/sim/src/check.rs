@@ -214,7 +214,7 @@ mod tests {
                 accepted_unix_ms: serial,
             };
             let message = Message { envelope, content: Bytes::from_static(b"x\r\n") };
-            queue.store(Ticket { front: 0, serial }, message.into(), false);
+            queue.store(Ticket { front: 0, serial }, message.into());
         }
         let copy = CopyNumbers {
             epoch: Epoch(1),

@@ -135,11 +135,6 @@ impl GatewayHost {
     pub fn take_saboteur(&mut self) -> Option<Saboteur> {
         self.post.saboteur.take()
     }
-
-    /// The saboteur, if there is one.
-    pub fn saboteur(&self) -> Option<&Saboteur> {
-        self.post.saboteur.as_ref()
-    }
 }
 
 impl Surroundings for Counter<'_> {

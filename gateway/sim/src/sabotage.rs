@@ -1,7 +1,6 @@
 //! Breaks the system on purpose, between the gateway's front and its shard, to prove that the
 //! checks would see a gateway that did so by itself.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -33,30 +32,25 @@ pub struct Saboteur {
     countdown: u32,
     acted: bool,
     held: Option<(usize, QueueIndex, Parcel)>,
-    /// Tickets that only the saboteur knows.
-    forged: BTreeSet<u64>,
 }
 
 impl Saboteur {
     /// One that acts on the parcel after `countdown` others of its kind.
     pub fn new(sabotage: Sabotage, countdown: u32) -> Saboteur {
-        Saboteur { sabotage, countdown, acted: false, held: None, forged: BTreeSet::new() }
-    }
-
-    /// Whether it has acted.
-    pub fn has_acted(&self) -> bool {
-        self.acted
+        Saboteur { sabotage, countdown, acted: false, held: None }
     }
 
     /// Takes a parcel on its way between workers; returns what goes on, and where to.
     pub fn pass(&mut self, from: usize, to: usize, parcel: Parcel) -> Vec<(usize, Parcel)> {
-        if let Parcel::Notice(Notice::Committed { ticket, .. }) = &parcel
-            && self.forged.contains(&ticket.serial)
-        {
-            return Vec::new();
-        }
         match parcel {
-            Parcel::Command(Command::Store { queue, ticket, message, hold: false })
+            // What the saboteur stored is ready at once, and nobody hears of it.
+            Parcel::Notice(Notice::Committed { ticket, queue, id })
+                if ticket.serial == FORGED_SERIAL =>
+            {
+                vec![(from, Parcel::Command(Command::Release { queue, id }))]
+            }
+            Parcel::Command(Command::Release { id: FORGED_ID, .. }) => Vec::new(),
+            Parcel::Command(Command::Store { queue, ticket, message })
                 if self.is_a_store_s_turn() =>
             {
                 self.tamper(from, to, queue, ticket, &message)
@@ -90,17 +84,15 @@ impl Saboteur {
         ticket: Ticket,
         message: &Arc<Message>,
     ) -> Vec<(usize, Parcel)> {
-        let store = |ticket, message| {
-            (to, Parcel::Command(Command::Store { queue, ticket, message, hold: false }))
-        };
+        let store =
+            |ticket, message| (to, Parcel::Command(Command::Store { queue, ticket, message }));
         match self.sabotage {
             Sabotage::Lose => {
-                let id = MessageId(u64::MAX);
-                vec![(from, Parcel::Notice(Notice::Committed { ticket, queue, id }))]
+                let notice = Notice::Committed { ticket, queue, id: FORGED_ID };
+                vec![(from, Parcel::Notice(notice))]
             }
             Sabotage::Double => {
-                let forged = Ticket { serial: u64::MAX, ..ticket };
-                self.forged.insert(forged.serial);
+                let forged = Ticket { serial: FORGED_SERIAL, ..ticket };
                 vec![store(ticket, message.clone()), store(forged, message.clone())]
             }
             Sabotage::Alter => vec![store(ticket, Arc::new(altered(message)))],
@@ -132,3 +124,9 @@ fn altered(message: &Message) -> Message {
     content[place] = if content[place] == b'x' { b'y' } else { b'x' };
     Message { envelope: message.envelope.clone(), content: Bytes::from(content) }
 }
+
+/// The ticket of what the saboteur stored.
+const FORGED_SERIAL: u64 = u64::MAX;
+
+/// The id of what was never stored.
+const FORGED_ID: MessageId = MessageId(u64::MAX);

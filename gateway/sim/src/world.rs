@@ -214,12 +214,6 @@ impl World {
         self.senders.iter().all(|sender| sender.is_done(self.now()))
     }
 
-    /// Whether the saboteur has acted, if there is one.
-    pub fn has_sabotaged(&self) -> Option<bool> {
-        let at_work = self.gateway.as_ref().and_then(GatewayHost::saboteur);
-        at_work.or(self.saboteur.as_ref()).map(Saboteur::has_acted)
-    }
-
     /// Ends every fault of the network and of the next hop.
     pub fn end_faults(&mut self) {
         self.chronicle.note("faults end");
