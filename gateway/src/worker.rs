@@ -257,7 +257,8 @@ impl Worker {
         }
         let Some(shard) = &mut self.drivers.shard else { return !self.rings.has_waiting() };
         let quiet = shard.is_quiet();
-        if !quiet && now.saturating_since(since) < STOP_GRACE {
+        let fronts_done = *stop.fronts_done.get_or_insert(now);
+        if !quiet && now.saturating_since(fronts_done) < STOP_GRACE {
             return false;
         }
         if !quiet {
@@ -303,7 +304,10 @@ impl Worker {
 #[derive(Debug, Default)]
 struct Stop {
     since: Option<Instant>,
+    /// Its own front has stopped.
     front_done: bool,
+    /// When all fronts had stopped.
+    fronts_done: Option<Instant>,
 }
 
 #[cfg(test)]
