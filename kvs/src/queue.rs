@@ -278,7 +278,7 @@ impl Queue {
     ///
     /// # Errors
     /// `ContentDiffers` if the content is not theirs, or the transaction number would go back or
-    /// beyond [`TRANSACTION_MAX`].
+    /// beyond `TRANSACTION_MAX`.
     pub fn baseline(&mut self, baseline: &Baseline) -> Result<(), Status> {
         let same = baseline.content == self.content && baseline.messages == self.log.messages();
         let plausible = self.transaction..=TRANSACTION_MAX;
