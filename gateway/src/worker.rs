@@ -90,6 +90,8 @@ pub struct Rings {
     incoming: Vec<Consumer<Parcel>>,
     /// Parcels that found their ring full, by worker.
     waiting: Vec<VecDeque<Parcel>>,
+    /// Who has parcels in their ring since they were last woken.
+    unnoticed: Vec<bool>,
 }
 
 impl Rings {
@@ -99,7 +101,8 @@ impl Rings {
         for _ in 0..count {
             let waiting = std::iter::repeat_with(VecDeque::new).take(count).collect();
             let outgoing = std::iter::repeat_with(|| None).take(count).collect();
-            all.push(Rings { outgoing, incoming: Vec::new(), waiting });
+            let unnoticed = vec![false; count];
+            all.push(Rings { outgoing, incoming: Vec::new(), waiting, unnoticed });
         }
         for from in 0..count {
             for to in (0..count).filter(|to| *to != from) {
@@ -111,27 +114,38 @@ impl Rings {
         all
     }
 
+    /// Puts a parcel into its ring at once: what a front sends before it answers a client is there
+    /// before that client can cause anything else. Only behind a full ring it waits.
     fn send(&mut self, to: usize, parcel: Parcel) {
         self.waiting[to].push_back(parcel);
+        self.unnoticed[to] |= self.fill(to);
     }
 
-    /// Moves what waits into the rings; returns whether anything moved.
+    /// Moves what waits into the rings, and wakes those who have something new there; returns
+    /// whether there was anything.
     fn flush(&mut self, shared: &Shared) -> bool {
-        let mut moved = false;
-        for (to, waiting) in self.waiting.iter_mut().enumerate() {
-            let Some(ring) = &mut self.outgoing[to] else { continue };
-            let mut filled = false;
-            while !waiting.is_empty() && !ring.is_full() {
-                let parcel = waiting.pop_front().expect("just seen");
-                ring.push(parcel).expect("just seen that there is room");
-                filled = true;
-            }
-            if filled {
+        let mut any = false;
+        for to in 0..self.waiting.len() {
+            let filled = self.fill(to);
+            if std::mem::take(&mut self.unnoticed[to]) | filled {
                 shared.wake(to);
-                moved = true;
+                any = true;
             }
         }
-        moved
+        any
+    }
+
+    /// Moves what waits for one worker into its ring, as far as there is room.
+    fn fill(&mut self, to: usize) -> bool {
+        let Some(ring) = &mut self.outgoing[to] else { return false };
+        let mut filled = false;
+        while !ring.is_full()
+            && let Some(parcel) = self.waiting[to].pop_front()
+        {
+            ring.push(parcel).expect("just seen that there is room");
+            filled = true;
+        }
+        filled
     }
 
     /// The next parcel from another worker.
@@ -352,6 +366,13 @@ mod tests {
         }
         assert!(received.into_iter().eq(0..count));
         assert!(!sender.has_waiting() && !receiver.has_incoming());
+    }
+
+    #[test]
+    fn a_parcel_is_in_its_ring_before_its_sender_does_anything_else() {
+        let mut rings = Rings::between(2);
+        rings[0].send(1, slots(7));
+        assert_eq!(rings[1].receive().map(window), Some(7));
     }
 
     #[test]
