@@ -398,6 +398,11 @@ impl Copy {
             // What was on its way when the copy was given up.
             (Stage::Detached, _) => Progress::None,
             _ if op.is_change() && !is_followed => Progress::None,
+            // It is not this copy that is out of step, but the one that lacks the operations.
+            (Stage::Following { .. }, Status::OpsTrimmed) if op == Op::OpsGet => {
+                let operations = Vec::new();
+                Progress::Recovered(Answer::Operations { operations, head: Transaction(0) })
+            }
             (Stage::Asked, Status::UnknownQueue) => Progress::Unknown,
             (Stage::Asked, Status::Exists) => Progress::Exists,
             (Stage::Emptying, Status::UnknownQueue) => {

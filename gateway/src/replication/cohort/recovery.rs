@@ -363,6 +363,10 @@ impl Cohort {
             }
             (Service::Settling { .. }, Answer::Operations { operations, head }) => {
                 let unit = &mut self.units[place];
+                if operations.is_empty() {
+                    // They do not reach back that far: whoever lacks them is filled anew.
+                    unit.operations.clear();
+                }
                 unit.operations.extend(operations);
                 match unit.operations.last() {
                     Some(last) if last.transaction < head => {
