@@ -1,6 +1,6 @@
 //! The judgement over a ledger.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use super::order::{Accepted, displacements};
@@ -436,7 +436,7 @@ impl Judge<'_> {
 
     /// Compares, queue by queue, the order of first attempts with the order of acceptance.
     fn judge_order(&mut self) {
-        let mut queues: HashMap<u32, Vec<(u64, u64, MailId, Accepted)>> = HashMap::new();
+        let mut queues: BTreeMap<u32, Vec<(u64, u64, MailId, Accepted)>> = BTreeMap::new();
         let mut from = 0;
         for (index, intent) in self.ledger.intents.iter().enumerate() {
             let mut slot = self.slots_at[index];
