@@ -6,7 +6,7 @@ use gateway::message::QueueIndex;
 use gateway::queue::MailQueue;
 use kvs_proto::{ChainHash, ContentDigest, Epoch, Transaction};
 
-use crate::scenario::SERVERS;
+use crate::scenario::{SERVERS, server_name};
 use crate::world::{Server, World};
 
 /// A copy of a queue at a server, in numbers.
@@ -167,7 +167,7 @@ fn queues(world: &World) -> Vec<(QueueIndex, String)> {
 /// Whether the record says that this life of the server has a copy of the queue that counts.
 fn is_recorded(world: &World, place: usize, queue: &str) -> bool {
     let Some(server) = world.server(place) else { return false };
-    let name = format!("kvs{place}");
+    let name = server_name(place);
     let mut records = world.register().records().map(|(_, record)| record);
     records.any(|record| {
         record.queues.iter().any(|it| it == queue)

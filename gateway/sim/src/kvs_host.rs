@@ -18,7 +18,7 @@ use crate::scenario::Scenario;
 
 /// Bytes for messages of a server: several times what the gateway may hold, so that it is never
 /// full.
-pub const MEMORY_BYTES: usize = 128 << 20;
+pub const MEMORY_BYTES: usize = 64 << 20;
 
 const MESSAGES_MAX: usize = 200_000;
 

@@ -65,6 +65,9 @@ pub enum Fault {
     },
     /// A path is as it was.
     Quicken(IpAddr, IpAddr),
+    /// When the gateway next asks the register to drop a server, it dies before the answer comes,
+    /// and the other server with it.
+    Ambush,
 }
 
 /// How a process dies.
@@ -111,6 +114,12 @@ impl Plan {
                 let crash = server_crash(options, rng);
                 plan.add(within(rng, 10, 95), crash);
             }
+            if rng.bool() {
+                plan.add_double_crash(within(rng, 10, 90), options, rng);
+            }
+            if rng.bool() {
+                plan.add_ambush(within(rng, 10, 80), rng);
+            }
             for _ in 0..rng.u32(2..=12) {
                 let fault = network_fault(rng);
                 plan.add(within(rng, 5, 95), fault);
@@ -118,6 +127,28 @@ impl Plan {
             plan.sink = sink_faults(rng);
         }
         plan
+    }
+
+    /// One server hears late of what is stored; meanwhile the gateway and the other server die
+    /// together. What was promised must be at the late one.
+    fn add_double_crash(&mut self, at: Instant, options: &Options, rng: &mut Rng) {
+        let crash = server_crash(options, rng);
+        let Fault::ServerCrash { server, .. } = crash else { unreachable!("that is what it is") };
+        let (from, to) = (GATEWAY_SMTP.ip(), SERVERS[1 - server].ip());
+        let delay = Duration::from_millis(rng.u64(50..=300));
+        let path = SimPath { delay, jitter: Duration::from_millis(1) };
+        self.add(at, Fault::Slow { from, to, path, lasts: Duration::from_secs(2) });
+        let later = at + Duration::from_millis(rng.u64(300..=800));
+        self.add(later, gateway_crash(rng));
+        self.add(later, crash);
+    }
+
+    /// One server is out of reach until it is given up, and just then the others die.
+    fn add_ambush(&mut self, at: Instant, rng: &mut Rng) {
+        let (from, to) = (GATEWAY_SMTP.ip(), SERVERS[rng.usize(..SERVERS.len())].ip());
+        let lasts = Duration::from_secs(3);
+        self.add(at, Fault::Ambush);
+        self.add(at, Fault::Partition { from, to, both_ways: true, lasts });
     }
 
     /// Adds one.

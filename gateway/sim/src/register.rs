@@ -7,6 +7,8 @@ use gateway::replication::record::{Record, RegisterAnswer, RegisterCall};
 use gateway::shard::RegisterErrand;
 use tcpstack::Instant;
 
+use crate::scenario::{SERVERS, server_name};
+
 /// A register as a process sees the embedded one: a call takes a while, and a process that dies
 /// meanwhile leaves it done or not done, never half done and never done later.
 #[derive(Debug, Default)]
@@ -65,6 +67,16 @@ impl SimRegister {
     /// The records by key.
     pub fn records(&self) -> impl Iterator<Item = (&str, &Record)> {
         self.records.iter().map(|(key, record)| (key.as_str(), record))
+    }
+
+    /// If the call drops a server from a record: the one that stays.
+    pub fn last_member_after(&self, errand: &RegisterErrand) -> Option<usize> {
+        let RegisterCall::Swap(record) = &errand.call else { return None };
+        let present = self.records.get(&errand.key)?;
+        let [stays] = &record.members[..] else { return None };
+        let dropped = present.members.len() > 1;
+        let place = (0..SERVERS.len()).find(|place| server_name(*place) == stays.server);
+        place.filter(|_| dropped)
     }
 
     /// Records written.

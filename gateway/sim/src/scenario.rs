@@ -172,7 +172,7 @@ listen = ["{GATEWAY_SMTP}"]
 register = "register"
 account = "gw"
 secret = "{SECRET}"
-memory = "32 MiB"
+memory = "16 MiB"
 message_size_max = "1 MiB"
 min_sync = {min_sync}
 
@@ -206,7 +206,7 @@ kvs = ["kvs0", "kvs1"]
     for queue in 0..queues {
         text.push_str(&format!(
             "\n[[queue]]\nname = \"d{queue}.example\"\ngroup = \"pair\"\nnext_hops = [\"{SINK}\"]\n\
-             messages_max = 20000\nbytes_max = \"32 MiB\"\nconnections_max = {connections}\n\
+             messages_max = 20000\nbytes_max = \"16 MiB\"\nconnections_max = {connections}\n\
              pipeline = {pipeline}\nprefetch = {prefetch}\nretry_first = \"500 ms\"\n\
              retry_max = \"2 s\"\n",
         ));
@@ -222,6 +222,11 @@ pub const SERVERS: [SocketAddr; 2] = [address([10, 0, 1, 1], 7400), address([10,
 
 /// Where the next hop listens.
 pub const SINK: SocketAddr = address([10, 0, 2, 1], 25);
+
+/// The name of a server in the gateway's configuration.
+pub fn server_name(place: usize) -> String {
+    format!("kvs{place}")
+}
 
 /// The host of a sender, by its place.
 pub fn sender_host(place: usize) -> IpAddr {

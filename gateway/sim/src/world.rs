@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fastrand::Rng;
+use gateway::replication::record::Record;
 use kvs::worker::Worker;
 use kvs_proto::Incarnation;
 use loadgen::ledger::{Ledger, Policy};
@@ -25,6 +26,7 @@ use crate::register::SimRegister;
 use crate::sabotage::{Sabotage, Saboteur};
 use crate::scenario::{
     FaultLevel, GATEWAY_SMTP, Options, SERVERS, SINK, Scenario, UNIX_ORIGIN_MS, sender_host,
+    server_name,
 };
 
 /// All hosts, what connects them, and what goes wrong.
@@ -41,6 +43,8 @@ pub struct World {
     senders: Vec<SmtpLoad<SimTransport>>,
     ledger: Rc<RefCell<Ledger>>,
     plan: Plan,
+    /// The gateway and a server are to die when a server is about to be dropped from a record.
+    ambush: bool,
     /// The turn that a process is in takes until then.
     busy: BTreeMap<Process, Instant>,
     fault_counts: BTreeMap<&'static str, u64>,
@@ -102,6 +106,7 @@ impl World {
             gateway: None,
             servers: [None, None],
             busy: BTreeMap::new(),
+            ambush: false,
             fault_counts: BTreeMap::new(),
             fatal: None,
             turns: 0,
@@ -282,6 +287,16 @@ impl World {
             return;
         }
         while let Some((worker, errand)) = gateway.poll_errand() {
+            if self.ambush
+                && let Some(server) = self.register.last_member_after(&errand)
+            {
+                self.ambush = false;
+                let at = now + Duration::from_micros(self.rng.u64(500..=10_000));
+                let gone = Duration::from_secs(1);
+                // The gateway first: its call is done or not before the server is gone.
+                self.plan.add(at, Fault::GatewayCrash { how: Crash::Host, gone });
+                self.plan.add(at, Fault::ServerCrash { server, how: Crash::Host, gone });
+            }
             self.register.ask(now, worker, errand, self.rng.u64(..));
         }
     }
@@ -328,24 +343,35 @@ impl World {
                 self.plan.add(now + lasts, Fault::Quicken(from, to));
             }
             Fault::Quicken(from, to) => self.network.set_path(from, to, None),
+            Fault::Ambush => self.ambush = true,
         }
     }
 
-    /// Whether a crash would destroy the last copy of something, or there is nothing to crash.
+    /// Whether a crash would destroy the last copy of something, or there is nothing to crash. A
+    /// call under way may change which copies count, so it is waited for where that matters.
     fn must_wait(&self, fault: Fault) -> bool {
+        let is_calling = self.register.next_at().is_some();
         match fault {
-            Fault::GatewayCrash { .. } => self.gateway.is_none(),
+            Fault::GatewayCrash { .. } => {
+                let all_up = self.servers.iter().all(Option::is_some);
+                let any_counts =
+                    |record: &Record| (0..SERVERS.len()).any(|it| self.counts(it, record));
+                let safe = self.register.records().all(|(_, record)| any_counts(record));
+                self.gateway.is_none() || !safe || (is_calling && !all_up)
+            }
             Fault::ServerCrash { server, .. } => {
-                let other = self.servers[1 - server].as_ref();
-                let Some(other) = other.filter(|_| self.servers[server].is_some()) else {
-                    return true;
-                };
-                let name = format!("kvs{}", 1 - server);
-                let recorded = |incarnation| incarnation == Some(other.incarnation);
-                self.register.records().any(|(_, it)| !recorded(it.incarnation_of(&name)))
+                let mut records = self.register.records();
+                let safe = records.all(|(_, record)| self.counts(1 - server, record));
+                self.servers[server].is_none() || !safe || is_calling
             }
             _ => false,
         }
+    }
+
+    /// Whether a server is up, and its copies count by that record.
+    fn counts(&self, server: usize, record: &Record) -> bool {
+        let up = self.servers[server].as_ref();
+        up.is_some_and(|it| record.incarnation_of(&server_name(server)) == Some(it.incarnation))
     }
 
     fn crash(&mut self, how: Crash, host: std::net::IpAddr) {
@@ -423,6 +449,7 @@ fn name(fault: Fault) -> &'static str {
         Fault::Heal(..) => "heal",
         Fault::Slow { .. } => "slow path",
         Fault::Quicken(..) => "path restored",
+        Fault::Ambush => "ambush",
     }
 }
 

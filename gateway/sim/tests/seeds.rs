@@ -16,9 +16,10 @@ fn a_dozen_seeds_pass_with_every_kind_of_fault() {
     passes(1000..1012);
 }
 
-/// Seeds that once found something: 38 and 178 a gateway that died between sealing and claiming.
+/// Seeds that once found something. The runs that they stand for change with what is drawn.
 #[test]
 fn seeds_that_once_failed_pass() {
     passes(38..39);
+    passes(96..97);
     passes(178..179);
 }
