@@ -88,12 +88,17 @@ impl Queue {
         self.transaction
     }
 
+    /// Which of the owner's connections may carry its requests.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
     /// The last sequence number used up in this epoch.
     pub fn last_sequence(&self) -> Sequence {
         self.last_sequence
     }
 
-    /// What it still takes.
+    /// What its own bounds still allow, whatever memory there is.
     pub fn credit(&self) -> Credit {
         Credit::new(
             self.messages_max.saturating_sub(self.log.messages()),

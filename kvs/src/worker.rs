@@ -12,6 +12,7 @@ use tcpstack::{
     ConnectionId, Event, Instant, ListenerId, OpenError, RecvError, SendError, Transport,
 };
 
+use crate::arena::RoomLevel;
 use crate::counters::Counters;
 use crate::session::{Accounts, Session, Shared};
 use crate::table::QueueTable;
@@ -36,6 +37,8 @@ pub struct Worker<T> {
     deadlines: VecDeque<(Instant, ConnectionId)>,
     nonce_key: Secret,
     nonces: u64,
+    /// The room at the end of the last turn.
+    level: RoomLevel,
 }
 
 /// What a [`Worker`] needs to know.
@@ -82,6 +85,7 @@ impl<T: Transport> Worker<T> {
             deadlines: VecDeque::new(),
             nonce_key,
             nonces: 0,
+            level: RoomLevel::default(),
         }
     }
 
@@ -122,6 +126,7 @@ impl<T: Transport> Worker<T> {
         worked |= !self.touched.is_empty();
         self.send_answers();
         worked |= self.shared.table.arena_mut().work(CHUNKS_PER_TURN) > 0;
+        self.watch_room();
         self.expire(now);
         self.transport.flush(now);
         if worked {
@@ -258,6 +263,18 @@ impl<T: Transport> Worker<T> {
             }
         }
         self.touched = std::mem::replace(&mut self.touched_next, touched);
+    }
+
+    /// When there is more room than before, clients that were told of a shortage hear of it in the
+    /// next turn, also those that have nothing to ask: they may be waiting for just that.
+    fn watch_room(&mut self) {
+        let level = self.shared.table.arena().room().level();
+        if level.is_above(self.level) {
+            for connection in self.connections.iter_mut().flatten() {
+                touch(&mut self.touched, connection);
+            }
+        }
+        self.level = level;
     }
 
     /// Closes connections whose client has not proved itself in time.

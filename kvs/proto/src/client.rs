@@ -530,7 +530,7 @@ impl Client {
     #[inline]
     fn handle_ack(&mut self, header: &Header, body: &[u8]) -> Result<(), ProtocolError> {
         let count = header.message.0;
-        if count == 0 || !body.is_empty() {
+        if !body.is_empty() {
             return Err(ProtocolError::Field(Op::Ack));
         }
         self.queue(header)?;

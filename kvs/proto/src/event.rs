@@ -45,15 +45,15 @@ pub enum Event {
         /// From the request.
         tag: Tag,
     },
-    /// `count` changes, up to and with `sequence`, are applied.
+    /// `count` changes, up to and with `sequence`, are applied. Or, with 0, only the credit is new.
     Ack {
         /// The queue.
         queue: QueueHandle,
         /// The queue's epoch.
         epoch: Epoch,
-        /// The last of them.
+        /// The last of them; with `count` 0, the last that was used up.
         sequence: Sequence,
-        /// How many, at least 1.
+        /// How many.
         count: u64,
         /// Changes applied, after the last of them (or, for repeated requests, by now).
         transaction: Transaction,

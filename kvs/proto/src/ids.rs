@@ -113,6 +113,13 @@ impl Credit {
         }
     }
 
+    /// The lesser of both, in each field.
+    #[must_use]
+    pub fn min(self, other: Credit) -> Credit {
+        let (messages, kib) = (self.messages.min(other.messages), self.kib.min(other.kib));
+        Credit { messages, kib }
+    }
+
     /// As it travels: `messages << 32 | KiB`.
     pub const fn to_bits(self) -> u64 {
         (self.messages as u64) << 32 | self.kib as u64

@@ -22,6 +22,7 @@ mod log;
 mod mapping;
 mod release;
 mod reserve;
+mod room;
 mod segment;
 
 use std::collections::VecDeque;
@@ -38,6 +39,7 @@ use segment::{ChunkWord, HEAD_SIZE_BYTES, SEGMENTS_MAX, Segment, SegmentId};
 pub use log::Cursor;
 pub use mapping::Pages;
 pub use reserve::Reservation;
+pub use room::{Room, RoomLevel};
 pub use segment::SEGMENT_SIZE_BYTES;
 
 /// Where a record lies, in units of 16 bytes from the arena's start. Good until the next removal

@@ -52,7 +52,7 @@ impl Arena {
         checksum: u32,
     ) -> Result<(), Full> {
         let size = chunk_size(HEAD_SIZE_BYTES + body.len());
-        if size > self.room(log.tail) {
+        if size > self.room_in(log.tail) {
             let mut reservation = self.reserve(log, id, body.len())?;
             self.fill(&mut reservation, body);
             self.commit(log, reservation, checksum);
@@ -88,7 +88,7 @@ impl Arena {
             return Err(Full);
         }
         let fits = self.begins_in_tail(log.tail, total);
-        let in_tail = if fits { self.room(log.tail) } else { 0 };
+        let in_tail = if fits { self.room_in(log.tail) } else { 0 };
         if segments_needed(total, in_tail) > self.free_count {
             return Err(Full);
         }
@@ -167,7 +167,7 @@ impl Arena {
     /// Whether a record begins in the tail: when it fits as a whole, or is long enough to be worth
     /// two chunks and finds some room.
     fn begins_in_tail(&self, tail: SegmentId, total: usize) -> bool {
-        let room = self.room(tail);
+        let room = self.room_in(tail);
         chunk_size(HEAD_SIZE_BYTES + total) <= room
             || (total > WHOLE_SIZE_BYTES_MAX && room >= SPLIT_ROOM_BYTES_MIN)
     }
@@ -178,7 +178,7 @@ impl Arena {
         let mut left = total;
         loop {
             let header = if first.is_none() { HEAD_SIZE_BYTES } else { CONTINUATION_SIZE_BYTES };
-            let length = left.min(self.room(log.tail) - header);
+            let length = left.min(self.room_in(log.tail) - header);
             left -= length;
             let place = self.take_room(log.tail, id, chunk_size(header + length));
             self.segment_mut(log.tail).pins += 1;
@@ -200,7 +200,7 @@ impl Arena {
 
     /// Bytes that can still be appended to a segment; 0 without one.
     #[inline]
-    fn room(&self, segment: SegmentId) -> usize {
+    fn room_in(&self, segment: SegmentId) -> usize {
         if segment.is_none() {
             return 0;
         }

@@ -4,6 +4,7 @@
 //! decoded; the answers gather in one block, in which consecutive acknowledgements of a queue are
 //! one frame.
 
+mod grants;
 mod output;
 mod parts;
 mod reads;
@@ -13,10 +14,11 @@ mod shared;
 use kvs_proto::auth::{Handshake, NONCE_SIZE_BYTES, Role};
 use kvs_proto::body::{Challenge, Counter, Hello, decode_proof};
 use kvs_proto::{
-    Decoder, Epoch, Header, MessageId, Op, Piece, QueueHandle, Sequence, Status, Transaction,
-    Version,
+    Decoder, Epoch, Generation, Header, MessageId, Op, Piece, QueueHandle, Sequence, Status,
+    Transaction, Version,
 };
 
+use crate::arena::RoomLevel;
 use crate::table::QueueRef;
 
 use output::Output;
@@ -44,6 +46,8 @@ pub struct Session {
     runs: Vec<QueueHandle>,
     reads: Reads,
     output: Output,
+    /// The room that there was when grants were last looked at.
+    level: RoomLevel,
 }
 
 #[derive(Debug)]
@@ -71,9 +75,14 @@ struct Challenged {
 #[derive(Debug)]
 struct Handle {
     queue: QueueRef,
+    /// As whom the connection has attached.
+    owner: (Epoch, Generation),
     run: Run,
     /// A message that is arriving in pieces.
     incoming: Option<Incoming>,
+    /// The room when the last credit was granted, if that was less than the queue's own bounds
+    /// allow.
+    short_at: Option<RoomLevel>,
 }
 
 /// Acknowledgements that will be one frame; none if `count` is 0.
@@ -104,6 +113,7 @@ impl Session {
             runs: Vec::new(),
             reads: Reads::default(),
             output: Output::default(),
+            level: RoomLevel::default(),
         }
     }
 
@@ -171,6 +181,7 @@ impl Session {
     pub fn poll_output(&mut self, shared: &mut Shared) -> &[u8] {
         self.flush_runs(shared);
         if !self.is_over() {
+            self.renew_grants(shared);
             self.pump_reads(shared);
         }
         self.output.pending()

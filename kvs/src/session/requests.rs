@@ -5,7 +5,7 @@ use kvs_proto::body::{
     encode_counter,
 };
 use kvs_proto::{
-    Credit, Epoch, Generation, Header, MessageId, Op, StateVersion, Status, Transaction, flags,
+    Epoch, Generation, Header, MessageId, Op, StateVersion, Status, Transaction, flags,
 };
 
 use super::parts::halves;
@@ -161,15 +161,16 @@ impl Session {
         if self.handles.len() <= place {
             self.handles.resize_with(place + 1, || None);
         }
-        self.handles[place] = Some(Handle { queue, run: Run::default(), incoming: None });
+        self.handles[place] = Some(Handle::new(queue, header));
         let port = shared.table.port();
+        let credit = self.grant(shared, header.queue);
         let (found, arena) = shared.table.get(queue).expect("just found");
         let mut body = Vec::new();
         found.attached(arena, port).encode(&mut body);
         let reply = Header {
             epoch: found.epoch(),
             aux: found.transaction().0,
-            floor: found.credit().to_bits(),
+            floor: credit.to_bits(),
             ..reply_to(header, Op::Attached)
         };
         self.answer(shared, reply, &body);
@@ -299,10 +300,7 @@ impl Session {
         while let Some(place) = self.runs.pop() {
             let Some(Some(handle)) = self.handles.get_mut(place.0 as usize) else { continue };
             let Run { count, last, transaction, epoch } = std::mem::take(&mut handle.run);
-            let credit = shared
-                .table
-                .get(handle.queue)
-                .map_or(Credit::default(), |(queue, _)| queue.credit());
+            let credit = handle.grant(shared);
             let header = Header {
                 queue: place,
                 epoch,
@@ -340,16 +338,16 @@ impl Session {
             message: MessageId(header.op as u64),
             ..reply_to(header, Op::Refused)
         };
-        let handle = self.handles.get(header.queue.0 as usize).and_then(Option::as_ref);
+        let handle = self.handles.get_mut(header.queue.0 as usize).and_then(Option::as_mut);
         let opens = matches!(header.op, Op::Create | Op::Attach);
-        if let Some(handle) = handle.filter(|_| !opens)
-            && let Some((queue, _)) = shared.table.get(handle.queue)
-        {
-            reply.epoch = queue.epoch();
-            reply.aux = queue.transaction().0;
-            reply.floor = queue.credit().to_bits();
-            if status == Status::SequenceGap {
-                reply.sequence = queue.last_sequence();
+        if let Some(handle) = handle.filter(|_| !opens) {
+            reply.floor = handle.grant(shared).to_bits();
+            if let Some((queue, _)) = shared.table.get(handle.queue) {
+                reply.epoch = queue.epoch();
+                reply.aux = queue.transaction().0;
+                if status == Status::SequenceGap {
+                    reply.sequence = queue.last_sequence();
+                }
             }
         }
         self.answer(shared, reply, &[]);

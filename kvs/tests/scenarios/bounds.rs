@@ -114,3 +114,59 @@ fn queues_of_other_workers_are_named_by_their_port() {
     assert!(homes.contains(&ports[0]) && homes.contains(&ports[1]), "{homes:?}");
     server.stop();
 }
+
+#[test]
+fn credit_runs_out_before_memory_does_and_its_return_is_told_to_those_who_ask_nothing() {
+    let server = server("memory = \"4 MiB\"");
+    let mut idle = Link::new(&server);
+    idle.create("idle", 1_000, 1 << 30).unwrap();
+    let mut busy = Link::with_queue(&server);
+    let body = vec![1; 100_000];
+    loop {
+        busy.store(&body);
+        match busy.event() {
+            Event::Ack { credit, .. } if credit.kib == 0 => break,
+            Event::Ack { .. } => {}
+            other => panic!("credit ends before memory: {other:?}"),
+        }
+    }
+    busy.store(&body);
+    busy.acknowledged(1);
+    idle.store(b"mail");
+    let Event::Ack { count: 1, credit, .. } = idle.event() else { panic!("there is a reserve") };
+    assert_eq!(credit.kib, 0);
+    busy.client.drop_queue(now(), QUEUE, Tag(1));
+    assert!(matches!(busy.event(), Event::Dropped { .. }));
+    let renewed = loop {
+        match idle.event() {
+            Event::Ack { count: 0, sequence, credit, .. } if credit.kib >= 3 << 10 => {
+                break sequence;
+            }
+            Event::Ack { count: 0, .. } => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(renewed.0, 1);
+    idle.store(b"mail");
+    idle.acknowledged(1);
+    server.stop();
+}
+
+#[test]
+fn a_fenced_connection_hears_of_no_credit() {
+    let server = server("memory = \"4 MiB\"");
+    let mut old = Link::with_queue(&server);
+    let body = vec![1; 100_000];
+    for _ in 0..37 {
+        old.store(&body);
+    }
+    old.acknowledged(37);
+    let mut new = Link::new(&server);
+    new.attach("queue", 2, 0).unwrap();
+    new.client.drop_queue(now(), QUEUE, Tag(1));
+    assert!(matches!(new.event(), Event::Dropped { .. }));
+    old.client.heart_beat(now(), Tag(1), 5);
+    let event = old.event();
+    assert!(matches!(event, Event::HeartBeatReply { echo: 5, .. }), "{event:?}");
+    server.stop();
+}

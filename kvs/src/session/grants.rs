@@ -1,0 +1,75 @@
+//! Credit: what a queue takes, as far as the memory that all queues share allows.
+
+use kvs_proto::{Credit, Generation, Header, MessageId, Op, QueueHandle};
+
+use super::{Handle, Run, Session, Shared};
+use crate::table::QueueRef;
+
+impl Handle {
+    /// For the queue to which a request has just attached.
+    pub(super) fn new(queue: QueueRef, request: &Header) -> Handle {
+        let owner = (request.epoch, Generation(request.generation_or_status));
+        Handle { queue, owner, run: Run::default(), incoming: None, short_at: None }
+    }
+
+    /// The credit to tell the client now.
+    #[inline]
+    pub(super) fn grant(&mut self, shared: &mut Shared) -> Credit {
+        let Some((queue, arena)) = shared.table.get(self.queue) else { return Credit::default() };
+        let room = arena.room();
+        let own = queue.credit();
+        let credit = own.min(Credit::new(room.messages, room.bytes));
+        self.short_at = (credit != own).then(|| room.level());
+        credit
+    }
+}
+
+impl Session {
+    /// The credit to tell the client now; none without such a queue.
+    pub(super) fn grant(&mut self, shared: &mut Shared, handle: QueueHandle) -> Credit {
+        let handle = self.handles.get_mut(handle.0 as usize).and_then(Option::as_mut);
+        handle.map_or(Credit::default(), |handle| handle.grant(shared))
+    }
+
+    /// Tells the client of each queue whose credit was short for lack of memory that there is more
+    /// now. It may have nothing to ask until then, so no answer would tell it.
+    pub(super) fn renew_grants(&mut self, shared: &mut Shared) {
+        let level = shared.table.arena().room().level();
+        if !level.is_above(self.level) {
+            self.level = level;
+            return;
+        }
+        if self.is_blocked() {
+            return;
+        }
+        self.level = level;
+        for place in 0..self.handles.len() {
+            self.renew_grant(shared, place);
+        }
+    }
+
+    fn renew_grant(&mut self, shared: &mut Shared, place: usize) {
+        let Some(Some(handle)) = self.handles.get_mut(place) else { return };
+        let grew = handle.short_at.is_some_and(|level| self.level.is_above(level));
+        if !grew {
+            return;
+        }
+        let credit = handle.grant(shared);
+        let owner = handle.owner;
+        let Some((queue, _)) = shared.table.get(handle.queue) else { return };
+        if owner != (queue.epoch(), queue.generation()) {
+            // Whoever owns it now has a connection of its own.
+            return;
+        }
+        let header = Header {
+            queue: QueueHandle(u32::try_from(place).expect("below limits.handles_max")),
+            epoch: queue.epoch(),
+            sequence: queue.last_sequence(),
+            aux: queue.transaction().0,
+            message: MessageId(0),
+            floor: credit.to_bits(),
+            ..Header::new(Op::Ack)
+        };
+        self.answer(shared, header, &[]);
+    }
+}
