@@ -38,8 +38,10 @@ pub const LOG_HIGH: usize = 16 * 1024;
 /// Queues of one cohort that are fetched at the same time.
 const FETCHES_MAX: usize = 4;
 
-/// How long a server that could not be filled is left alone, and a register that failed.
+/// How long a register that failed is left alone, and a server that could not be filled; the latter
+/// doubles with each failure up to the maximum, as each fill sends all that lives.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+const FILL_DELAY_MAX: Duration = Duration::from_secs(60);
 
 /// How a cohort behaves.
 #[derive(Clone, Debug)]
@@ -121,6 +123,8 @@ struct Member {
     up: Option<Incarnation>,
     down_since: Instant,
     role: Role,
+    /// Fills that failed since it last counted.
+    failures: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -162,7 +166,8 @@ impl Cohort {
         units: Vec<UnitSettings>,
     ) -> Cohort {
         let out = Role::Out { not_before: Instant::ZERO };
-        let member = |server| Member { server, up: None, down_since: Instant::ZERO, role: out };
+        let member =
+            |server| Member { server, up: None, down_since: Instant::ZERO, role: out, failures: 0 };
         let count = servers.len();
         Cohort {
             key,
@@ -501,7 +506,11 @@ impl Cohort {
             }
             Role::Joining => {
                 warn!(cohort = %self.key, queue, why, "a copy cannot be filled; trying again later");
-                self.members[member].role = Role::Out { not_before: now + RETRY_DELAY };
+                let it = &mut self.members[member];
+                let delay =
+                    RETRY_DELAY.saturating_mul(1 << it.failures.min(16)).min(FILL_DELAY_MAX);
+                it.failures += 1;
+                it.role = Role::Out { not_before: now + delay };
                 for unit in &mut self.units {
                     unit.copies[member].forget();
                 }
@@ -664,6 +673,7 @@ impl Cohort {
                 (Role::Joining, Some(incarnation)) if complete => {
                     info!(cohort = %self.key, server = %member.server, "the server's copies count");
                     member.role = Role::InSet(incarnation);
+                    member.failures = 0;
                 }
                 // It went down while it was being recorded. What it has is complete as of then,
                 // but what it lacks since is not kept: it must go again.

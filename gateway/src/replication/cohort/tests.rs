@@ -796,6 +796,22 @@ fn a_store_that_one_server_refuses_isolates_its_copy_and_is_kept_by_the_other() 
 }
 
 #[test]
+fn a_server_that_cannot_be_filled_is_tried_ever_more_seldom() {
+    let mut world = World::new(1);
+    world.servers[1].refusing = Some(Status::ArenaFull);
+    world.store(0);
+    for _ in 0..600 {
+        world.pass(Duration::from_secs(1));
+    }
+    let failures = world.cohort.members[1].failures;
+    assert!((10..=16).contains(&failures), "{failures} fills in ten minutes");
+    world.servers[1].refusing = None;
+    world.pass(FILL_DELAY_MAX);
+    assert_eq!(world.recorded(), ["a", "b"]);
+    assert_eq!(world.cohort.members[1].failures, 0);
+}
+
+#[test]
 fn a_copy_that_falls_too_far_behind_is_given_up() {
     let mut world = World::new(2);
     world.servers[1].patience = 0;
