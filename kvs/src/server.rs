@@ -105,6 +105,7 @@ fn worker(
     let transport = KernelTransport::new(KernelOptions {
         connections_max: connections_max + REFUSED_CONNECTIONS_MAX,
         user_timeout: Some(USER_TIMEOUT),
+        keep_alive: Some(KEEP_ALIVE),
         ..KernelOptions::default()
     })?;
     let share = |total: u64| {
@@ -202,3 +203,7 @@ const REFUSED_CONNECTIONS_MAX: usize = 64;
 
 /// A client that acknowledges nothing for so long is gone.
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A client that is silent for so long is asked whether it is there. Gateways say something more
+/// often; those that lost their power would hold places, and room for messages in parts, for ever.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::options::KernelOptions;
 use super::sys;
@@ -73,6 +74,11 @@ fn socket(address: SocketAddr, options: &KernelOptions) -> io::Result<Socket> {
     if options.user_timeout.is_some() {
         socket.set_tcp_user_timeout(options.user_timeout)?;
     }
+    if let Some(time) = options.keep_alive {
+        let interval = Duration::from_secs(1);
+        let probing = TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(10);
+        socket.set_tcp_keepalive(&probing)?;
+    }
     if let Some(bytes) = options.socket_send_buffer_bytes {
         socket.set_send_buffer_size(bytes)?;
     }
@@ -89,4 +95,25 @@ pub(super) fn is_exhaustion(error: &io::Error) -> bool {
 
 fn open_error(error: io::Error) -> OpenError {
     if is_exhaustion(&error) { OpenError::TableFull } else { OpenError::Address(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+
+    use super::*;
+
+    #[test]
+    fn accepted_connections_have_the_listeners_options() {
+        let time = Duration::from_secs(7);
+        let (user_timeout, keep_alive) = (Some(Duration::from_secs(5)), Some(time));
+        let options = KernelOptions { user_timeout, keep_alive, ..KernelOptions::default() };
+        let listener = listener("127.0.0.1:0".parse().unwrap(), &options).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let socket = SockRef::from(&accepted);
+        assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), time);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), user_timeout);
+    }
 }

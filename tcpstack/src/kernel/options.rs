@@ -25,8 +25,14 @@ pub struct KernelOptions {
     pub connect_timeout: Duration,
     /// How long sent bytes may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482). Then the
     /// connection is closed with `TimedOut`. `None`: the kernel's rule, some 15 minutes. A
-    /// connection on which nothing is sent never times out.
+    /// connection on which nothing is sent never times out, unless `keep_alive` is set.
     pub user_timeout: Option<Duration>,
+    /// After so long without a word from the peer (whole seconds, at least 1) the kernel asks
+    /// whether it is still there, and goes on asking every second (SO_KEEPALIVE, RFC 9293 section
+    /// 3.8.4). A peer that does not answer within `user_timeout`, or ten times without one, is gone:
+    /// `TimedOut`. `None`: it never asks, and a connection whose peer lost its power stays for
+    /// ever.
+    pub keep_alive: Option<Duration>,
     /// The buffer into which `recv` reads, one per transport: the longest piece that a consumer
     /// gets. What a consumer leaves of it is kept with the connection, so a caller that leaves
     /// bytes may hold up to this much for each connection that it pauses.
@@ -62,6 +68,7 @@ impl Default for KernelOptions {
             reuse_port: false,
             connect_timeout: Duration::from_secs(30),
             user_timeout: None,
+            keep_alive: None,
             receive_buffer_bytes: 256 * 1024,
             socket_send_buffer_bytes: None,
             socket_receive_buffer_bytes: None,
