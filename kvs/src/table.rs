@@ -126,9 +126,14 @@ impl QueueTable {
             Placement::Exists => return Err(Missing::Refused(Status::Exists)),
             Placement::TooMany => return Err(Missing::Refused(Status::TooManyQueues)),
         }
-        // No process lives for four billion creations; a number used twice would mix queues up.
-        self.uids = self.uids.checked_add(1).expect("queue numbers ran out");
-        let uid = QueueUid(self.uids);
+        // A number used twice would mix queues up. A client may use them up, if it does nothing else
+        // for hours; that must not stop the server.
+        let Some(uids) = self.uids.checked_add(1) else {
+            self.directory.remove(name.as_str());
+            return Err(Missing::Refused(Status::TooManyQueues));
+        };
+        self.uids = uids;
+        let uid = QueueUid(uids);
         let messages_max = messages_max.min(self.bounds.messages_max);
         let bytes_max = bytes_max.min(self.bounds.bytes_max);
         let queue = Queue::new(uid, epoch, generation, messages_max, bytes_max);
@@ -249,6 +254,16 @@ mod tests {
             create(&mut table, text).unwrap();
         }
         assert_eq!(create(&mut table, "d"), Err(Missing::Refused(Status::TooManyQueues)));
+    }
+
+    #[test]
+    fn queue_numbers_that_have_run_out_are_a_refusal() {
+        let mut table = table();
+        table.uids = u32::MAX - 1;
+        let last = create(&mut table, "a").unwrap();
+        assert_eq!(create(&mut table, "b"), Err(Missing::Refused(Status::TooManyQueues)));
+        assert_eq!(table.find(name("b")), Err(Missing::Refused(Status::UnknownQueue)));
+        assert!(table.get(last).is_some());
     }
 
     #[test]
