@@ -13,6 +13,7 @@ impl Arena {
         let mut owned = 0;
         let mut indexed = 0;
         let mut cells = 0;
+        let mut live_all = (0, 0);
         for log in logs {
             let mut previous = SegmentId::NONE;
             let mut messages = 0;
@@ -51,7 +52,9 @@ impl Arena {
             }
             assert_eq!(log.tail, previous);
             assert_eq!((log.messages, log.bytes), (messages, bytes));
+            live_all = (live_all.0 + messages, live_all.1 + bytes);
         }
+        assert_eq!(self.live(), live_all);
         let releasing: usize =
             self.releasing.iter().map(|releasing| self.list_length(releasing.segment)).sum();
         assert_eq!(self.list_length(self.free), self.free_count);

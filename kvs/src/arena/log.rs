@@ -37,6 +37,8 @@ impl Arena {
         }
         log.messages -= 1;
         log.bytes -= u64::from(record.length);
+        self.live_messages -= 1;
+        self.live_bytes -= u64::from(record.length);
         self.bury(log, place);
     }
 

@@ -67,6 +67,9 @@ pub struct Arena {
     cells: Cells,
     releasing: VecDeque<Releasing>,
     bytes_moved: u64,
+    /// In all logs that were not released: messages, and bytes of their bodies.
+    live_messages: u64,
+    live_bytes: u64,
 }
 
 /// The records of one queue, in order.
@@ -113,6 +116,8 @@ impl Arena {
             cells: Cells::new(),
             releasing: VecDeque::new(),
             bytes_moved: 0,
+            live_messages: 0,
+            live_bytes: 0,
         };
         for number in (0..u32::try_from(count).expect("at most SEGMENTS_MAX")).rev() {
             arena.put_back(SegmentId(number));
@@ -149,6 +154,20 @@ impl Arena {
     /// not yet cleared.
     pub fn messages(&self) -> usize {
         self.index.entries()
+    }
+
+    /// Committed messages of all logs that were not released, and the bytes of their bodies.
+    pub fn live(&self) -> (u64, u64) {
+        (self.live_messages, self.live_bytes)
+    }
+
+    /// Counts a record that was committed.
+    #[inline]
+    fn count_in(&mut self, log: &mut Log, length: usize) {
+        log.messages += 1;
+        log.bytes += length as u64;
+        self.live_messages += 1;
+        self.live_bytes += length as u64;
     }
 
     /// Where a message lies.

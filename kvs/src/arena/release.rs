@@ -17,7 +17,9 @@ impl Arena {
     /// Takes a log out of use. Its memory comes back through [`Arena::work`]. Reservations in it are
     /// void: their owners drop them.
     pub fn release(&mut self, log: Log) {
-        let Log { uid, head: segment, .. } = log;
+        let Log { uid, head: segment, messages, bytes, .. } = log;
+        self.live_messages -= messages;
+        self.live_bytes -= bytes;
         if !segment.is_none() {
             self.releasing.push_back(Releasing { uid, segment, offset: 0 });
         }

@@ -69,8 +69,7 @@ impl Arena {
         let (head, room) = chunk.split_at_mut(HEAD_SIZE_BYTES);
         head.copy_from_slice(&head_bytes(word, body.len(), id, checksum));
         room.copy_from_slice(body);
-        log.messages += 1;
-        log.bytes += body.len() as u64;
+        self.count_in(log, body.len());
         Ok(())
     }
 
@@ -146,8 +145,7 @@ impl Arena {
         let last = self.unpin(head);
         self.memory.bytes_mut()[head.address() + 16..head.address() + 20]
             .copy_from_slice(&checksum.to_le_bytes());
-        log.messages += 1;
-        log.bytes += reservation.total as u64;
+        self.count_in(log, reservation.total);
         // Removals nearby left these segments alone while they were pinned. The last first: the
         // first may move into its neighbour, but not away from it.
         self.compact_around(log, last);

@@ -57,12 +57,8 @@ impl Shared {
     /// Brings the counters up to date that tell a state.
     pub(super) fn refresh_counters(&mut self) {
         use kvs_proto::body::Counter;
-        let (mut messages, mut bytes) = (0, 0);
-        for (_, queue) in self.table.list("", None) {
-            messages += queue.log().messages();
-            bytes += queue.log().bytes();
-        }
         let arena = self.table.arena();
+        let (messages, bytes) = arena.live();
         let numbers = [
             (Counter::Queues, self.table.len() as u64),
             (Counter::Messages, messages),
