@@ -1,14 +1,15 @@
 //! Credit: what a queue takes, as far as the memory that all queues share allows.
 
-use kvs_proto::{Credit, Generation, Header, MessageId, Op, QueueHandle};
+use kvs_proto::{Credit, Header, MessageId, Op, QueueHandle};
 
+use super::parts::owner_in;
 use super::{Handle, Run, Session, Shared};
 use crate::table::QueueRef;
 
 impl Handle {
     /// For the queue to which a request has just attached.
     pub(super) fn new(queue: QueueRef, request: &Header) -> Handle {
-        let owner = (request.epoch, Generation(request.generation_or_status));
+        let owner = owner_in(request);
         Handle { queue, owner, run: Run::default(), incoming: None, short_at: None }
     }
 

@@ -67,6 +67,7 @@ struct Challenged {
     /// `None`: no such account, which the client learns no sooner than a wrong secret.
     account: Option<usize>,
     name: Box<[u8]>,
+    version: Version,
     client_nonce: [u8; NONCE_SIZE_BYTES],
     server_nonce: [u8; NONCE_SIZE_BYTES],
 }
@@ -288,6 +289,7 @@ impl Session {
         self.phase = Phase::Challenged(Box::new(Challenged {
             account: shared.accounts.find(hello.account),
             name: hello.account.into(),
+            version,
             client_nonce: hello.nonce,
             server_nonce: nonce,
         }));
@@ -299,7 +301,7 @@ impl Session {
             return self.break_off(shared, Op::Authenticate);
         };
         let handshake = Handshake {
-            version: Version::CURRENT,
+            version: challenged.version,
             incarnation: shared.incarnation,
             client_nonce: challenged.client_nonce,
             server_nonce: challenged.server_nonce,

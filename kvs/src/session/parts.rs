@@ -1,7 +1,9 @@
 //! Messages that arrive in pieces: in several frames, or in one that the network cut.
 
 use kvs_proto::body::Counter;
-use kvs_proto::{Header, MessageId, QueueHandle, Sequence, Status, checksum_combine, flags};
+use kvs_proto::{
+    Epoch, Generation, Header, MessageId, QueueHandle, Sequence, Status, checksum_combine, flags,
+};
 
 use super::{Session, Shared};
 use crate::arena::Reservation;
@@ -11,6 +13,8 @@ use crate::queue::Admission;
 /// said then.
 #[derive(Debug)]
 pub(super) struct Incoming {
+    /// As whom it is stored: a part that says otherwise is none of this message's.
+    owner: (Epoch, Generation),
     sequence: Sequence,
     id: MessageId,
     total: usize,
@@ -45,7 +49,8 @@ impl Session {
         }
         if offset > 0 {
             return handle.incoming.as_ref().is_some_and(|incoming| {
-                incoming.sequence == header.sequence
+                incoming.owner == owner_in(header)
+                    && incoming.sequence == header.sequence
                     && incoming.id == header.message
                     && incoming.total == total
                     && incoming.received == offset
@@ -54,7 +59,8 @@ impl Session {
         self.abort_incoming(shared, place);
         let room = self.room_for(shared, header, total);
         let Header { sequence, message: id, .. } = *header;
-        let incoming = Incoming { sequence, id, total, received: 0, checksum: 0, room };
+        let owner = owner_in(header);
+        let incoming = Incoming { owner, sequence, id, total, received: 0, checksum: 0, room };
         if let Some(Some(handle)) = self.handles.get_mut(place) {
             handle.incoming = Some(incoming);
         }
@@ -188,6 +194,11 @@ impl Session {
             Err(status) => self.refuse(shared, header, status),
         }
     }
+}
+
+/// As whom a request is made.
+pub(super) fn owner_in(header: &Header) -> (Epoch, Generation) {
+    (header.epoch, Generation(header.generation_or_status))
 }
 
 /// Upper and lower 32 bits.

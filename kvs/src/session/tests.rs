@@ -283,6 +283,27 @@ fn a_part_out_of_place_ends_the_session_and_gives_its_room_back() {
     check(&shared);
 }
 
+/// Otherwise a message that lies before others in memory would be committed behind them.
+#[test]
+fn the_parts_of_a_message_are_of_one_owner() {
+    let mut shared = shared();
+    let mut session = ready_session(&mut shared);
+    session.handle_bytes(&mut shared, &create(0, "q0"));
+    let parts = store(0, 1, 100_000, 50_000);
+    session.handle_bytes(&mut shared, &parts[..50_064]);
+    let mut other = ready_session(&mut shared);
+    let resume = Header { generation_or_status: 2, ..request(Op::Attach, 0, 0) };
+    other.handle_bytes(&mut shared, &frame(resume, b"q0"));
+    let mut header = Header::decode(parts[50_064..50_128].try_into().unwrap()).unwrap();
+    header.generation_or_status = 2;
+    session.handle_bytes(&mut shared, &frame(header, &parts[50_128..]));
+    let (refusal, _) = replies(&drain(&mut session, &mut shared)).pop().unwrap();
+    assert_eq!(refusal.generation_or_status, Status::BadRequest as u32);
+    session.end(&mut shared);
+    check(&shared);
+    assert_eq!(shared.table.arena().messages(), 0);
+}
+
 #[test]
 fn a_blocked_session_takes_no_more_requests() {
     let mut shared = shared();
