@@ -25,6 +25,8 @@ pub struct SinkCounts {
     pub misdelivered: u64,
     /// First attempts out of order by more than allowed.
     pub out_of_order: u64,
+    /// Strict order only: mails that later ones of their queue have passed, and that never came.
+    pub missing: u64,
     /// The greatest displacement of a first attempt.
     pub displacement_most: u64,
     /// Recipients or mails answered 4xx.
@@ -40,13 +42,13 @@ pub struct SinkCounts {
 }
 
 impl SinkCounts {
-    /// Whether nothing was altered, sent astray or out of order.
+    /// Whether nothing was altered, sent astray, out of order or left out.
     pub fn is_clean(&self) -> bool {
-        self.altered == 0 && self.misdelivered == 0 && self.out_of_order == 0
+        self.altered == 0 && self.misdelivered == 0 && self.out_of_order == 0 && self.missing == 0
     }
 
     /// The counts by name, for reports and status files.
-    pub fn named(&self) -> [(&'static str, u64); 16] {
+    pub fn named(&self) -> [(&'static str, u64); 17] {
         [
             ("connections", self.connections),
             ("mails", self.mails),
@@ -58,6 +60,7 @@ impl SinkCounts {
             ("altered", self.altered),
             ("misdelivered", self.misdelivered),
             ("out_of_order", self.out_of_order),
+            ("missing", self.missing),
             ("displacement_most", self.displacement_most),
             ("refused_4xx", self.refused_4xx),
             ("refused_5xx", self.refused_5xx),

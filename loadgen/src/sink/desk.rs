@@ -120,6 +120,9 @@ impl Desk {
         counts.displacement_most = counts.displacement_most.max(arrival.displacement);
         let limit = self.config.displacement_max;
         counts.out_of_order += u64::from(limit.is_some_and(|max| arrival.displacement > max));
+        if limit == Some(0) {
+            counts.missing = counts.missing.saturating_add_signed(arrival.missing);
+        }
         counts.distinct += u64::from(accepted && !arrival.accepted_before);
         counts.repeated += u64::from(accepted && arrival.accepted_before);
     }
@@ -269,6 +272,16 @@ mod tests {
             assert_eq!(desk.counts.out_of_order, faults, "{allowed:?}");
             assert_eq!((desk.counts.displacement_most, desk.counts.altered), (2, 0));
         }
+    }
+
+    #[test]
+    fn a_mail_lost_from_a_strict_queue_is_found() {
+        let mut desk = desk(Some(0));
+        let mails = mails(3);
+        for place in [0, 2] {
+            deliver(&mut desk, &mails[place].0, &mails[place].1);
+        }
+        assert_eq!((desk.counts.missing, desk.counts.is_clean()), (1, false));
     }
 
     #[test]

@@ -17,13 +17,17 @@ pub(super) struct Arrival {
     pub(super) accepted_before: bool,
     /// First attempts only: how far the highest sequence attempted before lies above this one.
     pub(super) displacement: u64,
+    /// How many more mails are missing by this arrival: those that it leaped over, or minus one
+    /// when it is one of them.
+    pub(super) missing: i64,
 }
 
 #[derive(Debug, Default)]
 struct Track {
     attempted: Bits,
     accepted: Bits,
-    highest: u64,
+    /// One above the highest sequence attempted.
+    end: u64,
 }
 
 #[derive(Debug, Default)]
@@ -47,12 +51,15 @@ impl Order {
         }
         let track = self.track(queue, run);
         let attempted_before = track.attempted.set(sequence);
-        let displacement =
-            if attempted_before { 0 } else { track.highest.saturating_sub(sequence) };
-        track.highest = track.highest.max(sequence);
+        let highest = track.end.saturating_sub(1);
+        let displacement = if attempted_before { 0 } else { highest.saturating_sub(sequence) };
+        let end = track.end.max(sequence + 1);
+        let leaped = i64::try_from(end - track.end).expect("below the bound");
+        track.end = end;
         let accepted_before =
             if accepted { track.accepted.set(sequence) } else { track.accepted.get(sequence) };
-        Some(Arrival { attempted_before, accepted_before, displacement })
+        let missing = leaped - i64::from(accepted && !accepted_before);
+        Some(Arrival { attempted_before, accepted_before, displacement, missing })
     }
 
     fn track(&mut self, queue: &str, run: u32) -> &mut Track {
@@ -101,6 +108,20 @@ mod tests {
         let again = arrive(1, true);
         assert!(again.attempted_before && !again.accepted_before && again.displacement == 0);
         assert!(arrive(5, true).accepted_before);
+    }
+
+    #[test]
+    fn what_never_came_is_missing_until_it_comes() {
+        let mut order = Order::default();
+        let mut missing = 0;
+        let mut after = |sequence, accepted| {
+            missing += order.arrive("a", 1, sequence, accepted).unwrap().missing;
+            missing
+        };
+        assert_eq!([after(0, true), after(1, true)], [0, 0]);
+        assert_eq!(after(4, true), 2, "two were leaped over");
+        assert_eq!(after(2, false), 2, "refused is not there");
+        assert_eq!([after(2, true), after(2, true), after(3, true)], [1, 1, 0]);
     }
 
     #[test]
