@@ -216,12 +216,25 @@ fn spawn(
         {
             warn!(worker = number, core, %error, "the thread is not pinned");
         }
+        let mut watch = Watch { shared, has_ended_well: false };
         let result = worker.run();
-        if result.is_err() {
-            shared.stop();
-        }
+        watch.has_ended_well = result.is_ok();
         result
     })
+}
+
+/// A worker that ends by an error or a panic takes the others with it.
+struct Watch {
+    shared: Arc<Shared>,
+    has_ended_well: bool,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.has_ended_well {
+            self.shared.abort();
+        }
+    }
 }
 
 fn signed(bytes: u64) -> i64 {

@@ -42,6 +42,8 @@ const COUNTERS_EVERY: Duration = Duration::from_secs(60);
 pub struct Shared {
     /// Set once, to leave in good order.
     stopping: AtomicBool,
+    /// Set once, to leave as things are: the queues are not ours, or a worker has panicked.
+    aborting: AtomicBool,
     /// Fronts that have not stopped yet.
     fronts_left: AtomicUsize,
     /// By worker.
@@ -60,6 +62,7 @@ impl Shared {
         let sleeper = |waker| Sleeper { asleep: AtomicBool::new(false), waker };
         Shared {
             stopping: AtomicBool::new(false),
+            aborting: AtomicBool::new(false),
             fronts_left: AtomicUsize::new(fronts),
             sleepers: wakers.into_iter().map(sleeper).collect(),
         }
@@ -68,6 +71,16 @@ impl Shared {
     /// Begins to stop: no more sessions, transactions and deliveries under way are finished.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
+        self.wake_all();
+    }
+
+    /// Ends every worker before its next turn: nothing more is answered, stored or delivered.
+    pub fn abort(&self) {
+        self.aborting.store(true, Ordering::SeqCst);
+        self.wake_all();
+    }
+
+    fn wake_all(&self) {
         for worker in 0..self.sleepers.len() {
             self.wake(worker);
         }
@@ -216,7 +229,7 @@ impl Worker {
         let mut idle = Idle::new(self.spin);
         let mut stop = Stop::default();
         let mut counters_at = clock.now() + COUNTERS_EVERY;
-        loop {
+        while !self.shared.aborting.load(Ordering::SeqCst) {
             let (now, unix_ms) = (clock.now(), clock.unix_ms());
             let worked = self.turn(now, unix_ms)?;
             if self.shared.stopping.load(Ordering::SeqCst) && self.stop(now, &mut stop) {
@@ -235,6 +248,7 @@ impl Worker {
                 std::hint::spin_loop();
             }
         }
+        Ok(())
     }
 
     fn turn(&mut self, now: Instant, unix_ms: u64) -> Result<bool, Fatal> {
@@ -256,14 +270,14 @@ impl Worker {
             // A socket that is closed may still have its last reply to send.
             let lingering = front.transport_mut().statistics().lingering > 0;
             let patient = now.saturating_since(since) < LINGER_GRACE;
-            let stopped = front.is_stopped() && !(lingering && patient);
+            // What it had to say must have reached the shards.
+            let heard = !self.rings.has_waiting();
+            let stopped = front.is_stopped() && heard && !(lingering && patient);
             let overdue = now.saturating_since(since) >= FRONT_GRACE;
             if !stop.front_done && (stopped || overdue) {
                 stop.front_done = true;
                 self.shared.fronts_left.fetch_sub(1, Ordering::SeqCst);
-                for worker in 0..self.shared.sleepers.len() {
-                    self.shared.wake(worker);
-                }
+                self.shared.wake_all();
             }
         }
         if self.shared.fronts_left.load(Ordering::SeqCst) > 0 || self.rings.has_incoming() {
