@@ -409,6 +409,8 @@ impl State {
                 let (id, message, state) = (attempt.id, attempt.message, attempt.state);
                 self.notices.push_back((front, Notice::Attempt { queue, id, message, state }));
             }
+            // What is due waits among the ready, and not for a time that has passed.
+            unit.queue.ripen(unix_ms);
             if let Some(due) = unit.queue.next_due_unix_ms() {
                 self.due.insert((due, queue));
             }

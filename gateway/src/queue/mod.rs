@@ -290,7 +290,8 @@ impl MailQueue {
         self.deferred.first().map(|(due, _)| *due)
     }
 
-    fn ripen(&mut self, unix_ms: u64) {
+    /// Deferred messages whose time has come are ready.
+    pub fn ripen(&mut self, unix_ms: u64) {
         while let Some((due, id)) = self.deferred.first().copied() {
             if due > unix_ms {
                 break;
