@@ -26,6 +26,7 @@ use crate::api::Ticket;
 use crate::board::Board;
 use crate::message::QueueIndex;
 
+use unit::Service;
 pub use unit::{Unit, UnitSettings};
 
 /// Most changes in a queue's log before a copy that holds it up is given up. Acceptance stops at
@@ -243,8 +244,15 @@ impl Cohort {
         let ready = self.in_set().filter(|member| unit.can_take_more(*member)).count();
         self.phase == Phase::Serving
             && unit.is_open()
+            && !self.is_held_up()
             && ready >= self.policy.min_sync.max(1)
             && unit.queue.log().len() < LOG_HIGH
+    }
+
+    /// Whether nothing can be committed before the register can be written again.
+    fn is_held_up(&self) -> bool {
+        matches!(self.register, RegisterState::Failed { .. })
+            && self.members.iter().any(|member| member.role == Role::Expelled)
     }
 
     /// Whether every change has been answered by every member that counts.
@@ -281,6 +289,9 @@ impl Cohort {
         }
         for unit in &mut self.units {
             unit.copies[member].detach();
+            // What it was asked for others will not be answered: it is asked again.
+            unit.wants_operations |=
+                matches!(unit.service, Service::Settling { source } if source == member);
             if unit.abandon_fetch_from(member, board) {
                 self.fetching -= 1;
             }
@@ -308,6 +319,7 @@ impl Cohort {
             Progress::Advanced => self.handle_advanced(place),
             Progress::Filled => self.handle_filled(member, place),
             Progress::OutOfStep(why) => self.handle_out_of_step(now, member, place, why),
+            Progress::NoRoom(why) => self.handle_no_room(now, member, place, why),
             Progress::Fenced(epoch) => self.handle_fenced(member, place, epoch),
             Progress::Recovered(answer) => {
                 self.handle_recovered(now, member, place, answer, outlets, board);
@@ -338,6 +350,7 @@ impl Cohort {
             }
             (call, RegisterAnswer::Failed(error)) => {
                 warn!(cohort = %self.key, %error, "the register cannot be used; trying again");
+                self.refresh = true;
                 self.register = RegisterState::Failed { again_at: None, call };
             }
             (RegisterCall::Read, RegisterAnswer::Swapped) => {
@@ -353,14 +366,19 @@ impl Cohort {
             Phase::Gathering { .. } => self.maintain_gathering(now),
             Phase::Serving => {
                 self.maintain_members(now, outlets);
-                self.maintain_recovery(now, outlets);
+                self.maintain_recovery(outlets, board);
                 self.pump(now, outlets, board);
-                self.maintain_record();
+                if self.phase == Phase::Serving {
+                    self.maintain_record();
+                }
             }
             Phase::Reading | Phase::Announcing | Phase::Claiming | Phase::Stopped => {}
         }
         if std::mem::take(&mut self.refresh) {
             for place in 0..self.units.len() {
+                if self.phase == Phase::Serving {
+                    self.commit(place);
+                }
                 self.post(place, board);
             }
         }
@@ -456,18 +474,24 @@ impl Cohort {
     }
 
     /// Commits what every member that counts has, if they are enough. One that was expelled counts
-    /// until the record says that it does not: a successor would still start from it.
+    /// until the record says that it does not, and one that joins from when its copies follow: a
+    /// successor would start from it.
     fn commit(&mut self, place: usize) {
         if self.members.iter().any(|member| member.role == Role::Expelled) {
             return;
         }
         let members = self.in_set().collect::<Vec<_>>();
+        let joining = (0..self.members.len()).filter(|member| {
+            self.has_joined(*member) || is_asked_for(&self.register, &self.members[*member].server)
+        });
+        let counting = members.iter().copied().chain(joining).collect::<Vec<_>>();
         let unit = &mut self.units[place];
-        let acknowledged = members.iter().map(|member| unit.copies[*member].acknowledged()).min();
+        let acknowledged = counting.iter().map(|member| unit.copies[*member].acknowledged()).min();
         let Some(Some(number)) = acknowledged else { return };
         if members.len() < self.policy.min_sync {
             return;
         }
+        unit.committed = unit.committed.max(number);
         let queue = unit.queue_index();
         let mut committed = 0;
         unit.queue.commit_up_to(number, |ticket, id| {
@@ -477,6 +501,12 @@ impl Cohort {
         if members.len() < 2 {
             self.counters.committed_degraded += committed;
         }
+    }
+
+    /// Whether all copies of a joining member follow.
+    fn has_joined(&self, member: usize) -> bool {
+        self.members[member].role == Role::Joining
+            && self.units.iter().all(|unit| unit.copies[member].is_following())
     }
 
     /// Forgets the log as far as every copy that is being kept up has it. The memory of deleted
@@ -511,6 +541,7 @@ impl Cohort {
                     RETRY_DELAY.saturating_mul(1 << it.failures.min(16)).min(FILL_DELAY_MAX);
                 it.failures += 1;
                 it.role = Role::Out { not_before: now + delay };
+                self.refresh = true;
                 for unit in &mut self.units {
                     unit.copies[member].forget();
                 }
@@ -518,6 +549,22 @@ impl Cohort {
             // What is left in the link of a member that was given up.
             Role::Expelled | Role::Out { .. } => {}
         }
+    }
+
+    /// A copy without room for one more change is filled anew when there is room, while another one
+    /// is kept. The last one is not thrown away for that: it has everything that was committed.
+    fn handle_no_room(&mut self, now: Instant, member: usize, place: usize, why: &'static str) {
+        let is_up = |other: usize| self.members[other].up.is_some();
+        let counts = matches!(self.members[member].role, Role::InSet(_));
+        if counts && !self.in_set().any(|other| other != member && is_up(other)) {
+            let server = &self.members[member].server;
+            let why = format!(
+                "the last copy that counts, at {server}, cannot take more: {why}. All that was \
+                 answered 250 is there, and the next start goes on from it"
+            );
+            return self.stop(why);
+        }
+        self.handle_out_of_step(now, member, place, why);
     }
 
     fn handle_fenced(&mut self, member: usize, place: usize, epoch: Epoch) {
@@ -571,9 +618,14 @@ impl Cohort {
     }
 
     fn begin_to_fill(&mut self, member: usize, outlet: &mut impl Outlet) {
-        let recovering = self.units.iter().any(|unit| !unit.is_open());
+        let nobody_counts = self.in_set().next().is_none();
+        // New queues wait for members that count. Where none does, filled copies are those.
+        let is_ready =
+            |unit: &Unit| unit.is_open() || (nobody_counts && unit.service == Service::Creating);
+        let recovering = !self.units.iter().all(is_ready);
         let it = &mut self.members[member];
-        if it.up.is_none() || recovering {
+        // Nothing is emptied that the record may name.
+        if it.up.is_none() || recovering || is_asked_for(&self.register, &it.server) {
             return;
         }
         info!(cohort = %self.key, server = %it.server, "filling the server's copies");
@@ -646,9 +698,11 @@ impl Cohort {
 
     fn wanted_member(&self, member: &Member) -> Option<RecordedMember> {
         let place = self.members.iter().position(|it| it.server == member.server)?;
+        let has_all = |unit: &Unit| unit.copies[place].acknowledged() >= Some(unit.committed);
         let incarnation = match member.role {
             Role::InSet(incarnation) => incarnation,
-            Role::Joining if self.units.iter().all(|it| it.copies[place].is_following()) => {
+            // Not while it lacks what was committed before it counted.
+            Role::Joining if self.has_joined(place) && self.units.iter().all(has_all) => {
                 member.up?
             }
             _ => return None,
@@ -666,18 +720,21 @@ impl Cohort {
         }
         self.refresh = true;
         for place in 0..self.members.len() {
-            let complete = self.units.iter().all(|unit| unit.copies[place].is_following());
+            let has_joined = self.has_joined(place);
             let member = &mut self.members[place];
-            match (member.role, record.incarnation_of(&member.server)) {
+            let recorded = record.incarnation_of(&member.server);
+            match (member.role, recorded) {
                 (Role::Expelled, None) => member.role = Role::Out { not_before: now },
-                (Role::Joining, Some(incarnation)) if complete => {
+                (Role::Joining, Some(incarnation)) if has_joined && member.up == recorded => {
                     info!(cohort = %self.key, server = %member.server, "the server's copies count");
                     member.role = Role::InSet(incarnation);
                     member.failures = 0;
                 }
                 // It went down while it was being recorded. What it has is complete as of then,
                 // but what it lacks since is not kept: it must go again.
-                (Role::Joining | Role::Out { .. }, Some(_)) => member.role = Role::Expelled,
+                (Role::Joining | Role::Out { .. }, Some(_)) => {
+                    self.expel(place, "it was lost while it was being recorded");
+                }
                 _ => {}
             }
         }
@@ -688,5 +745,17 @@ impl Cohort {
             self.commit(place);
             self.touch(place);
         }
+    }
+}
+
+/// Whether a call that may have been carried out already records copies of that server.
+fn is_asked_for(register: &RegisterState, server: &str) -> bool {
+    match register {
+        RegisterState::Wanted(RegisterCall::Swap(record))
+        | RegisterState::Waiting(RegisterCall::Swap(record))
+        | RegisterState::Failed { call: RegisterCall::Swap(record), .. } => {
+            record.incarnation_of(server).is_some()
+        }
+        _ => false,
     }
 }

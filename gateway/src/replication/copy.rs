@@ -112,6 +112,8 @@ pub enum Progress {
     Filled,
     /// The copy cannot be brought into step by going on: it must be filled anew.
     OutOfStep(&'static str),
+    /// The server has no room for a change: the copy is out of step by that.
+    NoRoom(&'static str),
     /// Somebody with a higher epoch owns the queue.
     Fenced(Epoch),
     /// Part of a recovery; the cohort knows what it asked for.
@@ -218,9 +220,10 @@ impl Copy {
         send(context, outlet, Ask::OpsGet { after });
     }
 
-    /// The link is gone. A following copy remembers how far it was.
+    /// The link is gone. A copy that has followed remembers how far it was, also when it was only
+    /// about to resume.
     pub fn detach(&mut self) {
-        if !matches!(self.stage, Stage::Following { .. }) {
+        if matches!(self.stage, Stage::Emptying | Stage::Filling(_) | Stage::Baselining { .. }) {
             self.forget();
         }
         self.stage = Stage::Detached;
@@ -409,6 +412,7 @@ impl Copy {
                 send(context, outlet, context.create());
                 Progress::None
             }
+            (_, Status::QueueFull | Status::ArenaFull) => Progress::NoRoom(reason(status)),
             _ => Progress::OutOfStep(reason(status)),
         }
     }

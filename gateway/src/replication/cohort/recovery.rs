@@ -251,24 +251,45 @@ impl Cohort {
     }
 
     /// Begins to read queues, and opens those that are settled.
-    pub(super) fn maintain_recovery(&mut self, now: Instant, outlets: &mut [impl Outlet]) {
+    pub(super) fn maintain_recovery(&mut self, outlets: &mut [impl Outlet], board: &Board) {
         if self.units.iter().all(super::Unit::is_open) {
             return;
         }
         let members = self.in_set().collect::<Vec<_>>();
         for place in 0..self.units.len() {
+            self.abandon_lost_source(place, &members, board);
             match self.units[place].service {
                 Service::Waiting => self.begin_to_fetch(place, &members, outlets),
                 Service::Settling { source } => {
-                    self.maintain_settling(now, place, source, &members, outlets);
+                    self.maintain_settling(place, source, &members, outlets);
                 }
                 Service::Fetching { .. } | Service::Creating | Service::Open => {}
             }
         }
         let waiting = self.units.iter().any(|unit| unit.service == Service::Waiting);
-        let expelling = self.members.iter().any(|member| member.role == Role::Expelled);
-        if waiting && members.is_empty() && !expelling {
+        if waiting && members.is_empty() {
+            // Nor is that recorded: if it is one queue that is lost, the others are still there.
             self.stop("the last recorded copy was lost while it was being read".into());
+        }
+    }
+
+    /// What was read from a member that does not count any more is dropped while others count:
+    /// the queue is read from them. They have everything that was ever committed, and only the
+    /// lost one could have repaired them.
+    fn abandon_lost_source(&mut self, place: usize, members: &[usize], board: &Board) {
+        let unit = &mut self.units[place];
+        match unit.service {
+            Service::Fetching { source, .. } if !members.contains(&source) => {
+                unit.abandon_read(board);
+                self.fetching -= 1;
+            }
+            Service::Settling { source }
+                if !members.contains(&source)
+                    && members.iter().any(|member| unit.copies[*member].standing().is_some()) =>
+            {
+                unit.abandon_read(board);
+            }
+            _ => {}
         }
     }
 
@@ -278,7 +299,11 @@ impl Cohort {
             members.iter().map(|member| Some((*member, *unit.copies[*member].standing()?)));
         let Some(standings) = standings.collect::<Option<Vec<_>>>() else { return };
         let furthest = standings.iter().rev().max_by_key(|(_, it)| it.numbers.transaction);
-        let Some((source, standing)) = furthest.copied() else { return };
+        let Some((source, mut standing)) = furthest.copied() else { return };
+        // A copy that was filled has not seen the ids that were deleted before, and one that has
+        // takes none of them again.
+        standing.last_id =
+            standings.iter().map(|(_, it)| it.last_id).max().expect("one is furthest");
         if self.fetching >= FETCHES_MAX {
             return;
         }
@@ -290,7 +315,6 @@ impl Cohort {
 
     fn maintain_settling(
         &mut self,
-        now: Instant,
         place: usize,
         source: usize,
         members: &[usize],
@@ -308,15 +332,12 @@ impl Cohort {
         }
         let behind = members.iter().filter_map(|member| unit.copies[*member].standing());
         let Some(behind) = behind.map(|it| it.numbers.transaction).min() else { return };
-        if !std::mem::take(&mut unit.wants_operations) {
-            return;
-        }
-        if unit.copies[source].is_following() {
+        // A source that is away comes back, or is given up.
+        if unit.wants_operations && unit.copies[source].is_following() {
+            unit.wants_operations = false;
             let context = unit.context(self.epoch);
             unit.operations.clear();
             unit.copies[source].fetch_operations(&context, behind, &mut outlets[source]);
-        } else {
-            self.repair_standing(now, place, &[]);
         }
     }
 

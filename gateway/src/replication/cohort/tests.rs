@@ -1,6 +1,8 @@
 //! A cohort against two servers of its own making: written from `docs/protocol.md`, not from the
 //! server's code.
 
+mod chaos;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 

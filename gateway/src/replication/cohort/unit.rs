@@ -35,6 +35,8 @@ pub struct Unit {
     pub queue: MailQueue,
     pub(super) copies: Vec<Copy>,
     pub(super) service: Service,
+    /// The changes up to this one are committed.
+    pub(super) committed: Transaction,
     /// The copies may have something to send; the cohort has it in its list.
     pub(super) dirty: bool,
     /// A copy stands behind: the operations that it lacks are to be read from the source.
@@ -67,6 +69,7 @@ impl Unit {
             queue,
             copies,
             service: Service::Waiting,
+            committed: Transaction(0),
             dirty: false,
             wants_operations: false,
             operations: Vec::new(),
@@ -153,13 +156,20 @@ impl Unit {
         let abandoned =
             matches!(self.service, Service::Fetching { source, .. } if source == member);
         if abandoned {
-            for bytes in self.queue.content_sizes() {
-                board.release(self.settings.queue, bytes);
-            }
-            self.queue = MailQueue::default();
-            self.service = Service::Waiting;
+            self.abandon_read(board);
         }
         abandoned
+    }
+
+    /// What was read is dropped, to begin again.
+    pub(super) fn abandon_read(&mut self, board: &Board) {
+        for bytes in self.queue.content_sizes() {
+            board.release(self.settings.queue, bytes);
+        }
+        self.queue = MailQueue::default();
+        self.service = Service::Waiting;
+        self.wants_operations = false;
+        self.operations.clear();
     }
 
     /// Lets each copy send what it lacks; returns whether one wants to go on when its link has
