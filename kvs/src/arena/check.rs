@@ -1,5 +1,7 @@
 //! What must hold between any two calls.
 
+use kvs_proto::MessageId;
+
 use super::segment::{SEGMENT_SIZE_BYTES, SegmentId};
 use super::{Arena, Log, Place};
 
@@ -19,6 +21,9 @@ impl Arena {
             let mut messages = 0;
             let mut bytes = 0;
             let mut id = log.head;
+            let mut first_id = MessageId(0);
+            let mut last_id = MessageId(0);
+            let mut segments = 0;
             while !id.is_none() {
                 let segment = self.segment(id);
                 assert_eq!(segment.previous, previous);
@@ -27,6 +32,10 @@ impl Arena {
                     segment.live <= segment.used && segment.used as usize <= SEGMENT_SIZE_BYTES
                 );
                 assert!(segment.live > 0, "a dead segment was kept");
+                assert!(first_id <= segment.first_id && last_id <= segment.first_id);
+                assert!(log.places.contains(&(segment.first_id, id)));
+                first_id = segment.first_id;
+                segments += 1;
                 self.check_pair(log, previous, id);
                 let mut live = 0;
                 let mut offset = 0;
@@ -39,7 +48,8 @@ impl Arena {
                     if word.is_live_head() {
                         let record = self.record(place);
                         assert_eq!(self.find(log, record.id), Some(place));
-                        assert!(segment.first_id <= record.id);
+                        assert!(last_id < record.id, "records are in order");
+                        last_id = record.id;
                         messages += 1;
                         bytes += u64::from(record.length);
                         cells += usize::from(record.has_state);
@@ -51,6 +61,7 @@ impl Arena {
                 id = segment.next;
             }
             assert_eq!(log.tail, previous);
+            assert_eq!(log.places.len(), segments);
             assert_eq!((log.messages, log.bytes), (messages, bytes));
             live_all = (live_all.0 + messages, live_all.1 + bytes);
         }

@@ -48,7 +48,7 @@ impl Arena {
     }
 
     /// The first record behind the cursor. Where the cursor's record has gone and its segment was
-    /// compacted, this looks at each segment's first id: some microseconds per thousand.
+    /// compacted, the segment is looked up.
     pub fn next(&self, log: &Log, cursor: &Cursor) -> Option<Place> {
         if cursor.id == MessageId(0) {
             return self.first(log);
@@ -205,6 +205,8 @@ impl Arena {
     /// Takes a segment out of its log.
     pub(super) fn unlink(&mut self, log: &mut Log, id: SegmentId) {
         let (previous, next) = (self.segment(id).previous, self.segment(id).next);
+        let listed = log.places.remove(&(self.segment(id).first_id, id));
+        assert!(listed, "each segment of a log is listed");
         if previous.is_none() {
             log.head = next;
         } else {
@@ -255,19 +257,11 @@ impl Arena {
         None
     }
 
-    /// The first record with an id above `id`, by the segments' first ids.
+    /// The first record with an id above `id`: looks up the last segment that may have it, and walks
+    /// over what lies before it there.
     fn seek(&self, log: &Log, id: MessageId) -> Option<Place> {
-        let mut segment = log.head;
-        if segment.is_none() {
-            return None;
-        }
-        loop {
-            let next = self.segment(segment).next;
-            if next.is_none() || self.segment(next).first_id > id {
-                break;
-            }
-            segment = next;
-        }
+        let before = log.places.range(..=(id, SegmentId::NONE)).next_back();
+        let segment = before.map_or(log.head, |(_, segment)| *segment);
         let mut place = self.head_from(segment, 0);
         while let Some(here) = place
             && self.record(here).id <= id

@@ -25,7 +25,7 @@ mod reserve;
 mod room;
 mod segment;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 
 use kvs_proto::{MessageId, StateVersion};
@@ -80,6 +80,10 @@ pub struct Log {
     tail: SegmentId,
     messages: u64,
     bytes: u64,
+    /// The highest id that room was ever taken for, a message or not in the end.
+    highest_id: MessageId,
+    /// Each segment by its first id, to find the place of an id that is not there any more.
+    places: BTreeSet<(MessageId, SegmentId)>,
 }
 
 /// What the head of a record says.
@@ -289,7 +293,9 @@ impl Log {
     /// An empty log. It takes no memory before the first record.
     pub fn new(uid: QueueUid) -> Log {
         let none = SegmentId::NONE;
-        Log { uid, head: none, tail: none, messages: 0, bytes: 0 }
+        let places = BTreeSet::new();
+        let highest_id = MessageId(0);
+        Log { uid, head: none, tail: none, messages: 0, bytes: 0, highest_id, places }
     }
 
     /// Whose it is.

@@ -1,5 +1,9 @@
 //! Giving back the memory of a dropped queue, a little at a time.
 
+use std::collections::BTreeSet;
+
+use kvs_proto::MessageId;
+
 use super::segment::SegmentId;
 use super::{Arena, Log, Place, QueueUid};
 
@@ -11,17 +15,19 @@ pub(super) struct Releasing {
     pub(super) segment: SegmentId,
     /// How far into it the records are forgotten.
     offset: usize,
+    /// The log's list, given back with the segments: as a whole it might take milliseconds.
+    places: BTreeSet<(MessageId, SegmentId)>,
 }
 
 impl Arena {
     /// Takes a log out of use. Its memory comes back through [`Arena::work`]. Reservations in it are
     /// void: their owners drop them.
     pub fn release(&mut self, log: Log) {
-        let Log { uid, head: segment, messages, bytes, .. } = log;
+        let Log { uid, head: segment, messages, bytes, places, .. } = log;
         self.live_messages -= messages;
         self.live_bytes -= bytes;
         if !segment.is_none() {
-            self.releasing.push_back(Releasing { uid, segment, offset: 0 });
+            self.releasing.push_back(Releasing { uid, segment, offset: 0, places });
         }
     }
 
@@ -46,10 +52,12 @@ impl Arena {
             }
             let next = self.segment(segment).next;
             self.put_back(segment);
+            self.releasing[0].places.pop_first();
             if next.is_none() {
                 self.releasing.pop_front();
             } else {
-                self.releasing[0] = Releasing { uid, segment: next, offset: 0 };
+                self.releasing[0].segment = next;
+                self.releasing[0].offset = 0;
             }
         }
         chunks

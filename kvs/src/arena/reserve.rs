@@ -58,7 +58,8 @@ impl Arena {
             self.commit(log, reservation, checksum);
             return Ok(());
         }
-        let place = self.take_room(log.tail, id, size);
+        log.highest_id = log.highest_id.max(id);
+        let place = self.take_room(log.tail, size);
         if !self.index.insert(log.uid, id, place) {
             self.give_room_back(place, size);
             return Err(Full);
@@ -94,6 +95,7 @@ impl Arena {
         if !fits {
             self.add_segment(log, id);
         }
+        log.highest_id = log.highest_id.max(id);
         let head = self.lay_chunks(log, id, total);
         // The index has it from now on, so that the commit cannot fail; nobody finds it before.
         if !self.index.insert(log.uid, id, head) {
@@ -178,7 +180,7 @@ impl Arena {
             let header = if first.is_none() { HEAD_SIZE_BYTES } else { CONTINUATION_SIZE_BYTES };
             let length = left.min(self.room_in(log.tail) - header);
             left -= length;
-            let place = self.take_room(log.tail, id, chunk_size(header + length));
+            let place = self.take_room(log.tail, chunk_size(header + length));
             self.segment_mut(log.tail).pins += 1;
             let word = ChunkWord::new(length, first.is_none(), left > 0, first.is_none());
             if first.is_none() {
@@ -206,11 +208,8 @@ impl Arena {
     }
 
     #[inline]
-    fn take_room(&mut self, id: SegmentId, message: MessageId, size: usize) -> Place {
+    fn take_room(&mut self, id: SegmentId, size: usize) -> Place {
         let segment = self.segment_mut(id);
-        if segment.used == 0 {
-            segment.first_id = message;
-        }
         let offset = segment.used as usize;
         let size = u32::try_from(size).expect("within a segment");
         segment.used += size;
@@ -230,10 +229,12 @@ impl Arena {
     fn add_segment(&mut self, log: &mut Log, id: MessageId) {
         let new = self.take_free().expect("counted before");
         let old = log.tail;
+        let first_id = id.max(log.highest_id);
+        log.places.insert((first_id, new));
         let segment = self.segment_mut(new);
         segment.owner = log.uid;
         segment.previous = old;
-        segment.first_id = id;
+        segment.first_id = first_id;
         log.tail = new;
         if old.is_none() {
             log.head = new;

@@ -8,7 +8,7 @@ use kvs_proto::MessageId;
 pub const SEGMENT_SIZE_BYTES: usize = 64 * 1024;
 
 /// Names a segment by its number in the arena.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct SegmentId(pub(super) u32);
 
 impl SegmentId {
@@ -40,7 +40,9 @@ pub(super) struct Segment {
     /// Grows whenever chunks may have moved or gone, so that a remembered place can be trusted or
     /// not.
     pub(super) stamp: u32,
-    /// No record here or later in the log has a lower id.
+    /// The highest id for which room had been taken in the log when the segment was added. So no
+    /// record in an earlier segment of the log has a higher id, and it never falls from segment to
+    /// segment.
     pub(super) first_id: MessageId,
 }
 

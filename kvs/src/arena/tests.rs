@@ -23,7 +23,8 @@ struct Expected {
 struct Pair {
     log: Log,
     model: Model,
-    open: Vec<(Reservation, u64, Vec<u8>)>,
+    /// With the id, the body, and the last id when the room was taken.
+    open: Vec<(Reservation, u64, Vec<u8>, u64)>,
 }
 
 struct World {
@@ -35,7 +36,7 @@ struct World {
 #[derive(Clone, Debug)]
 enum Step {
     Store { queue: usize, length: usize, skip: u64 },
-    Reserve { queue: usize, length: usize },
+    Reserve { queue: usize, length: usize, skip: u64 },
     Finish { queue: usize, which: usize, commit: bool },
     Delete { queue: usize, which: usize },
     DeleteRun { queue: usize, which: usize, count: usize, stride: usize },
@@ -91,11 +92,11 @@ impl World {
     fn apply(&mut self, step: Step) {
         match step {
             Step::Store { queue, length, skip } => drop(self.store(queue, length, skip)),
-            Step::Reserve { queue, length } => {
+            Step::Reserve { queue, length, skip } => {
                 let Pair { log, model, open } = &mut self.queues[queue];
-                let id = model.last_id + 1;
+                let id = model.last_id + 1 + skip;
                 if let Ok(reservation) = self.arena.reserve(log, MessageId(id), length) {
-                    open.push((reservation, id, body(id, length)));
+                    open.push((reservation, id, body(id, length), model.last_id));
                 }
             }
             Step::Finish { queue, which, commit } => self.finish(queue, which, commit),
@@ -124,14 +125,15 @@ impl World {
         }
     }
 
-    /// Commits as the queue would: only the next id, so the order of ids stays that of the log.
+    /// Commits as the queue would: only if nothing was stored since the room was taken, so the order
+    /// of ids stays that of the log.
     fn finish(&mut self, queue: usize, which: usize, commit: bool) {
         let Pair { log, model, open } = &mut self.queues[queue];
         if open.is_empty() {
             return;
         }
-        let (mut reservation, id, bytes) = open.swap_remove(which % open.len());
-        if !commit || id <= model.last_id {
+        let (mut reservation, id, bytes, last_id) = open.swap_remove(which % open.len());
+        if !commit || last_id != model.last_id {
             let half = bytes.len() / 2;
             self.arena.fill(&mut reservation, &bytes[..half]);
             return self.arena.abort(log, reservation);
@@ -213,8 +215,8 @@ fn steps() -> impl Strategy<Value = Step> {
     prop_oneof![
         10 => (queue.clone(), lengths(), 0u64..3)
             .prop_map(|(queue, length, skip)| Step::Store { queue, length, skip }),
-        2 => (queue.clone(), lengths())
-            .prop_map(|(queue, length)| Step::Reserve { queue, length }),
+        2 => (queue.clone(), lengths(), 0u64..30)
+            .prop_map(|(queue, length, skip)| Step::Reserve { queue, length, skip }),
         3 => (queue.clone(), which, any::<bool>())
             .prop_map(|(queue, which, commit)| Step::Finish { queue, which, commit }),
         4 => (queue.clone(), which).prop_map(|(queue, which)| Step::Delete { queue, which }),
