@@ -108,6 +108,12 @@ impl Operations {
         {
             self.pop();
         }
+        // Thousands of queues that were busy once must not keep what they needed then.
+        if self.entries.capacity() > KEPT_ENTRIES
+            && self.entries.len() < self.entries.capacity() / 8
+        {
+            self.entries.shrink_to(self.entries.capacity() / 2);
+        }
     }
 
     /// Sequence numbers start again.
@@ -117,7 +123,7 @@ impl Operations {
 
     /// Forgets all: the transaction number is going to jump.
     pub(crate) fn clear(&mut self) {
-        self.entries.clear();
+        self.entries = VecDeque::new();
         self.earlier = 0;
     }
 
@@ -146,6 +152,9 @@ impl Operations {
         self.earlier = self.earlier.saturating_sub(1);
     }
 }
+
+/// Room for so many operations is not given back: some 10 KB.
+const KEPT_ENTRIES: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -209,6 +218,17 @@ mod tests {
         operations.trim(Sequence(2));
         assert_eq!(numbers(&operations, 4, 5), Some(vec![5]));
         assert_eq!(numbers(&operations, 3, 5), None);
+    }
+
+    #[test]
+    fn the_memory_of_trimmed_operations_comes_back() {
+        let mut operations = pushed(IN_FLIGHT_MAX as u64);
+        for floor in 2..=IN_FLIGHT_MAX as u64 {
+            operations.trim(Sequence(floor));
+        }
+        assert!(operations.entries.capacity() <= KEPT_ENTRIES * 2);
+        let own = IN_FLIGHT_MAX as u64;
+        assert_eq!(numbers(&operations, own - 1, own), Some(vec![own]));
     }
 
     #[test]
