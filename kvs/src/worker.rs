@@ -52,7 +52,8 @@ pub struct WorkerOptions {
     pub accounts: Accounts,
     /// What clients are told.
     pub limits: Limits,
-    /// Connections; one more is told so and closed.
+    /// Connections. One more takes the place of the oldest whose client has not proved itself; if all
+    /// have, it is told so and closed.
     pub connections_max: usize,
 }
 
@@ -192,6 +193,9 @@ impl<T: Transport> Worker<T> {
             self.connections.resize_with(place + 1, || None);
         }
         self.shared.counters.count(Counter::Connections);
+        if self.connection_count >= self.connections_max {
+            self.make_room();
+        }
         let session = if self.connection_count < self.connections_max {
             self.nonces += 1;
             self.deadlines.push_back((now + AUTHENTICATION_TIME_OUT, id));
@@ -204,6 +208,19 @@ impl<T: Transport> Worker<T> {
         let connection = self.connections[place].insert(connection);
         touch(&mut self.touched, connection);
         self.count_connections();
+    }
+
+    /// Ends the oldest connection whose client has not proved itself, if there is one: whoever holds
+    /// places in silence must not keep those out who have something to say.
+    fn make_room(&mut self) {
+        while let Some((_, id)) = self.deadlines.pop_front() {
+            let Some(connection) = find(&mut self.connections, id) else { continue };
+            if !connection.session.is_authenticated() && !connection.session.is_over() {
+                self.shared.counters.count(Counter::AuthenticationFailures);
+                self.remove(id.index as usize, true);
+                return;
+            }
+        }
     }
 
     /// Takes what has come on a connection, and applies it.

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use kvs_proto::body::Counter;
 use kvs_proto::{Event, Header, Op, Status, Tag};
 
-use crate::link::{Link, now, small_server};
+use crate::link::{Link, now, server, small_server};
 
 #[test]
 fn random_bytes_harm_nothing() {
@@ -59,6 +59,19 @@ fn nothing_is_done_before_the_handshake() {
     let header = Header::decode(answer[..].try_into().unwrap()).unwrap();
     assert_eq!(header.op, Op::Refused);
     assert_eq!(header.generation_or_status, Status::NotAuthenticated as u32);
+    server.stop();
+}
+
+#[test]
+fn connections_that_say_nothing_keep_nobody_out() {
+    let server = server("memory = \"4 MiB\"\nconnections_max = 4");
+    let address = server.addresses()[0];
+    let mut first = Link::with_queue(&server);
+    let silent: Vec<_> = (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let _second = Link::new(&server);
+    first.store(b"still there");
+    first.acknowledged(1);
+    drop(silent);
     server.stop();
 }
 
