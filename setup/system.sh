@@ -32,6 +32,30 @@ set_key() {
     sed -i "s|^$2 = .*|$2 = $3|" "$SCRATCH/$1.toml"
 }
 
+# add_key FILE KEY VALUE: a key that the example leaves at its default.
+add_key() { sed -i "1i $2 = $3" "$SCRATCH/$1.toml"; }
+
+# set_table FILE TABLE LINE…: replaces what a table of a generated configuration file says.
+set_table() {
+    local file=$SCRATCH/$1.toml table=$2
+    shift 2
+    grep -q "^\[$table\]" "$file" || die "$file has no table $table"
+    printf '%s\n' "$@" >"$SCRATCH/table"
+    sed -i "/^\[$table\]/,/^\[/{/^[a-z_]* = /d}; /^\[$table\]/r $SCRATCH/table" "$file"
+}
+
+# set_queues COUNT [LINE…]: so many queues d0.example… for the sink in the place of the example's, each
+# with these lines.
+set_queues() {
+    local file=$SCRATCH/gateway.toml count=$1 number
+    shift
+    sed -i '/^\[\[queue\]\]/,/^\[limits\]/{/^\[limits\]/!d}' "$file"
+    for ((number = 0; number < count; number++)); do
+        printf '\n[[queue]]\nname = "d%s.example"\ngroup = "main"\nnext_hops = ["%s"]\n' "$number" "$SINK"
+        [ $# -eq 0 ] || printf '%s\n' "$@"
+    done >>"$file"
+}
+
 # start_system [OPTION…]: all four of them; the options are the sink's.
 start_system() {
     start_kvs a
@@ -68,8 +92,9 @@ sink_has() {
 start_load() {
     local messages=$1
     shift
+    [[ " $* " == *" --domains "* ]] || set -- --domain example.net "$@"
     start load "$BIN/loadgen" smtp --to "$GATEWAY" --messages "$messages" --sessions 10 \
-        --domain example.net --ledger "$SCRATCH/client.ledger" "$@"
+        --ledger "$SCRATCH/client.ledger" "$@"
 }
 
 # Whatever is done now has to be done under load.
@@ -89,6 +114,17 @@ await_delivered() {
 }
 
 has_delivered() { [ "$(grep -c '^D ' "$SCRATCH/sink.ledger" 2>/dev/null)" -ge "$1" ]; }
+
+# await_idle SECONDS: until the sink, started with --ledger $SCRATCH/sink.ledger, has noted nothing for
+# so long: whatever comes twice has come.
+await_idle() { await 60 was_idle "$1" || die "the sink does not come to rest"; }
+
+was_idle() {
+    local before
+    before=$(stat -c %s "$SCRATCH/sink.ledger")
+    sleep "$1"
+    [ "$(stat -c %s "$SCRATCH/sink.ledger")" -eq "$before" ]
+}
 
 # judge [OPTION…]: ends the sink and has the ledger judge its log and the load's.
 judge() {

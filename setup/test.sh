@@ -4,7 +4,8 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-SECTIONS=(install format scripts rules lint docs tests no-c examples demo clients kill-gateway kill-kvs)
+SECTIONS=(install format scripts rules lint docs tests no-c examples demo clients kill-gateway kill-kvs
+    drivers backlog next-hop stop)
 
 usage() {
     cat <<END
@@ -25,6 +26,10 @@ Runs all checks, or the sections named:
   clients       mail of well-known clients arrives as it was sent
   kill-gateway  the gateway is killed ten times under load
   kill-kvs      a KVS is killed under load
+  drivers       several workers, merged and split, at the gateway and at the KVS
+  backlog       mail piles up, the gateway is killed, then a next hop appears
+  next-hop      a next hop that defers, refuses, hangs up or says nothing
+  stop          stops, lost servers, lost copies, and starts that must fail
 
 Exit status 0 only if no section failed. A section that needs root and cannot have it is skipped.
 END

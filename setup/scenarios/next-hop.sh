@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# A next hop that defers, refuses, hangs up, says nothing: each mail that was answered 250 ends there
+# once, or is refused there for good, and the queue never gets stuck.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=../lib.sh
+. "$(dirname "$0")/../lib.sh"
+# shellcheck source-path=SCRIPTDIR source=../system.sh
+. "$ROOT/setup/system.sh"
+
+MESSAGES=5000
+
+main() {
+    build_release
+    (settles unkind "$MESSAGES" --fail-rcpt-4xx 0.05 --fail-data-4xx 0.05 --fail-5xx 0.01 \
+        --fail-data-5xx 0.01 --drop-421 0.01 --close-after-dot 0.01)
+    (settles silent $((MESSAGES / 5)) --hang 0.01 --fail-data-4xx 0.02)
+}
+
+# settles NAME MESSAGES OPTION…: with a sink that behaves so.
+settles() {
+    local name=$1 messages=$2
+    shift 2
+    begin
+    prepare_system
+    sed -i -e '/^\[\[queue\]\]/a retry_first = "200 ms"\nretry_max = "1 s"' \
+        -e 's/^# delivery_\(reply\|data_start\|data_block\|data_end\) = .*/delivery_\1 = "500 ms"/' \
+        -e 's/^# backoff_min = .*/backoff_min = "50 ms"/; s/^# backoff_max = .*/backoff_max = "200 ms"/' \
+        "$SCRATCH/gateway.toml"
+    start_system --ledger "$SCRATCH/sink.ledger" --status "$SCRATCH/sink.status" "$@"
+    start_load "$messages"
+    await_load || die "not all mail was accepted"
+    # Nothing waits for longer than retry_max and the time-outs.
+    await_idle 3
+    judge --order report
+    say "clean with a next hop that is $name"
+}
+
+main "$@"
