@@ -282,9 +282,10 @@ fn head_bytes(
     bytes
 }
 
-/// A record up to this length is not cut in two at the end of a segment.
-const WHOLE_SIZE_BYTES_MAX: usize = 4096;
+/// A record up to this length is not cut in two at the end of a segment: there are so many in one
+/// that what is left there costs each of them at most 40 bytes.
+const WHOLE_SIZE_BYTES_MAX: usize = 1536;
 /// A longer record begins in a segment only where so much room is left.
-const SPLIT_ROOM_BYTES_MIN: usize = 1024;
+const SPLIT_ROOM_BYTES_MIN: usize = 128;
 
 const _: () = assert!(SPLIT_ROOM_BYTES_MIN > HEAD_SIZE_BYTES + CHUNK_ALIGNMENT_BYTES);

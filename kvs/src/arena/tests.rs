@@ -299,16 +299,25 @@ fn compaction_copies_less_than_was_stored_whatever_the_order_of_removal() {
 
 #[test]
 fn a_message_costs_at_most_96_bytes_with_everything_counted() {
-    let max = 15_800;
-    let mut world = World::new(1, 16 << 20, max);
-    let mut stored = 0;
-    while world.store(0, 1_024, 0).is_ok() {
-        stored += 1;
+    for (length, max) in [
+        (100, 130_000),
+        (400, 38_500),
+        (1_024, 15_800),
+        (1_536, 10_700),
+        (3_000, 5_500),
+        (4_302, 3_850),
+        (10_000, 1_700),
+    ] {
+        let mut world = World::new(1, 16 << 20, max);
+        let mut stored = 0;
+        while world.store(0, length, 0).is_ok() {
+            stored += 1;
+        }
+        let all = world.arena.size_bytes() + world.arena.table_bytes();
+        assert!(stored * 10 >= max * 9, "the index was sized for about as many: {stored}");
+        let overhead = all / stored - length;
+        assert!(overhead <= 96, "{overhead} bytes for each of {stored} of {length}");
     }
-    let all = world.arena.size_bytes() + world.arena.table_bytes();
-    assert!(stored * 10 >= max * 9, "the index was sized for about as many: {stored}");
-    let overhead = all / stored - 1_024;
-    assert!(overhead <= 96, "{overhead} bytes for each of {stored}");
 }
 
 #[test]
