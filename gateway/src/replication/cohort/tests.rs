@@ -447,6 +447,24 @@ fn a_first_start_makes_the_queues_records_them_and_accepts() {
 }
 
 #[test]
+fn a_queue_accepts_again_when_a_server_only_says_that_it_has_room() {
+    let mut world = World::new(2);
+    world.store(0);
+    world.settle();
+    for (credit, accepting) in [(Credit { messages: 100_000, kib: 0 }, false), (CREDIT, true)] {
+        let queue = &world.servers[1].queues["gw/q0"];
+        let (sequence, transaction) = (queue.sequence, queue.transaction);
+        let answer = Answer::Acknowledged { sequence, transaction, credit };
+        let reply = Reply { queue: QueueIndex(0), answer };
+        world.cohort.handle_reply(world.now, 1, 0, reply, &mut world.servers, &world.board);
+        world.settle();
+        assert_eq!(world.board.is_accepting(QueueIndex(0)), accepting);
+    }
+    assert_eq!(world.recorded(), ["a", "b"]);
+    world.assert_in_step();
+}
+
+#[test]
 fn nothing_is_committed_until_both_have_answered() {
     let mut world = World::new(2);
     world.servers[1].patience = 0;
