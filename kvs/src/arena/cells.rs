@@ -140,7 +140,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 const CELL_SIZE_BYTES: usize = 256;
 /// The first one is not used.
-const CELLS_PER_SEGMENT: u32 = 255;
+pub(super) const CELLS_PER_SEGMENT: u32 = 255;
 
 const _: () = assert!(8 + STATE_SIZE_BYTES_MAX <= CELL_SIZE_BYTES);
 const _: () = assert!((CELLS_PER_SEGMENT as usize + 1) * CELL_SIZE_BYTES == SEGMENT_SIZE_BYTES);

@@ -1,5 +1,6 @@
 //! What the arena still takes, as clients are told.
 
+use super::cells::CELLS_PER_SEGMENT;
 use super::{Arena, SEGMENT_SIZE_BYTES};
 
 /// Room for messages that nobody has announced yet.
@@ -21,13 +22,15 @@ pub struct RoomLevel {
 
 impl Arena {
     /// What may be granted: whole free segments and free places of the index, but for an eighth of
-    /// all. That is kept for what is under way when a grant runs out, for state records, and for
-    /// what lies beside the bodies.
+    /// all. That is kept for what is under way when a grant runs out, and for what lies beside the
+    /// bodies; and half of it, with as much more as it takes, for a state record of each message:
+    /// a next hop that defers all mail must not find the memory full.
     pub fn room(&self) -> Room {
         let (entries, entries_max) = (self.index.entries(), self.index.entries_max());
         let messages = (entries_max - entries).saturating_sub(entries_max / RESERVED_PART);
         let reserved = self.segments.len() / RESERVED_PART;
-        let segments = self.free_count.saturating_sub(reserved);
+        let states = (entries - self.cells.used()).div_ceil(CELLS_PER_SEGMENT as usize);
+        let segments = self.free_count.saturating_sub(reserved.max(reserved / 2 + states));
         Room { messages: messages as u64, bytes: (segments * SEGMENT_SIZE_BYTES) as u64 }
     }
 }

@@ -338,6 +338,22 @@ fn a_full_arena_refuses_changes_nothing_and_recovers() {
 }
 
 #[test]
+fn what_was_stored_within_the_room_can_all_have_state_records() {
+    for length in [100, 1_000, 10_000] {
+        let mut world = World::new(1, 8 << 20, 100_000);
+        while world.arena.room().bytes > 0 {
+            world.store(0, length, 0).unwrap();
+        }
+        let ids: Vec<u64> = world.queues[0].model.records.keys().copied().collect();
+        for id in ids {
+            let place = world.arena.find(&world.queues[0].log, MessageId(id)).unwrap();
+            world.arena.set_state(place, StateVersion(1), &[7; 240]).unwrap();
+        }
+        world.store(0, length, 0).expect("there is still a reserve");
+    }
+}
+
+#[test]
 fn a_full_index_refuses() {
     let mut world = World::new(1, 2 << 20, 3);
     for _ in 0..3 {
