@@ -343,6 +343,7 @@ mod tests {
     use super::*;
     use crate::api::Command;
     use crate::message::QueueIndex;
+    use crate::turn::Places;
     use tcpstack::KernelOptions;
 
     fn slots(window: u32) -> Parcel {
@@ -416,5 +417,24 @@ mod tests {
         let before = clock.now();
         transport.wait(before, Some(before + Duration::from_secs(60)));
         assert!(clock.now().saturating_since(before) < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_worker_that_fails_takes_the_others_with_it() {
+        let shared = Arc::new(shared(2));
+        let (register, _calls) = std::sync::mpsc::channel();
+        let (_answers, register_answers) = std::sync::mpsc::channel();
+        let places = Places { shard_workers: [0].into(), front_workers: [0].into() };
+        let worker = Worker {
+            drivers: Drivers { number: 1, front: None, shard: None, places },
+            rings: Rings::between(2).pop().unwrap(),
+            shared: shared.clone(),
+            register,
+            register_answers,
+            spin: Duration::MAX,
+        };
+        let other = std::thread::spawn(move || worker.run());
+        shared.abort();
+        assert_eq!(other.join().unwrap(), Ok(()), "although no front has stopped");
     }
 }

@@ -235,3 +235,17 @@ fn check_log(queue: &MailQueue) -> Result<(), TestCaseError> {
     prop_assert_eq!(ids, live.keys().copied().collect::<Vec<_>>());
     Ok(())
 }
+
+#[test]
+fn what_is_due_waits_among_the_ready_and_for_no_time() {
+    let mut queue = MailQueue::default();
+    let id = queue.store(ticket(1), message("one"));
+    commit(&mut queue);
+    assert_eq!(attempts(&mut queue, 0), [id]);
+    queue.defer(id, DeliveryState { attempts: 1, due_unix_ms: 50, settled: Vec::new() });
+    queue.ripen(49);
+    assert_eq!(queue.next_due_unix_ms(), Some(50));
+    queue.ripen(50);
+    assert_eq!(queue.next_due_unix_ms(), None);
+    assert!(queue.has_ready());
+}

@@ -2,6 +2,7 @@
 //! server's code.
 
 mod chaos;
+mod corners;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
