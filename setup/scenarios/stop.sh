@@ -17,6 +17,7 @@ main() {
     (stopped_under_load)
     (both_servers_lost 1)
     (both_servers_lost 2)
+    (taken_over)
     (all_copies_lost)
     (wrong_starts)
 }
@@ -42,6 +43,29 @@ both_servers_lost() {
     await_load || die "not all mail was accepted"
     end_clean
     say "clean after the loss of both servers, min_sync = $1"
+}
+
+# A second gateway of the same name takes the queues; the first, with several workers, ends at once.
+taken_over() {
+    local first taken_at status=0
+    begin
+    prepare_system
+    set_queues 10
+    set_table gateway threads 'drivers = "merged"' 'workers = 2'
+    start_system --ledger "$SCRATCH/sink.ledger" --status "$SCRATCH/sink.status"
+    start_load "$MESSAGES" --domains 10
+    await_delivered $((MESSAGES / 3))
+    require_load
+    first=$(pid_of gateway)
+    taken_at=$(date +%s%3N)
+    start second "$BIN/gateway" --config "$SCRATCH/gateway.toml"
+    await "$STOP_MAX" gone "$first" || die "the gateway whose queues were taken goes on"
+    wait "$first" || status=$?
+    forget "$first"
+    [ "$status" -eq 1 ] || die "the gateway whose queues were taken ended with status $status"
+    await_load || die "not all mail was accepted"
+    end_clean --restart-at "$taken_at"
+    say "clean after another gateway took the queues over"
 }
 
 all_copies_lost() {
@@ -117,7 +141,7 @@ begin_under_load() {
 end_clean() {
     await 60 sink_has "$MESSAGES" || warn "the sink does not have all mail after 60 s"
     await_idle 1
-    judge --order report
+    judge --order report "$@"
 }
 
 # stop_with STATUS: stops the gateway, which has to end in time and with that exit status.
