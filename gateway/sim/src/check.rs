@@ -34,14 +34,21 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Compares a queue with a copy that counts: at equal transaction numbers the history is the same,
-/// and at the last one the content too.
+/// Compares a queue with a copy that counts: it has everything that is committed; at equal
+/// transaction numbers the history is the same, and at the last one the content too.
 ///
 /// # Errors
 /// How they differ.
-pub fn compare(queue: &MailQueue, copy: &CopyNumbers) -> Result<(), Difference> {
+pub fn compare(
+    queue: &MailQueue,
+    committed: Transaction,
+    copy: &CopyNumbers,
+) -> Result<(), Difference> {
     let log = queue.log();
     let at = copy.transaction;
+    if at < committed {
+        return Err(Difference(format!("{copy:?} lacks what is committed up to {committed:?}")));
+    }
     if at > log.head() {
         return Err(Difference(format!("{copy:?} is ahead of its queue at {:?}", log.head())));
     }
@@ -90,7 +97,7 @@ pub fn check_always(world: &World) -> Result<(), Difference> {
         let unit = gateway.unit(index);
         if unit.is_open() {
             for copy in counting.iter().filter(|copy| Some(copy.epoch) == epoch(world, &name)) {
-                compare(&unit.queue, copy).map_err(|it| it.of(&name))?;
+                compare(&unit.queue, unit.committed(), copy).map_err(|it| it.of(&name))?;
             }
         }
     }
@@ -229,10 +236,11 @@ mod tests {
     #[test]
     fn a_true_copy_is_equal_also_when_it_is_behind() {
         let (queue, copy) = pair();
-        assert_eq!(compare(&queue, &copy), Ok(()));
+        assert_eq!(compare(&queue, Transaction(2), &copy), Ok(()));
         let chain = queue.log().hash_after(Transaction(1)).unwrap();
         let behind = CopyNumbers { transaction: Transaction(1), chain, messages: 1, ..copy };
-        assert_eq!(compare(&queue, &behind), Ok(()));
+        assert_eq!(compare(&queue, Transaction(1), &behind), Ok(()));
+        assert!(compare(&queue, Transaction(2), &behind).is_err(), "it lacks a committed one");
     }
 
     #[test]
@@ -246,7 +254,7 @@ mod tests {
             CopyNumbers { transaction: Transaction(1), ..copy },
         ];
         for copy in wrong {
-            assert!(compare(&queue, &copy).is_err(), "{copy:?}");
+            assert!(compare(&queue, Transaction(0), &copy).is_err(), "{copy:?}");
         }
     }
 

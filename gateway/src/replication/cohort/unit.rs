@@ -86,6 +86,12 @@ impl Unit {
         &self.settings.name
     }
 
+    /// The last change that is committed, as far as this owner has seen: every copy that counts
+    /// has it.
+    pub fn committed(&self) -> Transaction {
+        self.committed
+    }
+
     /// Whether it is in service.
     pub fn is_open(&self) -> bool {
         self.service == Service::Open
