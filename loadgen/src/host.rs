@@ -16,7 +16,8 @@ pub fn host_section() -> Section {
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
         .map_or("unknown", |(_, model)| model);
-    let cores = std::thread::available_parallelism().map_or(0, |cores| cores.get() as u64);
+    // The machine's, not those that this process was pinned to.
+    let cores = cpu.lines().filter(|line| line.starts_with("processor")).count() as u64;
     let load = read("/proc/loadavg");
     Section::new("host", "host")
         .text("kernel", "kernel", read("/proc/sys/kernel/osrelease").trim())

@@ -17,7 +17,8 @@ use tcpstack::{Clock, Idle, Instant, KernelOptions, KernelTransport};
 use super::{Failure, Stop, conclude, recorder};
 
 /// Receive mail, check it, misbehave on demand. Ends on SIGTERM or SIGINT with a report; exit status
-/// 0 only if nothing was altered, sent astray, out of order or left out of it. SIGUSR1 prints a line of counts.
+/// 0 only if nothing was altered, sent astray, out of order or left out of it. SIGUSR1 prints a line
+/// of counts.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Where to listen; several with commas between.
