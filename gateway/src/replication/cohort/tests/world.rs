@@ -1,0 +1,241 @@
+//! A cohort and what it stands on: servers, a register, a board.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kvs_proto::{Incarnation, MessageId};
+use tcpstack::Instant;
+
+use super::server::Server;
+use crate::api::Ticket;
+use crate::board::Board;
+use crate::message::{DeliveryState, Envelope, Message, QueueIndex};
+use crate::replication::cohort::{Cohort, CohortEvent, Policy, UnitSettings};
+use crate::replication::record::{Record, RegisterAnswer, RegisterCall};
+use crate::replication::request::Reply;
+
+/// A gateway's cohort with one or two queues, and what it stands on.
+pub(super) struct World {
+    pub(super) cohort: Cohort,
+    pub(super) servers: [Server; 2],
+    pub(super) record: Option<Record>,
+    pub(super) board: Arc<Board>,
+    pub(super) now: Instant,
+    pub(super) min_sync: usize,
+    pub(super) committed: Vec<(u32, MessageId)>,
+    pub(super) fatal: Option<String>,
+    pub(super) serial: u64,
+}
+
+pub(super) const ISOLATE_AFTER: Duration = Duration::from_secs(1);
+pub(super) const RECOVERY_WAIT: Duration = Duration::from_secs(10);
+
+pub(super) fn board() -> Arc<Board> {
+    Arc::new(Board::new([(1000, 1 << 30); 2], 1 << 30))
+}
+
+pub(super) fn cohort(min_sync: usize, accept_loss: bool) -> Cohort {
+    let policy = Policy {
+        min_sync,
+        isolate_after: ISOLATE_AFTER,
+        recovery_wait: RECOVERY_WAIT,
+        accept_loss,
+    };
+    let unit = |index| UnitSettings {
+        queue: QueueIndex(index),
+        name: format!("q{index}"),
+        server_name: format!("gw/q{index}"),
+        messages_max: 1000,
+        bytes_max: 1 << 20,
+        headroom_bytes: 1000,
+    };
+    Cohort::new("gw/g/0".into(), policy, vec!["a".into(), "b".into()], vec![unit(0), unit(1)])
+}
+
+impl World {
+    pub(super) fn new(min_sync: usize) -> World {
+        let server = || Server { life: 1, patience: usize::MAX, ..Server::default() };
+        let mut world = World {
+            cohort: cohort(min_sync, false),
+            servers: [server(), server()],
+            record: None,
+            board: board(),
+            now: Instant::from_nanos(1),
+            min_sync,
+            committed: Vec::new(),
+            fatal: None,
+            serial: 0,
+        };
+        world.link_up(0);
+        world.link_up(1);
+        world.settle();
+        world
+    }
+
+    /// The gateway dies and another process begins, with links up.
+    pub(super) fn restart_gateway(&mut self, accept_loss: bool) {
+        self.cohort = cohort(self.min_sync, accept_loss);
+        self.board = board();
+        self.committed.clear();
+        for member in 0..2 {
+            self.servers[member].link.clear();
+            if std::mem::take(&mut self.servers[member].is_up) {
+                self.link_up(member);
+            }
+        }
+        self.settle();
+    }
+
+    pub(super) fn link_up(&mut self, member: usize) {
+        self.servers[member].is_up = true;
+        self.servers[member].patience = usize::MAX;
+        let incarnation = Incarnation(self.servers[member].life);
+        self.cohort.handle_link_up(self.now, member, incarnation, &mut self.servers);
+    }
+
+    pub(super) fn link_down(&mut self, member: usize) {
+        self.servers[member].is_up = false;
+        self.servers[member].link.clear();
+        self.cohort.handle_link_down(self.now, member, &self.board);
+    }
+
+    pub(super) fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.settle();
+    }
+
+    /// Lets everybody go on until nothing happens any more.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..1_000_000 {
+            if !self.step() {
+                return;
+            }
+        }
+        panic!("the cohort does not come to rest");
+    }
+
+    pub(super) fn step(&mut self) -> bool {
+        let mut any = false;
+        self.cohort.maintain(self.now, &mut self.servers, &self.board);
+        while let Some(call) = self.cohort.poll_register() {
+            any = true;
+            let answer = self.register(call);
+            self.cohort.handle_register(self.now, answer, &mut self.servers);
+        }
+        for member in 0..2 {
+            any |= self.serve(member);
+        }
+        while let Some(event) = self.cohort.poll_event() {
+            any = true;
+            match event {
+                CohortEvent::Committed { queue, id, .. } => {
+                    self.cohort.unit_mut(queue.0 as usize).queue.release(id);
+                    self.committed.push((queue.0, id));
+                }
+                CohortEvent::Opened(_) => {}
+                CohortEvent::Fatal(why) => self.fatal = Some(why),
+            }
+        }
+        any
+    }
+
+    pub(super) fn register(&mut self, call: RegisterCall) -> RegisterAnswer {
+        match call {
+            RegisterCall::Read => RegisterAnswer::Read(self.record.clone()),
+            RegisterCall::Swap(record) => {
+                let version = self.record.as_ref().map_or(0, |record| record.version);
+                if record.version != version + 1 {
+                    return RegisterAnswer::Conflict;
+                }
+                self.record = Some(record);
+                RegisterAnswer::Swapped
+            }
+        }
+    }
+
+    /// Lets a server answer one request.
+    pub(super) fn serve(&mut self, member: usize) -> bool {
+        let server = &mut self.servers[member];
+        if server.patience == 0 {
+            return false;
+        }
+        let Some(request) = server.link.pop_front() else { return false };
+        server.patience -= 1;
+        let queue = request.queue;
+        for answer in server.answer(request) {
+            let place = queue.0 as usize;
+            let reply = Reply { queue, answer };
+            self.cohort.handle_reply(
+                self.now,
+                member,
+                place,
+                reply,
+                &mut self.servers,
+                &self.board,
+            );
+        }
+        true
+    }
+
+    pub(super) fn store(&mut self, place: usize) -> MessageId {
+        self.serial += 1;
+        let ticket = Ticket { front: 0, serial: self.serial };
+        let id = self.cohort.unit_mut(place).queue.store(ticket, message(self.serial));
+        self.cohort.touch(place);
+        id
+    }
+
+    pub(super) fn deliver(&mut self, place: usize) -> Option<MessageId> {
+        let queue = &mut self.cohort.unit_mut(place).queue;
+        let id = queue.next_attempt(0)?.id;
+        queue.settle(id);
+        self.cohort.touch(place);
+        Some(id)
+    }
+
+    pub(super) fn defer(&mut self, place: usize) {
+        let queue = &mut self.cohort.unit_mut(place).queue;
+        let id = queue.next_attempt(0).expect("there is one").id;
+        queue.defer(id, DeliveryState { attempts: 1, due_unix_ms: 99, settled: Vec::new() });
+        self.cohort.touch(place);
+    }
+
+    pub(super) fn at_server(&self, member: usize, place: usize) -> Vec<MessageId> {
+        let name = format!("gw/q{place}");
+        self.servers[member].queues[&name].messages.keys().copied().collect()
+    }
+
+    pub(super) fn recorded(&self) -> Vec<&str> {
+        let record = self.record.as_ref().expect("there is a record");
+        record.members.iter().map(|member| member.server.as_str()).collect()
+    }
+
+    /// Both copies are what the queue is, in content, number and history.
+    pub(super) fn assert_in_step(&self) {
+        for place in 0..2 {
+            let queue = &self.cohort.unit(place).queue;
+            for server in &self.servers {
+                let numbers = server.queues[&format!("gw/q{place}")].numbers();
+                assert_eq!(numbers.content, queue.content_digest());
+                assert_eq!(numbers.transaction, queue.log().head());
+                assert_eq!(numbers.hash, queue.log().head_hash());
+            }
+        }
+    }
+
+    pub(super) fn is_accepting(&self) -> bool {
+        self.board.any_accepting()
+    }
+}
+
+pub(super) fn message(serial: u64) -> crate::message::MessageRef {
+    let envelope = Envelope {
+        reverse_path: "".into(),
+        recipients: vec!["b@example.net".into()],
+        eight_bit: false,
+        leading_dot: false,
+        accepted_unix_ms: serial,
+    };
+    Arc::new(Message { envelope, content: Bytes::from(format!("message {serial}")) })
+}
