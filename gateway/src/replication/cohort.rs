@@ -672,6 +672,20 @@ impl Cohort {
         }
     }
 
+    /// Tells that a queue is in service, and which servers are too small or too full for it.
+    fn open(&mut self, place: usize) {
+        let unit = &self.units[place];
+        self.events.push_back(CohortEvent::Opened(unit.queue_index()));
+        for member in self.in_set().filter(|member| unit.copies[*member].is_following()) {
+            if !unit.can_take_more(member) {
+                warn!(cohort = %self.key, queue = unit.name(), server = %self.members[member].server,
+                      room_kib = unit.copies[member].credit().kib,
+                      "the server has no room for another message of message_size_max: the queue \
+                       accepts nothing until it has");
+            }
+        }
+    }
+
     /// Writes the record when it is not what it should be.
     fn maintain_record(&mut self) {
         if !matches!(self.register, RegisterState::Idle) {
@@ -740,7 +754,7 @@ impl Cohort {
         }
         for place in 0..self.units.len() {
             if self.units[place].open_if_created(&record) {
-                self.events.push_back(CohortEvent::Opened(self.units[place].queue_index()));
+                self.open(place);
             }
             self.commit(place);
             self.touch(place);

@@ -4,8 +4,7 @@ use super::super::record::{Record, RecordedMember, RegisterCall};
 use super::super::request::{Answer, Outlet};
 use super::unit::Service;
 use super::{
-    Cohort, CohortEvent, FETCHES_MAX, Instant, Phase, RETRY_DELAY, RegisterState, Role, error,
-    info, warn,
+    Cohort, FETCHES_MAX, Instant, Phase, RETRY_DELAY, RegisterState, Role, error, info, warn,
 };
 use crate::board::Board;
 use crate::message::StoredMessage;
@@ -156,8 +155,9 @@ impl Cohort {
                 (false, _) => Service::Creating,
             };
             if unit.is_open() {
-                self.events.push_back(CohortEvent::Opened(unit.queue_index()));
+                self.open(place);
             }
+            let unit = &mut self.units[place];
             for member in &members {
                 if self.members[*member].up.is_some() {
                     let context = unit.context(epoch);
@@ -326,7 +326,7 @@ impl Cohort {
             self.refresh = true;
             info!(cohort = %self.key, queue = unit.name(), messages = unit.queue.len(),
                   "the queue is recovered");
-            self.events.push_back(CohortEvent::Opened(unit.queue_index()));
+            self.open(place);
             self.handle_advanced(place);
             return;
         }
