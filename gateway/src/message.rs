@@ -271,7 +271,11 @@ mod tests {
         }
 
         #[test]
-        fn a_state_record_round_trips(attempts: u16, due_unix_ms: u64, places in prop::collection::vec(0..RECIPIENTS_MAX, 0..50)) {
+        fn a_state_record_round_trips(
+            attempts: u16,
+            due_unix_ms: u64,
+            places in prop::collection::vec(0..RECIPIENTS_MAX, 0..50),
+        ) {
             let mut state = DeliveryState { attempts, due_unix_ms, settled: Vec::new() };
             for place in &places {
                 state.settle(*place);

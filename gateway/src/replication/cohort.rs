@@ -2,10 +2,11 @@
 //!
 //! A cohort begins by reading its record. If there is one, it announces the next epoch in the
 //! register, seals the recorded copies by attaching with it, claims the queues by recording the
-//! sealed copies, and recovers each queue from the copy that is furthest. Then it serves: the copies of the recorded members follow the
-//! queues' logs, and a change is committed when each of them has answered it and they are as many
-//! as the policy asks for. A member that is lost is taken out of the record before anything goes
-//! on without it; a server that comes (back) is filled and then taken in.
+//! sealed copies, and recovers each queue from the copy that is furthest. Then it serves: the copies
+//! of the recorded members follow the queues' logs, and a change is committed when each of them has
+//! answered it and they are as many as the policy asks for. A member that is lost is taken out of
+//! the record before anything goes on without it; a server that comes (back) is filled and then
+//! taken in.
 
 mod recovery;
 #[cfg(test)]
