@@ -15,7 +15,7 @@ use crate::replication::record::RegisterAnswer;
 use crate::settings::{self, Settings};
 use crate::shard::Shard;
 use crate::turn::{Drivers, Fatal, Places};
-use crate::worker::{Rings, Shared, Worker};
+use crate::worker::{RegisterAnswers, Rings, Shared, Worker};
 
 /// Connections that delivery and the links may have beside the sessions.
 const OTHER_CONNECTIONS_MAX: usize = 16_384;
@@ -68,7 +68,7 @@ impl Gateway {
                 rings: parts.rings,
                 shared: shared.clone(),
                 register: register.caller(),
-                register_answers: parts.register_answers,
+                register_answers: RegisterAnswers::new(parts.register_answers),
                 spin: settings.threads.spin,
             };
             let core = settings.threads.cores.get(number).copied();

@@ -185,10 +185,34 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// To the register.
     pub register: Sender<(Asker, String, RegisterCall)>,
-    /// From the register: a cohort and its answer.
-    pub register_answers: Receiver<(usize, RegisterAnswer)>,
+    /// From the register.
+    pub register_answers: RegisterAnswers,
     /// How long to spin without work.
     pub spin: Duration,
+}
+
+/// Answers of the register, each with the cohort that asked.
+#[derive(Debug)]
+pub struct RegisterAnswers {
+    channel: Receiver<(usize, RegisterAnswer)>,
+    /// Taken out of the channel to see whether there is one.
+    first: Option<(usize, RegisterAnswer)>,
+}
+
+impl RegisterAnswers {
+    /// Those that come through the channel.
+    pub fn new(channel: Receiver<(usize, RegisterAnswer)>) -> RegisterAnswers {
+        RegisterAnswers { channel, first: None }
+    }
+
+    fn poll(&mut self) -> Option<(usize, RegisterAnswer)> {
+        self.first.take().or_else(|| self.channel.try_recv().ok())
+    }
+
+    fn is_empty(&mut self) -> bool {
+        self.first = self.poll();
+        self.first.is_none()
+    }
 }
 
 /// What a worker's turn reaches outside of it.
@@ -196,7 +220,7 @@ struct Outside<'w> {
     number: usize,
     rings: &'w mut Rings,
     register: &'w Sender<(Asker, String, RegisterCall)>,
-    register_answers: &'w Receiver<(usize, RegisterAnswer)>,
+    register_answers: &'w mut RegisterAnswers,
 }
 
 impl Surroundings for Outside<'_> {
@@ -215,7 +239,7 @@ impl Surroundings for Outside<'_> {
     }
 
     fn poll_register(&mut self) -> Option<(usize, RegisterAnswer)> {
-        self.register_answers.try_recv().ok()
+        self.register_answers.poll()
     }
 }
 
@@ -256,7 +280,7 @@ impl Worker {
             number: self.drivers.number,
             rings: &mut self.rings,
             register: &self.register,
-            register_answers: &self.register_answers,
+            register_answers: &mut self.register_answers,
         };
         let worked = self.drivers.turn(now, unix_ms, &mut outside)?;
         Ok(self.rings.flush(&self.shared) | worked)
@@ -303,7 +327,8 @@ impl Worker {
         let sleeper = &self.shared.sleepers[self.drivers.number];
         sleeper.asleep.store(true, Ordering::SeqCst);
         // Who sends after this sees that we sleep, and wakes us.
-        if !self.rings.has_incoming() && !self.rings.has_waiting() {
+        let has_parcels = self.rings.has_incoming() || self.rings.has_waiting();
+        if !has_parcels && self.register_answers.is_empty() {
             match (&mut self.drivers.front, &mut self.drivers.shard) {
                 (Some(front), Some(shard)) => {
                     wait_on_both(front.transport_mut(), shard.transport(), now, Some(until));
@@ -420,6 +445,19 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_of_the_register_is_seen_before_sleep_and_not_lost() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let mut answers = RegisterAnswers::new(receiver);
+        assert!(answers.is_empty());
+        sender.send((3, RegisterAnswer::Swapped)).unwrap();
+        sender.send((4, RegisterAnswer::Conflict)).unwrap();
+        assert!(!answers.is_empty() && !answers.is_empty());
+        assert_eq!(answers.poll(), Some((3, RegisterAnswer::Swapped)));
+        assert_eq!(answers.poll(), Some((4, RegisterAnswer::Conflict)));
+        assert!(answers.is_empty() && answers.poll().is_none());
+    }
+
+    #[test]
     fn a_worker_that_fails_takes_the_others_with_it() {
         let shared = Arc::new(shared(2));
         let (register, _calls) = std::sync::mpsc::channel();
@@ -430,7 +468,7 @@ mod tests {
             rings: Rings::between(2).pop().unwrap(),
             shared: shared.clone(),
             register,
-            register_answers,
+            register_answers: RegisterAnswers::new(register_answers),
             spin: Duration::MAX,
         };
         let other = std::thread::spawn(move || worker.run());
