@@ -130,10 +130,16 @@ impl Lane {
         }
     }
 
-    /// Whether the worker owes answers and has been silent for too long.
-    pub(super) fn is_silent(&self, now: Instant, settings: &LinkSettings) -> bool {
+    /// Whether the worker owes answers and has been silent for too long, since we were awake to
+    /// hear it.
+    pub(super) fn is_silent(
+        &self,
+        now: Instant,
+        settings: &LinkSettings,
+        awake_since: Instant,
+    ) -> bool {
         let LaneState::Connected { client, .. } = &self.state else { return false };
-        let silent = now.saturating_since(from_wire(client.last_received()));
+        let silent = now.saturating_since(from_wire(client.last_received()).max(awake_since));
         silent >= settings.deadline && client.unanswered() > 0
     }
 
@@ -146,14 +152,22 @@ impl Lane {
         }
     }
 
-    pub(super) fn next_deadline(&self, settings: &LinkSettings) -> Instant {
+    /// When there is something to look at: at least once per heart-beat, so that a longer time
+    /// without a look tells that we were stalled.
+    pub(super) fn next_deadline(&self, now: Instant, settings: &LinkSettings) -> Instant {
         match &self.state {
             LaneState::New => Instant::ZERO,
             LaneState::Connecting(_) => Instant::MAX,
             LaneState::Connected { client, .. } => {
+                let heard = from_wire(client.last_received());
                 let owes = client.unanswered() > 0;
-                let patience = if owes { settings.deadline } else { settings.heart_beat };
-                from_wire(client.last_received()) + patience
+                let due = if owes { settings.deadline } else { settings.heart_beat };
+                let due = heard + due;
+                if due > now {
+                    due.min(now + settings.heart_beat)
+                } else {
+                    now + settings.heart_beat
+                }
             }
         }
     }
@@ -233,4 +247,35 @@ pub(super) fn wire(now: Instant) -> kvs_proto::Instant {
 
 fn from_wire(time: kvs_proto::Instant) -> Instant {
     Instant::from_nanos(time.as_nanos())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvs_proto::auth::Secret;
+
+    fn settings() -> LinkSettings {
+        LinkSettings {
+            server: "a".into(),
+            address: ([127, 0, 0, 1], 1).into(),
+            local: None,
+            account: "gw".into(),
+            secret: Secret::new(b"secret"),
+            heart_beat: Duration::from_millis(500),
+            deadline: Duration::from_secs(2),
+        }
+    }
+
+    #[test]
+    fn a_server_is_silent_only_while_we_could_have_heard_it() {
+        let settings = settings();
+        let begin = Instant::from_nanos(1_000_000_000);
+        let mut lane = Lane::new(settings.address);
+        lane.begin(begin, ConnectionId { index: 0, generation: 0 }, &settings, [0; 16]);
+        let later = begin + settings.deadline;
+        assert!(!lane.is_silent(begin + settings.heart_beat, &settings, Instant::ZERO));
+        assert!(lane.is_silent(later, &settings, Instant::ZERO), "it owes the challenge");
+        assert!(!lane.is_silent(later, &settings, later), "we have just come back");
+        assert!(lane.is_silent(later + settings.deadline, &settings, later));
+    }
 }

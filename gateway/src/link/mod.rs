@@ -81,6 +81,8 @@ pub struct Link {
     failures: u32,
     connect_at: Instant,
     now: Instant,
+    /// When we last came back from a stall of our own: silence counts from then.
+    awake_since: Instant,
 }
 
 /// All links of a shard, and the transport that they run on.
@@ -115,7 +117,7 @@ impl<T: Transport> Links<T> {
     pub fn turn(&mut self, now: Instant, mut handle: impl FnMut(&mut [Link], LinkEvent)) -> bool {
         let mut worked = false;
         for link in &mut self.links {
-            link.now = now;
+            link.note_time(now);
         }
         self.transport.poll(now);
         while let Some(event) = self.transport.next_event() {
@@ -290,7 +292,7 @@ impl<T: Transport> Links<T> {
                 return true;
             }
         }
-        if link.lanes.iter().any(|lane| lane.is_silent(now, settings)) {
+        if link.lanes.iter().any(|lane| lane.is_silent(now, settings, link.awake_since)) {
             warn!(server = %settings.server, "the server does not answer");
             self.go_down(now, place, handle);
             return true;
@@ -336,7 +338,18 @@ impl Link {
             failures: 0,
             connect_at: Instant::ZERO,
             now: Instant::ZERO,
+            awake_since: Instant::ZERO,
         }
+    }
+
+    /// The turns come at least once per heart-beat. If they did not, it was we who were stalled
+    /// (stopped, or out of CPU), and the server is not judged by that time.
+    fn note_time(&mut self, now: Instant) {
+        let LinkSettings { heart_beat, deadline, .. } = self.settings;
+        if now.saturating_since(self.now) > (heart_beat * 2).max(deadline / 2) {
+            self.awake_since = now;
+        }
+        self.now = now;
     }
 
     /// A lane is welcomed; returns false if its server is not the one of the first lane.
@@ -381,7 +394,8 @@ impl Link {
     }
 
     fn next_deadline(&self) -> Instant {
-        let lanes = self.lanes.iter().map(|lane| lane.next_deadline(&self.settings)).min();
+        let lanes =
+            self.lanes.iter().map(|lane| lane.next_deadline(self.now, &self.settings)).min();
         lanes.unwrap_or(self.connect_at)
     }
 }
@@ -411,4 +425,59 @@ fn ends_connection(status: Status) -> bool {
             | Status::NoCommonVersion
             | Status::TooManyConnections
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(heart_beat: Duration) -> LinkSettings {
+        LinkSettings {
+            server: "a".into(),
+            address: ([127, 0, 0, 1], 1).into(),
+            local: None,
+            account: "gw".into(),
+            secret: Secret::new(b"secret"),
+            heart_beat,
+            deadline: Duration::from_secs(2),
+        }
+    }
+
+    #[test]
+    fn a_dead_server_is_found_out_by_turns_that_come_only_when_they_are_due() {
+        for heart_beat in [1, 10, 500, 1900].map(Duration::from_millis) {
+            let mut link = Link::new(settings(heart_beat));
+            let begin = Instant::from_nanos(1_000_000_000);
+            link.note_time(begin);
+            let mut lane = Lane::new(link.settings.address);
+            let connection = ConnectionId { index: 0, generation: 0 };
+            lane.begin(begin, connection, &link.settings, [0; NONCE_SIZE_BYTES]);
+            link.lanes.push(lane);
+            let mut now = begin;
+            let is_silent =
+                |link: &Link, now| link.lanes[0].is_silent(now, &link.settings, link.awake_since);
+            while !is_silent(&link, now) {
+                let due = link.next_deadline();
+                assert!(due > now, "it does not spin");
+                // The turn comes a little late.
+                now = due + Duration::from_millis(3);
+                link.note_time(now);
+                assert!(now < begin + Duration::from_secs(5), "heart-beat {heart_beat:?}");
+            }
+            assert!(now >= begin + link.settings.deadline);
+        }
+    }
+
+    #[test]
+    fn a_long_time_without_a_turn_is_taken_for_a_stall_of_our_own() {
+        let heart_beat = Duration::from_millis(500);
+        let mut link = Link::new(settings(heart_beat));
+        let begin = Instant::from_nanos(1);
+        link.note_time(begin);
+        link.note_time(begin + heart_beat * 2);
+        assert_eq!(link.awake_since, Instant::ZERO);
+        let back = begin + heart_beat * 9;
+        link.note_time(back);
+        assert_eq!(link.awake_since, back);
+    }
 }
