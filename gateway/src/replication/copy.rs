@@ -12,7 +12,7 @@
 //! the link goes down the copy is detached; what it answered is remembered, so that a following
 //! copy resumes.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use kvs_proto::{Credit, Epoch, MessageId, Op, Sequence, StateVersion, Status, Transaction, chain};
@@ -593,7 +593,9 @@ fn message_step(snapshot: &crate::queue::Snapshot<'_>) -> FillStep {
 fn repair_step(repair: Repair, queue: &MailQueue) -> FillStep {
     match repair {
         Repair::Delete(id) => FillStep::Change(Changing::Delete(id)),
-        Repair::Store(id) => queue.snapshot(id).map_or(FillStep::Skip, |it| message_step(&it)),
+        Repair::Store(id) => queue.snapshot(id).map_or(FillStep::Skip, |it| {
+            FillStep::Change(Changing::Store(id, it.stored.body.clone()))
+        }),
         Repair::Replace(id) => queue.snapshot(id).map_or(FillStep::Skip, |it| {
             FillStep::Change(replace(id, it.state_version, it.state_record))
         }),
@@ -604,36 +606,41 @@ fn replace(id: MessageId, version: StateVersion, record: &Bytes) -> Changing {
     Changing::Replace(id, version, record.clone())
 }
 
-/// What operations come to in the end, in an order that a copy can apply: what was deleted and
-/// replaced before, then what was stored.
+/// What operations come to, in their order: a message that came and went is left out, and of the
+/// states of a message only the last is set. So a copy that needs all of them has the same
+/// history afterwards, and any other has a lower transaction number until its baseline.
 fn net_repairs(
     operations: &[Operation],
     queue: &MailQueue,
 ) -> Result<VecDeque<Repair>, &'static str> {
-    let mut stores = BTreeSet::new();
-    let mut deletes = BTreeSet::new();
-    let mut replaces = BTreeSet::new();
+    let ids_of = |op| operations.iter().filter(move |it| it.op == op).map(|it| it.id);
+    let stored = ids_of(Op::Store).collect::<BTreeSet<_>>();
+    let deleted = ids_of(Op::Delete).collect::<BTreeSet<_>>();
+    let replaces = operations.iter().filter(|it| it.op == Op::Replace);
+    let last_replaces = replaces.map(|it| (it.id, it.transaction)).collect::<BTreeMap<_, _>>();
+    let mut repairs = VecDeque::new();
     for operation in operations {
         let id = operation.id;
         match operation.op {
-            Op::Store => _ = stores.insert(id),
-            Op::Delete => {
-                replaces.remove(&id);
-                if !stores.remove(&id) {
-                    deletes.insert(id);
+            Op::Store if !deleted.contains(&id) => repairs.push_back(Repair::Store(id)),
+            Op::Delete if !stored.contains(&id) => repairs.push_back(Repair::Delete(id)),
+            Op::Replace if !deleted.contains(&id) => {
+                if last_replaces.get(&id) == Some(&operation.transaction) {
+                    repairs.push_back(Repair::Replace(id));
                 }
             }
-            Op::Replace if stores.contains(&id) => {}
-            Op::Replace => _ = replaces.insert(id),
+            Op::Store | Op::Delete | Op::Replace => {}
             _ => return Err("an operation that is no change"),
         }
     }
-    if stores.iter().chain(&replaces).any(|id| queue.snapshot(*id).is_none()) {
+    let lives = |repair: &Repair| match repair {
+        Repair::Store(id) | Repair::Replace(id) => queue.snapshot(*id).is_some(),
+        Repair::Delete(_) => true,
+    };
+    if !repairs.iter().all(lives) {
         return Err("the other copy lacks what its operations say");
     }
-    let deletes = deletes.into_iter().map(Repair::Delete);
-    let replaces = replaces.into_iter().map(Repair::Replace);
-    Ok(deletes.chain(replaces).chain(stores.into_iter().map(Repair::Store)).collect())
+    Ok(repairs)
 }
 
 fn reason(status: Status) -> &'static str {
@@ -646,5 +653,86 @@ fn reason(status: Status) -> &'static str {
         Status::NotYours => "its server does not grant it to our account",
         Status::OpsTrimmed => "its operations do not reach back far enough",
         _ => "it refused what it was asked for",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Ticket;
+    use crate::message::{DeliveryState, Envelope, Message};
+
+    fn store(queue: &mut MailQueue, serial: u64) -> MessageId {
+        let envelope = Envelope {
+            reverse_path: "".into(),
+            recipients: vec!["b@example.net".into()],
+            eight_bit: false,
+            leading_dot: false,
+            accepted_unix_ms: serial,
+        };
+        let message = Message { envelope, content: Bytes::from_static(b"x\r\n") };
+        queue.store(Ticket { front: 0, serial }, message.into())
+    }
+
+    fn commit(queue: &mut MailQueue) {
+        let mut ids = Vec::new();
+        queue.commit_up_to(queue.log().head(), |_, id| ids.push(id));
+        ids.into_iter().for_each(|id| queue.release(id));
+    }
+
+    /// The queue's operations after the first `known`.
+    fn operations(queue: &MailQueue, known: u64) -> Vec<Operation> {
+        let operation = |number| {
+            let entry = queue.log().get(number).expect("nothing was trimmed");
+            let (op, digest) = (entry.change.op(), entry.change.digest());
+            Operation { transaction: number, op, id: entry.id, digest, hash: entry.hash }
+        };
+        (known + 1..=queue.log().head().0).map(|number| operation(Transaction(number))).collect()
+    }
+
+    fn ops(repairs: &VecDeque<Repair>) -> Vec<(Op, u64)> {
+        let op = |repair: &Repair| match repair {
+            Repair::Store(id) => (Op::Store, id.0),
+            Repair::Delete(id) => (Op::Delete, id.0),
+            Repair::Replace(id) => (Op::Replace, id.0),
+        };
+        repairs.iter().map(op).collect()
+    }
+
+    #[test]
+    fn a_repair_that_needs_every_operation_repeats_them_in_their_order() {
+        let mut queue = MailQueue::default();
+        store(&mut queue, 1);
+        store(&mut queue, 2);
+        commit(&mut queue);
+        let known = queue.log().head().0;
+        store(&mut queue, 3);
+        let first = queue.next_attempt(0).unwrap().id;
+        queue.settle(first);
+        store(&mut queue, 4);
+        let second = queue.next_attempt(0).unwrap().id;
+        queue.defer(second, DeliveryState { due_unix_ms: 9, ..Default::default() });
+        let repairs = net_repairs(&operations(&queue, known), &queue).unwrap();
+        let expected = [(Op::Store, 3), (Op::Delete, 1), (Op::Store, 4), (Op::Replace, 2)];
+        assert_eq!(ops(&repairs), expected);
+    }
+
+    #[test]
+    fn what_came_and_went_and_states_that_were_replaced_are_left_out() {
+        let mut queue = MailQueue::default();
+        store(&mut queue, 1);
+        commit(&mut queue);
+        store(&mut queue, 2);
+        store(&mut queue, 3);
+        assert!(queue.withdraw(Ticket { front: 0, serial: 2 }));
+        commit(&mut queue);
+        for due_unix_ms in [5, 6] {
+            let id = queue.next_attempt(due_unix_ms).unwrap().id;
+            queue.defer(id, DeliveryState { due_unix_ms, ..Default::default() });
+        }
+        let repairs = net_repairs(&operations(&queue, 1), &queue).unwrap();
+        assert!(repairs.len() < operations(&queue, 1).len(), "the number stays lower");
+        assert!(!ops(&repairs).iter().any(|(_, id)| *id == 2));
+        assert_eq!(ops(&repairs)[0], (Op::Store, 3));
     }
 }
