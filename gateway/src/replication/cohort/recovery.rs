@@ -258,6 +258,18 @@ impl Cohort {
         let members = self.in_set().collect::<Vec<_>>();
         for place in 0..self.units.len() {
             self.abandon_lost_source(place, &members, board);
+        }
+        let waiting = self.units.iter().any(|unit| unit.service == Service::Waiting);
+        if waiting && members.is_empty() {
+            // Nor is that recorded: if it is one queue that is lost, the others are still there.
+            return self.stop("the last recorded copy was lost while it was being read".into());
+        }
+        if self.members.iter().any(|member| member.role == Role::Expelled) {
+            // Nothing goes on without it before the record says so: a successor might start
+            // from it.
+            return;
+        }
+        for place in 0..self.units.len() {
             match self.units[place].service {
                 Service::Waiting => self.begin_to_fetch(place, &members, outlets),
                 Service::Settling { source } => {
@@ -265,11 +277,6 @@ impl Cohort {
                 }
                 Service::Fetching { .. } | Service::Creating | Service::Open => {}
             }
-        }
-        let waiting = self.units.iter().any(|unit| unit.service == Service::Waiting);
-        if waiting && members.is_empty() {
-            // Nor is that recorded: if it is one queue that is lost, the others are still there.
-            self.stop("the last recorded copy was lost while it was being read".into());
         }
     }
 

@@ -88,3 +88,35 @@ fn the_last_copy_is_not_thrown_away_for_want_of_room() {
     assert!(world.fatal.as_ref().is_some_and(|why| why.contains("take more")), "{:?}", world.fatal);
     assert_eq!(world.at_server(0, 0), [id]);
 }
+
+#[test]
+fn a_queue_does_not_open_without_a_copy_that_is_still_recorded() {
+    let mut world = World::new(1);
+    for _ in 0..5 {
+        world.store(0);
+    }
+    world.settle();
+    world.servers[1].patience = 0;
+    world.deliver(0);
+    world.settle();
+    world.servers[1].link.clear();
+    world.cohort = cohort(1, false);
+    world.board = board();
+    world.link_up(0);
+    world.link_up(1);
+    while world.cohort.counters().recovered == 0 {
+        world.step();
+    }
+    // The copy that is furthest is lost while it is read, and the register does not answer.
+    world.link_down(0);
+    world.now += RECOVERY_WAIT;
+    for _ in 0..50 {
+        world.cohort.maintain(world.now, &mut world.servers, &world.board);
+        world.serve(1);
+        assert!(!world.cohort.unit(0).is_open());
+    }
+    world.settle();
+    assert_eq!(world.recorded(), ["b"]);
+    assert!(world.cohort.unit(0).is_open());
+    assert_eq!(world.cohort.unit(0).queue.len(), 5, "it had not heard of the delivery");
+}
