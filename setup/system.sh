@@ -131,3 +131,15 @@ judge() {
     stop sink
     in_turn "$BIN/loadgen" ledger "$@" "$SCRATCH/client.ledger" "$SCRATCH/sink.ledger"
 }
+
+# begin_under_load MIN_SYNC MAILS DELIVERED: a system under a load of so many mails, of which so many
+# have been delivered.
+begin_under_load() {
+    begin
+    prepare_system
+    set_key gateway min_sync "$1"
+    start_system --ledger "$SCRATCH/sink.ledger" --status "$SCRATCH/sink.status"
+    start_load "$2"
+    await_delivered "$3"
+    require_load
+}

@@ -17,31 +17,20 @@ main() {
 }
 
 stays_away() {
-    begin_under_load 1
+    begin_under_load 1 "$MESSAGES" $((MESSAGES / 2))
     kill_hard kvs-b
     end_clean
     say "clean although a KVS was killed and stayed away"
 }
 
 comes_back() {
-    begin_under_load 2
+    begin_under_load 2 "$MESSAGES" $((MESSAGES / 2))
     kill_hard kvs-b
     await 30 grep -q 'ports closed' "$SCRATCH/gateway.log" ||
         die "the gateway still accepts mail 30 s after it lost a KVS that min_sync asks for"
     start_kvs b
     end_clean
     say "clean although a KVS was killed and came back empty"
-}
-
-# begin_under_load MIN_SYNC: a system that has carried half of the load.
-begin_under_load() {
-    begin
-    prepare_system
-    set_key gateway min_sync "$1"
-    start_system --ledger "$SCRATCH/sink.ledger" --status "$SCRATCH/sink.status"
-    start_load "$MESSAGES"
-    await_delivered $((MESSAGES / 2))
-    require_load
 }
 
 end_clean() {

@@ -23,7 +23,7 @@ main() {
 }
 
 stopped_under_load() {
-    begin_under_load 2
+    begin_under_load 2 "$MESSAGES" $((MESSAGES / 3))
     stop_with 0
     start_gateway
     await_load || die "not all mail was accepted"
@@ -33,7 +33,7 @@ stopped_under_load() {
 
 # both_servers_lost MIN_SYNC: the gateway fills both from its memory.
 both_servers_lost() {
-    begin_under_load "$1"
+    begin_under_load "$1" "$MESSAGES" $((MESSAGES / 3))
     kill_hard kvs-a
     kill_hard kvs-b
     await 30 refuses || die "the port is open although no server is there"
@@ -125,17 +125,6 @@ wrong_starts() {
     sed -i "s|^listen = .*|listen = [\"$SINK\"]|" "$SCRATCH/gateway.toml"
     stays_closed 'cannot listen'
     say "wrong starts fail and say why"
-}
-
-# begin_under_load MIN_SYNC: a system that has carried a third of the load.
-begin_under_load() {
-    begin
-    prepare_system
-    set_key gateway min_sync "$1"
-    start_system --ledger "$SCRATCH/sink.ledger" --status "$SCRATCH/sink.status"
-    start_load "$MESSAGES"
-    await_delivered $((MESSAGES / 3))
-    require_load
 }
 
 end_clean() {
