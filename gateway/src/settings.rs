@@ -211,7 +211,7 @@ impl Settings {
             let unit = UnitSettings {
                 queue: QueueIndex(index),
                 name: queue.name.clone(),
-                server_name: format!("{}/{}", self.name, queue.name),
+                server_name: format!("{}/{}", self.name, queue.name).into(),
                 messages_max: queue.messages_max.saturating_mul(2),
                 bytes_max: queue.bytes_max.saturating_mul(2) + SERVER_SLACK_BYTES,
                 headroom_bytes: self.reception.message_size_max,

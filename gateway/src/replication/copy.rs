@@ -13,6 +13,7 @@
 //! copy resumes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use kvs_proto::{Credit, Epoch, MessageId, Op, Sequence, StateVersion, Status, Transaction, chain};
@@ -32,7 +33,7 @@ pub struct QueueContext {
     /// The queue.
     pub queue: QueueIndex,
     /// Its name at the servers.
-    pub name: String,
+    pub name: Arc<str>,
     /// Our epoch.
     pub epoch: Epoch,
     /// Its bound on messages at the servers.

@@ -1,5 +1,7 @@
 //! What a backup queue is asked for and what it answers, as data: the link turns it into frames.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use kvs_proto::{
     ChainHash, ContentDigest, Credit, Epoch, Message as Body, MessageId, Op, Sequence,
@@ -25,7 +27,7 @@ pub enum Ask {
     /// Make the queue and attach to it.
     Create {
         /// Its name at the server.
-        name: String,
+        name: Arc<str>,
         /// Its bound on messages.
         messages_max: u64,
         /// Its bound on bytes.
@@ -34,7 +36,7 @@ pub enum Ask {
     /// Take it over or resume.
     Attach {
         /// Its name at the server.
-        name: String,
+        name: Arc<str>,
     },
     /// Remove it.
     Drop,

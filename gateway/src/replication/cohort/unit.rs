@@ -1,5 +1,7 @@
 //! One queue of a cohort with its copies.
 
+use std::sync::Arc;
+
 use kvs_proto::{Epoch, MessageId, Transaction};
 
 use super::super::copy::{Copy, QueueContext};
@@ -17,7 +19,7 @@ pub struct UnitSettings {
     /// Its name in the configuration and in the record.
     pub name: String,
     /// Its name at the servers.
-    pub server_name: String,
+    pub server_name: Arc<str>,
     /// Its bound on messages at the servers.
     pub messages_max: u64,
     /// Its bound on bytes at the servers.

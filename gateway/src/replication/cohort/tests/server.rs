@@ -127,7 +127,7 @@ impl Server {
     pub(super) fn answer(&mut self, request: Request) -> Vec<Answer> {
         let refuse = |op, status, epoch| vec![Answer::Refused { op, status, epoch }];
         if let Ask::Create { name, .. } | Ask::Attach { name } = &request.ask {
-            self.handles.insert(request.queue.0, name.clone());
+            self.handles.insert(request.queue.0, name.to_string());
         }
         let name = self.handles[&request.queue.0].clone();
         if let Ask::Create { .. } = &request.ask {

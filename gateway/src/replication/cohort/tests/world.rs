@@ -45,7 +45,7 @@ pub(super) fn cohort(min_sync: usize, accept_loss: bool) -> Cohort {
     let unit = |index| UnitSettings {
         queue: QueueIndex(index),
         name: format!("q{index}"),
-        server_name: format!("gw/q{index}"),
+        server_name: format!("gw/q{index}").into(),
         messages_max: 1000,
         bytes_max: 1 << 20,
         headroom_bytes: 1000,
