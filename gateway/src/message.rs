@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kvs_proto::Message as Body;
+use smtp::{Notify, Return};
 
 /// A queue of this gateway: its place in the configuration's list. Handles on the links are the
 /// same number.
@@ -15,15 +16,57 @@ pub struct QueueIndex(pub u32);
 pub struct Envelope {
     /// The reverse-path without its brackets; empty is the null reverse-path.
     pub reverse_path: Box<str>,
-    /// The forward-paths of this queue without brackets, in the client's order; not empty, at most
-    /// [`RECIPIENTS_MAX`].
-    pub recipients: Vec<Box<str>>,
+    /// The recipients of this queue in the client's order; not empty, at most [`RECIPIENTS_MAX`].
+    pub recipients: Vec<Recipient>,
     /// The client declared BODY=8BITMIME.
     pub eight_bit: bool,
+    /// The client declared SMTPUTF8 (RFC 6531).
+    pub utf8: bool,
     /// Some line of the content begins with a dot, so that sending needs dot-stuffing.
     pub leading_dot: bool,
+    /// How much of the message a failure DSN returns, if the client said (RFC 3461 §4.3).
+    pub ret: Option<Return>,
+    /// ENVID as the client gave it, in `xtext` (RFC 3461 §4.4).
+    pub envelope_id: Option<Box<str>>,
+    /// MT-PRIORITY as the client gave it and we allowed it, -9 to 9 (RFC 6710).
+    pub priority: Option<i8>,
     /// When it was accepted, in milliseconds since 1970 (UTC).
     pub accepted_unix_ms: u64,
+}
+
+/// One recipient of a message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recipient {
+    /// The forward-path without its brackets.
+    pub address: Box<str>,
+    /// When the sender wants to be told, if the client said (RFC 3461 §4.1).
+    pub notify: Option<Notify>,
+    /// ORCPT as the client gave it (RFC 3461 §4.2).
+    pub original: Option<Box<str>>,
+}
+
+impl Recipient {
+    /// A recipient of whom the client said nothing but the address.
+    pub fn new(address: impl Into<Box<str>>) -> Recipient {
+        Recipient { address: address.into(), notify: None, original: None }
+    }
+}
+
+impl Envelope {
+    /// An envelope without anything that extensions add.
+    pub fn new(reverse_path: impl Into<Box<str>>, recipients: Vec<Recipient>) -> Envelope {
+        Envelope {
+            reverse_path: reverse_path.into(),
+            recipients,
+            eight_bit: false,
+            utf8: false,
+            leading_dot: false,
+            ret: None,
+            envelope_id: None,
+            priority: None,
+            accepted_unix_ms: 0,
+        }
+    }
 }
 
 /// Most recipients of one message in one queue; RCPT beyond it is answered 452 (RFC 5321
@@ -59,12 +102,14 @@ pub struct DeliveryState {
 ///
 /// | bytes | |
 /// | --- | --- |
-/// | 0 | layout, 1 |
-/// | 1 | bit 0: 8-bit content, bit 1: some line begins with a dot |
-/// | 2..4 | number of recipients |
-/// | 4..12 | accepted, ms since 1970 |
-/// | 12..14 | length of the reverse-path, which follows |
-/// | … | each recipient: 2 bytes of length, then the forward-path |
+/// | 0 | layout, 2 |
+/// | 1 | bit 0: 8-bit content, 1: some line begins with a dot, 2: SMTPUTF8, 3: RET=FULL, 4: RET=HDRS, 5: an ENVID follows, 6: a priority is given |
+/// | 2 | priority, signed |
+/// | 3..5 | number of recipients |
+/// | 5..13 | accepted, ms since 1970 |
+/// | 13..15 | length of the reverse-path, which follows |
+/// | … | if there is an ENVID: 2 bytes of length, then itself |
+/// | … | each recipient: 1 byte of flags (bits 0 to 2: NOTIFY has SUCCESS, FAILURE, DELAY; 3: NOTIFY was given; 4: an ORCPT follows), 2 bytes of length, the forward-path, and the ORCPT in the same way |
 /// | … | the content, to the end |
 #[derive(Clone, Debug)]
 pub struct StoredMessage {
@@ -78,9 +123,20 @@ pub struct StoredMessage {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BadMessage;
 
-const LAYOUT: u8 = 1;
-const FLAG_EIGHT_BIT: u8 = 1;
-const FLAG_LEADING_DOT: u8 = 2;
+const LAYOUT: u8 = 2;
+const EIGHT_BIT: u8 = 1;
+const LEADING_DOT: u8 = 1 << 1;
+const UTF8: u8 = 1 << 2;
+const RET_FULL: u8 = 1 << 3;
+const RET_HEADERS: u8 = 1 << 4;
+const HAS_ENVELOPE_ID: u8 = 1 << 5;
+const HAS_PRIORITY: u8 = 1 << 6;
+
+const NOTIFY_SUCCESS: u8 = 1;
+const NOTIFY_FAILURE: u8 = 1 << 1;
+const NOTIFY_DELAY: u8 = 1 << 2;
+const HAS_NOTIFY: u8 = 1 << 3;
+const HAS_ORIGINAL: u8 = 1 << 4;
 
 impl StoredMessage {
     /// Encodes the envelope and computes the checksums, once for all copies.
@@ -99,27 +155,9 @@ impl StoredMessage {
     /// [`BadMessage`].
     pub fn decode(body: Bytes) -> Result<StoredMessage, BadMessage> {
         let mut reader = Reader { rest: &body };
-        if reader.u8()? != LAYOUT {
-            return Err(BadMessage);
-        }
-        let flags = reader.u8()?;
-        let recipient_count = usize::from(reader.u16()?);
-        if recipient_count == 0 || recipient_count > RECIPIENTS_MAX {
-            return Err(BadMessage);
-        }
-        let accepted_unix_ms = reader.u64()?;
-        let reverse_path = reader.path()?;
-        let recipients =
-            (0..recipient_count).map(|_| reader.path()).collect::<Result<Vec<_>, _>>()?;
+        let envelope = reader.envelope()?;
         let head_size = body.len() - reader.rest.len();
         let content = body.slice(head_size..);
-        let envelope = Envelope {
-            reverse_path,
-            recipients,
-            eight_bit: flags & FLAG_EIGHT_BIT != 0,
-            leading_dot: flags & FLAG_LEADING_DOT != 0,
-            accepted_unix_ms,
-        };
         let body = Body::new(body.slice(..head_size), content.clone());
         let message = Arc::new(Message { envelope, content });
         Ok(StoredMessage { message, body })
@@ -169,20 +207,55 @@ impl DeliveryState {
 
 fn encode_head(envelope: &Envelope) -> Bytes {
     assert!(!envelope.recipients.is_empty() && envelope.recipients.len() <= RECIPIENTS_MAX);
-    let paths = envelope.recipients.iter().map(|path| path.len() + 2).sum::<usize>();
-    let mut head = BytesMut::with_capacity(14 + envelope.reverse_path.len() + paths);
+    let mut head = BytesMut::with_capacity(HEAD_SIZE_TYPICAL);
     head.put_u8(LAYOUT);
-    let eight_bit = if envelope.eight_bit { FLAG_EIGHT_BIT } else { 0 };
-    let leading_dot = if envelope.leading_dot { FLAG_LEADING_DOT } else { 0 };
-    head.put_u8(eight_bit | leading_dot);
+    head.put_u8(envelope_flags(envelope));
+    head.put_i8(envelope.priority.unwrap_or(0));
     head.put_u16_le(length_u16(envelope.recipients.len()));
     head.put_u64_le(envelope.accepted_unix_ms);
-    for path in std::iter::once(&envelope.reverse_path).chain(&envelope.recipients) {
-        head.put_u16_le(length_u16(path.len()));
-        head.put_slice(path.as_bytes());
+    put_text(&mut head, &envelope.reverse_path);
+    if let Some(envelope_id) = &envelope.envelope_id {
+        put_text(&mut head, envelope_id);
+    }
+    for recipient in &envelope.recipients {
+        head.put_u8(recipient_flags(recipient));
+        put_text(&mut head, &recipient.address);
+        if let Some(original) = &recipient.original {
+            put_text(&mut head, original);
+        }
     }
     head.freeze()
 }
+
+fn envelope_flags(envelope: &Envelope) -> u8 {
+    let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+    flag(envelope.eight_bit, EIGHT_BIT)
+        | flag(envelope.leading_dot, LEADING_DOT)
+        | flag(envelope.utf8, UTF8)
+        | flag(envelope.ret == Some(Return::Full), RET_FULL)
+        | flag(envelope.ret == Some(Return::Headers), RET_HEADERS)
+        | flag(envelope.envelope_id.is_some(), HAS_ENVELOPE_ID)
+        | flag(envelope.priority.is_some(), HAS_PRIORITY)
+}
+
+fn recipient_flags(recipient: &Recipient) -> u8 {
+    let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+    let notify = recipient.notify.map_or(0, |notify| {
+        HAS_NOTIFY
+            | flag(notify.success, NOTIFY_SUCCESS)
+            | flag(notify.failure, NOTIFY_FAILURE)
+            | flag(notify.delay, NOTIFY_DELAY)
+    });
+    notify | flag(recipient.original.is_some(), HAS_ORIGINAL)
+}
+
+fn put_text(head: &mut BytesMut, text: &str) {
+    head.put_u16_le(length_u16(text.len()));
+    head.put_slice(text.as_bytes());
+}
+
+/// Room for the head of a usual message: a reverse-path and a few recipients.
+const HEAD_SIZE_TYPICAL: usize = 128;
 
 fn length_u16(length: usize) -> u16 {
     u16::try_from(length).expect("paths are bounded by the length of a command line")
@@ -216,10 +289,58 @@ impl Reader<'_> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    fn path(&mut self) -> Result<Box<str>, BadMessage> {
+    fn text(&mut self) -> Result<Box<str>, BadMessage> {
         let length = usize::from(self.u16()?);
-        let path = str::from_utf8(self.take(length)?).map_err(|_| BadMessage)?;
-        Ok(path.into())
+        let text = str::from_utf8(self.take(length)?).map_err(|_| BadMessage)?;
+        Ok(text.into())
+    }
+
+    fn envelope(&mut self) -> Result<Envelope, BadMessage> {
+        if self.u8()? != LAYOUT {
+            return Err(BadMessage);
+        }
+        let flags = self.u8()?;
+        let priority = i8::from_le_bytes(self.array()?);
+        let recipient_count = usize::from(self.u16()?);
+        if recipient_count == 0 || recipient_count > RECIPIENTS_MAX {
+            return Err(BadMessage);
+        }
+        let accepted_unix_ms = self.u64()?;
+        let reverse_path = self.text()?;
+        let has_id = flags & HAS_ENVELOPE_ID != 0;
+        let envelope_id = if has_id { Some(self.text()?) } else { None };
+        let recipients =
+            (0..recipient_count).map(|_| self.recipient()).collect::<Result<_, _>>()?;
+        let ret = match flags & (RET_FULL | RET_HEADERS) {
+            0 => None,
+            RET_FULL => Some(Return::Full),
+            RET_HEADERS => Some(Return::Headers),
+            _ => return Err(BadMessage),
+        };
+        Ok(Envelope {
+            reverse_path,
+            recipients,
+            eight_bit: flags & EIGHT_BIT != 0,
+            utf8: flags & UTF8 != 0,
+            leading_dot: flags & LEADING_DOT != 0,
+            ret,
+            envelope_id,
+            priority: (flags & HAS_PRIORITY != 0).then_some(priority),
+            accepted_unix_ms,
+        })
+    }
+
+    fn recipient(&mut self) -> Result<Recipient, BadMessage> {
+        let flags = self.u8()?;
+        let notify = Notify {
+            success: flags & NOTIFY_SUCCESS != 0,
+            failure: flags & NOTIFY_FAILURE != 0,
+            delay: flags & NOTIFY_DELAY != 0,
+        };
+        let address = self.text()?;
+        let original = if flags & HAS_ORIGINAL != 0 { Some(self.text()?) } else { None };
+        let notify = (flags & HAS_NOTIFY != 0).then_some(notify);
+        Ok(Recipient { address, notify, original })
     }
 }
 
@@ -233,17 +354,44 @@ mod tests {
         Arc::new(Message { envelope, content })
     }
 
+    fn notify() -> impl Strategy<Value = Option<Notify>> {
+        let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+        let notify = |(success, failure, delay)| Notify { success, failure, delay };
+        prop::option::of(flags.prop_map(notify))
+    }
+
+    prop_compose! {
+        fn recipient()(
+            address in "[a-zé@.]{1,40}",
+            notify in notify(),
+            original in prop::option::of("rfc822;[a-z@.]{1,40}"),
+        ) -> Recipient {
+            let original = original.map(String::into_boxed_str);
+            Recipient { address: address.into(), notify, original }
+        }
+    }
+
     prop_compose! {
         fn envelopes()(
             reverse_path in "[a-z@.]{0,40}",
-            recipients in prop::collection::vec("[a-z@.]{1,40}", 1..20),
-            eight_bit: bool,
-            leading_dot: bool,
+            recipients in prop::collection::vec(recipient(), 1..20),
+            flags: [bool; 3],
+            ret in prop::sample::select(vec![None, Some(Return::Full), Some(Return::Headers)]),
+            envelope_id in prop::option::of("[a-z0-9]{1,100}"),
+            priority in prop::option::of(-9_i8..=9),
             accepted_unix_ms: u64,
         ) -> Envelope {
-            let recipients = recipients.into_iter().map(String::into_boxed_str).collect();
-            let reverse_path = reverse_path.into();
-            Envelope { reverse_path, recipients, eight_bit, leading_dot, accepted_unix_ms }
+            Envelope {
+                reverse_path: reverse_path.into(),
+                recipients,
+                eight_bit: flags[0],
+                utf8: flags[1],
+                leading_dot: flags[2],
+                ret,
+                envelope_id: envelope_id.map(String::into_boxed_str),
+                priority,
+                accepted_unix_ms,
+            }
         }
     }
 

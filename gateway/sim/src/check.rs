@@ -207,19 +207,14 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use gateway::api::Ticket;
-    use gateway::message::{Envelope, Message};
+    use gateway::message::{Envelope, Message, Recipient};
 
     /// A queue with two messages, and a true copy of it.
     fn pair() -> (MailQueue, CopyNumbers) {
         let mut queue = MailQueue::default();
         for serial in 1..=2 {
-            let envelope = Envelope {
-                reverse_path: "a@b".into(),
-                recipients: vec!["c@d".into()],
-                eight_bit: false,
-                leading_dot: false,
-                accepted_unix_ms: serial,
-            };
+            let mut envelope = Envelope::new("a@b", vec![Recipient::new("c@d")]);
+            envelope.accepted_unix_ms = serial;
             let message = Message { envelope, content: Bytes::from_static(b"x\r\n") };
             queue.store(Ticket { front: 0, serial }, message.into());
         }

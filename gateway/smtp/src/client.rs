@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 
+use crate::esmtp::{Notify, Return};
 use crate::output::{Mark, Outgoing};
 use crate::reply::{EnhancedCode, Reply, ReplyLine, ReplyLines};
 
@@ -64,7 +65,7 @@ pub struct NewMail<'a, R> {
     pub key: u64,
     /// Without brackets; empty is the null reverse-path.
     pub reverse_path: &'a str,
-    /// Without brackets; at least one.
+    /// At least one.
     pub recipients: R,
     /// Canonical content (see [`Outgoing`]).
     pub content: Bytes,
@@ -72,6 +73,25 @@ pub struct NewMail<'a, R> {
     pub leading_dot: bool,
     /// It was declared BODY=8BITMIME.
     pub eight_bit: bool,
+    /// It was declared SMTPUTF8.
+    pub utf8: bool,
+    /// RET.
+    pub ret: Option<Return>,
+    /// ENVID, in `xtext`.
+    pub envelope_id: Option<&'a str>,
+    /// MT-PRIORITY.
+    pub priority: Option<i8>,
+}
+
+/// A recipient of a transaction to do.
+#[derive(Clone, Copy, Debug)]
+pub struct NewRecipient<'a> {
+    /// Without brackets.
+    pub address: &'a str,
+    /// NOTIFY.
+    pub notify: Option<Notify>,
+    /// ORCPT, with its address type, encoded.
+    pub original: Option<&'a str>,
 }
 
 /// What happened.
@@ -326,7 +346,7 @@ impl ClientSession {
     /// Begins a transaction. What the server is known to refuse finishes at once.
     pub fn submit<'a, R>(&mut self, mail: NewMail<'a, R>)
     where
-        R: ExactSizeIterator<Item = &'a str>,
+        R: ExactSizeIterator<Item = NewRecipient<'a>>,
     {
         assert!(self.can_submit(), "no transaction can begin now");
         assert!(mail.recipients.len() > 0, "a transaction has recipients");
@@ -353,10 +373,12 @@ impl ClientSession {
             if self.capabilities.pipelining {
                 self.push_command(
                     Expected::Recipient(place),
-                    &[b"RCPT TO:<", recipient.as_bytes(), b">"],
+                    &[b"RCPT TO:<", recipient.address.as_bytes(), b">"],
                 );
             } else {
-                exchange.unsent.push_back([b"RCPT TO:<", recipient.as_bytes(), b">"].concat());
+                exchange
+                    .unsent
+                    .push_back([b"RCPT TO:<", recipient.address.as_bytes(), b">"].concat());
             }
         }
         if self.capabilities.pipelining {

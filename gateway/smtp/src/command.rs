@@ -1,5 +1,6 @@
 //! Command lines (RFC 5321 §4.1.1), parsed into what they mean or into the refusal they get.
 
+use crate::esmtp::{MailParameters, RecipientParameters};
 use crate::path::{ForwardPath, HelloName, PathError, ReversePath};
 use crate::reply::Refusal;
 
@@ -7,22 +8,14 @@ use crate::reply::Refusal;
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum Command {
     Hello { name: HelloName, extended: bool },
-    Mail(Mail),
-    Recipient { path: ForwardPath },
+    Mail(MailParameters),
+    Recipient(RecipientParameters),
     Data,
     Reset,
     Noop,
     Quit,
     Verify,
     Help,
-}
-
-/// MAIL and its parameters.
-#[derive(PartialEq, Eq, Debug)]
-pub(crate) struct Mail {
-    pub(crate) reverse_path: ReversePath,
-    pub(crate) size: Option<u64>,
-    pub(crate) eight_bit: bool,
 }
 
 impl Command {
@@ -96,7 +89,15 @@ fn mail(argument: &[u8], extended: bool) -> Result<Command, Refusal> {
     let path = strip_keyword(argument, b"FROM:").ok_or(BAD_SENDER)?;
     let (reverse_path, rest) =
         ReversePath::parse(path).map_err(|error| path_refusal(error, BAD_SENDER))?;
-    let mut mail = Mail { reverse_path, size: None, eight_bit: false };
+    let mut mail = MailParameters {
+        reverse_path,
+        size: None,
+        eight_bit: false,
+        utf8: false,
+        ret: None,
+        envelope_id: None,
+        priority: None,
+    };
     let mut body_given = false;
     for parameter in parameters(rest, BAD_SENDER)? {
         let (keyword, value) = split_parameter(parameter);
@@ -126,7 +127,7 @@ fn recipient(argument: &[u8]) -> Result<Command, Refusal> {
     let (path, rest) =
         ForwardPath::parse(path).map_err(|error| path_refusal(error, BAD_RECIPIENT))?;
     match parameters(rest, BAD_RECIPIENT)?.next() {
-        None => Ok(Command::Recipient { path }),
+        None => Ok(Command::Recipient(RecipientParameters { path, notify: None, original: None })),
         Some(_) => Err(UNKNOWN_PARAMETER),
     }
 }

@@ -16,6 +16,7 @@ extern crate alloc;
 mod client;
 mod command;
 mod content;
+mod esmtp;
 mod output;
 mod path;
 mod reply;
@@ -23,15 +24,14 @@ mod server;
 
 pub use client::{
     Capabilities, ClientEvent, ClientOptions, ClientSession, Finished, LossReason, NewMail,
-    RecipientResult, Results, Waiting,
+    NewRecipient, RecipientResult, Results, Waiting,
 };
 pub use content::{ContentErrors, ContentSummary, Decoder};
+pub use esmtp::{MailParameters, Notify, RecipientParameters, Return};
 pub use output::Outgoing;
 pub use path::{ForwardPath, HelloName, PathError, ReversePath};
 pub use reply::{
     EnhancedCode, MalformedReply, REPLY_LINE_MAX, REPLY_LINES_MAX, REPLY_TEXT_MAX, Refusal, Reply,
     ReplyLine, ReplyLines,
 };
-pub use server::{
-    COMMAND_LINE_MAX, MailParameters, OUTPUT_LEN_MAX, ServerEvent, ServerLimits, ServerSession,
-};
+pub use server::{COMMAND_LINE_MAX, OUTPUT_LEN_MAX, ServerEvent, ServerLimits, ServerSession};

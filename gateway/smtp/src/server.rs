@@ -7,7 +7,8 @@ use core::fmt::{self, Write};
 
 use crate::command::{self, Command};
 use crate::content::{ContentErrors, ContentSummary, Decoder};
-use crate::path::{ForwardPath, HelloName, ReversePath};
+use crate::esmtp::{MailParameters, RecipientParameters};
+use crate::path::HelloName;
 use crate::reply::Refusal;
 
 /// One session, from greeting to QUIT, without its connection.
@@ -66,7 +67,7 @@ pub enum ServerEvent {
     /// MAIL. Verdict: [`ServerSession::accept_mail`] or `refuse`.
     Mail(MailParameters),
     /// RCPT. Verdict: [`ServerSession::accept_recipient`] or `refuse`.
-    Recipient(ForwardPath),
+    Recipient(RecipientParameters),
     /// DATA, with at least one recipient accepted. Reserve what the message needs before the
     /// verdict: [`ServerSession::accept_data`] or `refuse`.
     DataRequested,
@@ -79,17 +80,6 @@ pub enum ServerEvent {
     /// The session is over, and so is the transaction if one was under way: send what there is
     /// and close.
     Quit,
-}
-
-/// What MAIL said.
-#[derive(PartialEq, Eq, Debug)]
-pub struct MailParameters {
-    /// From whom.
-    pub reverse_path: ReversePath,
-    /// The size that the client declared, in octets.
-    pub size: Option<u64>,
-    /// BODY=8BITMIME.
-    pub eight_bit: bool,
 }
 
 /// How the client introduced itself.
@@ -325,13 +315,13 @@ impl ServerSession {
             Command::Mail(_) if self.hello.is_none() => self.refuse_command(&HELLO_FIRST),
             Command::Mail(_) if self.has_mail => self.refuse_command(&NESTED_MAIL),
             Command::Mail(mail) => self.handle_mail(mail),
-            Command::Recipient { .. } if !self.has_mail => self.refuse_command(&MAIL_FIRST),
-            Command::Recipient { .. } if self.recipients >= self.limits.recipients_max => {
+            Command::Recipient(_) if !self.has_mail => self.refuse_command(&MAIL_FIRST),
+            Command::Recipient(_) if self.recipients >= self.limits.recipients_max => {
                 self.write_refusal(&TOO_MANY_RECIPIENTS);
             }
-            Command::Recipient { path } => {
+            Command::Recipient(parameters) => {
                 self.phase = Phase::Recipient;
-                self.event = Some(ServerEvent::Recipient(path));
+                self.event = Some(ServerEvent::Recipient(parameters));
             }
             Command::Data if !self.has_mail => self.refuse_command(&MAIL_FIRST),
             // RFC 5321 §3.3: 503 or 554 when no RCPT was accepted.
@@ -357,17 +347,13 @@ impl ServerSession {
         }
     }
 
-    fn handle_mail(&mut self, mail: command::Mail) {
+    fn handle_mail(&mut self, mail: MailParameters) {
         // RFC 1870 §6.1.
         if mail.size.is_some_and(|size| size > self.limits.message_size_max) {
             return self.write_refusal(&TOO_LARGE);
         }
         self.phase = Phase::Mail;
-        self.event = Some(ServerEvent::Mail(MailParameters {
-            reverse_path: mail.reverse_path,
-            size: mail.size,
-            eight_bit: mail.eight_bit,
-        }));
+        self.event = Some(ServerEvent::Mail(mail));
     }
 
     fn abort_transaction(&mut self) {
@@ -519,7 +505,7 @@ mod tests {
             self.events.push(alloc::format!("{event:?}"));
             match event {
                 ServerEvent::Mail(_) => self.session.accept_mail(),
-                ServerEvent::Recipient(path) if path.as_str().starts_with("no") => {
+                ServerEvent::Recipient(to) if to.path.as_str().starts_with("no") => {
                     self.session.refuse(&Refusal::new(550, (5, 1, 1), "Unknown"));
                 }
                 ServerEvent::Recipient(_) => self.session.accept_recipient(),

@@ -29,7 +29,7 @@ pub(super) fn accepted(
         id = id.0,
         mail = %mail_id,
         from = %envelope.reverse_path,
-        to = %List(envelope.recipients.iter().map(|recipient| &**recipient)),
+        to = %List(envelope.recipients.iter().map(|recipient| &*recipient.address)),
         size_bytes,
     );
 }

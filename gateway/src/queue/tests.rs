@@ -4,16 +4,11 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::message::{Envelope, Message};
+use crate::message::{Envelope, Message, Recipient};
 
 fn message(text: &'static str) -> MessageRef {
-    let envelope = Envelope {
-        reverse_path: "a@example.org".into(),
-        recipients: vec!["b@example.net".into()],
-        eight_bit: false,
-        leading_dot: false,
-        accepted_unix_ms: 1,
-    };
+    let mut envelope = Envelope::new("a@example.org", vec![Recipient::new("b@example.net")]);
+    envelope.accepted_unix_ms = 1;
     Arc::new(Message { envelope, content: Bytes::from_static(text.as_bytes()) })
 }
 

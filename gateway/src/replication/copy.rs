@@ -661,16 +661,11 @@ fn reason(status: Status) -> &'static str {
 mod tests {
     use super::*;
     use crate::api::Ticket;
-    use crate::message::{DeliveryState, Envelope, Message};
+    use crate::message::{DeliveryState, Envelope, Message, Recipient};
 
     fn store(queue: &mut MailQueue, serial: u64) -> MessageId {
-        let envelope = Envelope {
-            reverse_path: "".into(),
-            recipients: vec!["b@example.net".into()],
-            eight_bit: false,
-            leading_dot: false,
-            accepted_unix_ms: serial,
-        };
+        let mut envelope = Envelope::new("", vec![Recipient::new("b@example.net")]);
+        envelope.accepted_unix_ms = serial;
         let message = Message { envelope, content: Bytes::from_static(b"x\r\n") };
         queue.store(Ticket { front: 0, serial }, message.into())
     }

@@ -21,11 +21,19 @@ fn submit(session: &mut ClientSession, key: u64, recipients: &[&str], content: &
     session.submit(NewMail {
         key,
         reverse_path: "a@b",
-        recipients: recipients.iter().copied(),
+        recipients: recipients.iter().map(|address| recipient(address)),
         content: Bytes::from_static(content.as_bytes()),
         leading_dot: content.contains("\n.") || content.starts_with('.'),
         eight_bit: !content.is_ascii(),
+        utf8: false,
+        ret: None,
+        envelope_id: None,
+        priority: None,
     });
+}
+
+fn recipient(address: &str) -> NewRecipient<'_> {
+    NewRecipient { address, notify: None, original: None }
 }
 
 /// All that the session wants to send, as sent.

@@ -5,13 +5,13 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use smtp::{ClientOptions, ClientSession, NewMail, Waiting};
+use smtp::{ClientOptions, ClientSession, NewMail, NewRecipient, Waiting};
 use tcpstack::{ConnectionId, Instant, SendError, Transport};
 
 use super::lane::Attempt;
 use super::outcome::InFlight;
 use crate::front::config::DeliveryTimeouts;
-use crate::message::{MessageRef, QueueIndex};
+use crate::message::{MessageRef, QueueIndex, Recipient};
 
 /// A client session and its connection.
 #[derive(Debug)]
@@ -67,10 +67,14 @@ impl Connection {
         self.smtp.submit(NewMail {
             key: in_flight.attempt.id.0,
             reverse_path: &envelope.reverse_path,
-            recipients: in_flight.recipients(),
+            recipients: in_flight.recipients().map(new_recipient),
             content: message.content.clone(),
             leading_dot: envelope.leading_dot,
             eight_bit: envelope.eight_bit,
+            utf8: envelope.utf8,
+            ret: envelope.ret,
+            envelope_id: envelope.envelope_id.as_deref(),
+            priority: envelope.priority,
         });
         self.in_flight.push_back(in_flight);
     }
@@ -114,6 +118,11 @@ impl Connection {
             Waiting::Nothing => timeouts.idle,
         }
     }
+}
+
+fn new_recipient(recipient: &Recipient) -> NewRecipient<'_> {
+    let Recipient { address, notify, original } = recipient;
+    NewRecipient { address, notify: *notify, original: original.as_deref() }
 }
 
 /// How long the answer to QUIT may take. It decides nothing, and stopping waits for it.

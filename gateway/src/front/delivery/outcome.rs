@@ -9,6 +9,7 @@ use super::lane::Attempt;
 use crate::api::Outcome;
 use crate::front::counters::DeliveryCounters;
 use crate::front::record::Attempted;
+use crate::message::Recipient;
 
 /// An attempt on a connection.
 #[derive(Debug)]
@@ -27,10 +28,10 @@ impl InFlight {
         InFlight { attempt, places, started_unix_ms: unix_ms }
     }
 
-    /// Addresses that are offered, in order.
-    pub(super) fn recipients(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
+    /// The recipients that are offered, in order.
+    pub(super) fn recipients(&self) -> impl ExactSizeIterator<Item = &Recipient> + Clone {
         let recipients = &self.attempt.message.envelope.recipients;
-        self.places.iter().map(|place| &*recipients[*place])
+        self.places.iter().map(|place| &recipients[*place])
     }
 }
 
@@ -62,7 +63,7 @@ pub(super) fn settle(
         let of_kind = of_kind.filter(|(result, _)| Kind::of(result) == kind);
         if let Some((first, _)) = of_kind.clone().next() {
             let reply = reply_of(first, finished.reply.as_ref());
-            attempted.ended(kind.name(), of_kind.map(|(_, recipient)| recipient), reply);
+            attempted.ended(kind.name(), of_kind.map(|(_, recipient)| &*recipient.address), reply);
         }
     }
     let mut is_settled = true;

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use smtp::{ContentSummary, MailParameters, Refusal, ServerEvent, ServerSession};
-use smtp::{ForwardPath, ServerLimits};
+use smtp::{
+    ContentSummary, MailParameters, RecipientParameters, Refusal, Return, ServerEvent,
+    ServerLimits, ServerSession,
+};
 use tcpstack::{ConnectionId, Instant};
 
 use super::commits::{Part, WaitingMail};
@@ -14,7 +16,7 @@ use super::reservation::Reservation;
 use super::trace::{self, MailId, TraceHeader};
 use crate::api::{Command, Ticket};
 use crate::board::Shortage;
-use crate::message::{Envelope, Message, MessageRef, QueueIndex};
+use crate::message::{Envelope, Message, MessageRef, QueueIndex, Recipient};
 
 /// A session and its connection.
 #[derive(Debug)]
@@ -43,9 +45,13 @@ pub(super) struct Session {
 struct Transaction {
     reverse_path: Box<str>,
     eight_bit: bool,
+    utf8: bool,
+    ret: Option<Return>,
+    envelope_id: Option<Box<str>>,
+    priority: Option<i8>,
     declared_size: Option<u64>,
     /// Accepted, in the client's order, each with its queue.
-    recipients: Vec<(QueueIndex, Box<str>)>,
+    recipients: Vec<(QueueIndex, Recipient)>,
     /// Since DATA.
     data: Option<Data>,
 }
@@ -108,7 +114,7 @@ impl Session {
     fn apply(&mut self, event: ServerEvent, desk: &mut Desk) {
         match event {
             ServerEvent::Mail(parameters) => self.begin(parameters, desk),
-            ServerEvent::Recipient(path) => self.add_recipient(path, desk),
+            ServerEvent::Recipient(parameters) => self.add_recipient(parameters, desk),
             ServerEvent::DataRequested => self.begin_data(desk),
             ServerEvent::EndOfData(summary) => self.store(summary, desk),
             ServerEvent::Aborted | ServerEvent::Quit => self.abandon(),
@@ -125,13 +131,18 @@ impl Session {
         self.transaction = Transaction {
             reverse_path: parameters.reverse_path.into_boxed_str(),
             eight_bit: parameters.eight_bit,
+            utf8: parameters.utf8,
+            ret: parameters.ret,
+            envelope_id: parameters.envelope_id,
+            priority: parameters.priority,
             declared_size: parameters.size,
             ..Transaction::default()
         };
         self.smtp.accept_mail();
     }
 
-    fn add_recipient(&mut self, path: ForwardPath, desk: &mut Desk) {
+    fn add_recipient(&mut self, parameters: RecipientParameters, desk: &mut Desk) {
+        let RecipientParameters { path, notify, original } = parameters;
         // A bare postmaster is ours (RFC 5321 §4.5.1), wherever our own name is routed to.
         let domain = path.domain().unwrap_or(&desk.hostname);
         let Some(queue) = desk.config.routes.queue_for(domain) else {
@@ -142,7 +153,8 @@ impl Session {
             desk.counters.recipients_suspended += 1;
             return self.smtp.refuse(&SUSPENDED);
         }
-        self.transaction.recipients.push((queue, path.into_boxed_str()));
+        let recipient = Recipient { address: path.into_boxed_str(), notify, original };
+        self.transaction.recipients.push((queue, recipient));
         self.smtp.accept_recipient();
     }
 
@@ -219,7 +231,11 @@ impl Session {
                 reverse_path: transaction.reverse_path.clone(),
                 recipients: take_recipients(&mut recipients, queue, is_shared),
                 eight_bit: transaction.eight_bit,
+                utf8: transaction.utf8,
                 leading_dot: summary.leading_dot,
+                ret: transaction.ret,
+                envelope_id: transaction.envelope_id.clone(),
+                priority: transaction.priority,
                 accepted_unix_ms: desk.unix_ms,
             };
             let content = content.clone();
@@ -239,10 +255,10 @@ impl Session {
 
 /// The recipients of one queue. Where there are no others, nothing is searched.
 fn take_recipients(
-    recipients: &mut Vec<(QueueIndex, Box<str>)>,
+    recipients: &mut Vec<(QueueIndex, Recipient)>,
     queue: QueueIndex,
     is_shared: bool,
-) -> Vec<Box<str>> {
+) -> Vec<Recipient> {
     if !is_shared {
         return recipients.drain(..).map(|(_, recipient)| recipient).collect();
     }

@@ -80,15 +80,11 @@ fn retry<T: Transport>(
     id: kvs_proto::MessageId,
     state: crate::message::DeliveryState,
 ) -> kvs_proto::MessageId {
-    let envelope = crate::message::Envelope {
-        reverse_path: "s@x.example".into(),
-        recipients: ["no", "yes", "later", "ok"]
-            .map(|who| format!("{who}@a.example").into())
-            .into(),
-        eight_bit: false,
-        leading_dot: false,
-        accepted_unix_ms: UNIX_MS,
-    };
+    let recipients = ["no", "yes", "later", "ok"]
+        .map(|who| crate::message::Recipient::new(format!("{who}@a.example")))
+        .into();
+    let mut envelope = crate::message::Envelope::new("s@x.example", recipients);
+    envelope.accepted_unix_ms = UNIX_MS;
     let content = bytes::Bytes::from_static(b"x\r\n");
     world.board.reserve(Q0, content.len()).unwrap();
     let message = Arc::new(crate::message::Message { envelope, content });

@@ -10,7 +10,7 @@ use tcpstack::Instant;
 use super::server::Server;
 use crate::api::Ticket;
 use crate::board::Board;
-use crate::message::{DeliveryState, Envelope, Message, QueueIndex};
+use crate::message::{DeliveryState, Envelope, Message, QueueIndex, Recipient};
 use crate::replication::cohort::{Cohort, CohortEvent, Policy, UnitSettings};
 use crate::replication::record::{Record, RegisterAnswer, RegisterCall};
 use crate::replication::request::Reply;
@@ -230,12 +230,7 @@ impl World {
 }
 
 pub(super) fn message(serial: u64) -> crate::message::MessageRef {
-    let envelope = Envelope {
-        reverse_path: "".into(),
-        recipients: vec!["b@example.net".into()],
-        eight_bit: false,
-        leading_dot: false,
-        accepted_unix_ms: serial,
-    };
+    let mut envelope = Envelope::new("", vec![Recipient::new("b@example.net")]);
+    envelope.accepted_unix_ms = serial;
     Arc::new(Message { envelope, content: Bytes::from(format!("message {serial}")) })
 }
