@@ -89,10 +89,10 @@ impl Command {
 pub enum Outcome {
     /// Nothing is left to do: each recipient delivered or failed for good. Delete.
     Settled,
-    /// Some recipients are left after a transient failure. The state says which are not; attempts
-    /// and due time are filled in by the shard's retry schedule.
+    /// Some recipients are left after a transient failure, or the sender has to be told about some.
+    /// The state says which; attempts and due time are filled in by the shard's retry schedule.
     Deferred {
-        /// With the settled recipients marked.
+        /// With what became of each recipient, and why.
         state: DeliveryState,
     },
     /// Not tried: the destination is down or paused, or we are stopping. The message goes back to its

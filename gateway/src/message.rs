@@ -1,10 +1,14 @@
 //! A queued message: envelope, content, and the small record of how far delivery has come.
 
+mod state;
+
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kvs_proto::Message as Body;
 use smtp::{Notify, Return};
+
+pub use state::{DeliveryState, Explanation, RecipientStatus};
 
 /// A queue of this gateway: its place in the configuration's list. Handles on the links are the
 /// same number.
@@ -86,18 +90,6 @@ pub struct Message {
 /// A shared message.
 pub type MessageRef = Arc<Message>;
 
-/// How far delivery has come: backed up by `replace`.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct DeliveryState {
-    /// Attempts that ended with a transient failure.
-    pub attempts: u16,
-    /// When the next attempt is due, in milliseconds since 1970 (UTC); 0: at once.
-    pub due_unix_ms: u64,
-    /// One bit per recipient, by its place in the envelope: set when nothing is left to do for it
-    /// (delivered, or failed for good). Empty means none.
-    pub settled: Vec<u8>,
-}
-
 /// A message as the backups keep it: a head with the envelope, then the content.
 ///
 /// | bytes | |
@@ -161,47 +153,6 @@ impl StoredMessage {
         let body = Body::new(body.slice(..head_size), content.clone());
         let message = Arc::new(Message { envelope, content });
         Ok(StoredMessage { message, body })
-    }
-}
-
-impl DeliveryState {
-    /// Whether recipient number `place` needs nothing more.
-    pub fn is_settled(&self, place: usize) -> bool {
-        self.settled.get(place / 8).is_some_and(|byte| byte & (1 << (place % 8)) != 0)
-    }
-
-    /// Notes that recipient number `place` needs nothing more.
-    pub fn settle(&mut self, place: usize) {
-        if self.settled.len() <= place / 8 {
-            self.settled.resize(place / 8 + 1, 0);
-        }
-        self.settled[place / 8] |= 1 << (place % 8);
-    }
-
-    /// The state record: attempts (2 bytes), due time (8), settled recipients (up to 125).
-    pub fn encode(&self) -> Bytes {
-        let mut bytes = BytesMut::with_capacity(10 + self.settled.len());
-        bytes.put_u16_le(self.attempts);
-        bytes.put_u64_le(self.due_unix_ms);
-        bytes.put_slice(&self.settled);
-        bytes.freeze()
-    }
-
-    /// Decodes a state record; an empty one is a message that was never deferred.
-    ///
-    /// # Errors
-    /// [`BadMessage`].
-    pub fn decode(record: &[u8]) -> Result<DeliveryState, BadMessage> {
-        if record.is_empty() {
-            return Ok(DeliveryState::default());
-        }
-        let mut reader = Reader { rest: record };
-        let attempts = reader.u16()?;
-        let due_unix_ms = reader.u64()?;
-        if reader.rest.len() > RECIPIENTS_MAX.div_ceil(8) {
-            return Err(BadMessage);
-        }
-        Ok(DeliveryState { attempts, due_unix_ms, settled: reader.rest.to_vec() })
     }
 }
 
@@ -291,6 +242,12 @@ impl Reader<'_> {
 
     fn text(&mut self) -> Result<Box<str>, BadMessage> {
         let length = usize::from(self.u16()?);
+        let text = str::from_utf8(self.take(length)?).map_err(|_| BadMessage)?;
+        Ok(text.into())
+    }
+
+    fn short_text(&mut self) -> Result<Box<str>, BadMessage> {
+        let length = usize::from(self.u8()?);
         let text = str::from_utf8(self.take(length)?).map_err(|_| BadMessage)?;
         Ok(text.into())
     }
@@ -414,25 +371,7 @@ mod tests {
         fn random_bytes_are_refused_or_decoded_but_never_panic(
             body in prop::collection::vec(any::<u8>(), 0..200),
         ) {
-            let _ = DeliveryState::decode(&body);
             let _ = StoredMessage::decode(Bytes::from(body));
-        }
-
-        #[test]
-        fn a_state_record_round_trips(
-            attempts: u16,
-            due_unix_ms: u64,
-            places in prop::collection::vec(0..RECIPIENTS_MAX, 0..50),
-        ) {
-            let mut state = DeliveryState { attempts, due_unix_ms, settled: Vec::new() };
-            for place in &places {
-                state.settle(*place);
-            }
-            let again = DeliveryState::decode(&state.encode()).unwrap();
-            for place in 0..RECIPIENTS_MAX {
-                prop_assert_eq!(again.is_settled(place), places.contains(&place));
-            }
-            prop_assert_eq!(again, state);
         }
     }
 }

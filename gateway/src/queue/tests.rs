@@ -93,7 +93,7 @@ fn a_deferred_message_waits_until_it_is_due_and_others_pass_it() {
     let two = queue.store(ticket(2), message("two"));
     commit(&mut queue);
     assert_eq!(queue.next_attempt(0).unwrap().id, one);
-    queue.defer(one, DeliveryState { attempts: 1, due_unix_ms: 50, settled: Vec::new() });
+    queue.defer(one, DeliveryState::deferred(1, 50));
     assert_eq!(queue.next_due_unix_ms(), Some(50));
     assert_eq!(attempts(&mut queue, 49), [two]);
     let again = queue.next_attempt(50).unwrap();
@@ -117,7 +117,8 @@ fn what_was_not_attempted_goes_first_again() {
 fn a_recovered_queue_goes_on_where_the_copy_stood() {
     let mut queue = MailQueue::default();
     let stored = StoredMessage::new(message("text"));
-    let state = DeliveryState { attempts: 2, due_unix_ms: 9, settled: vec![1] };
+    let mut state = DeliveryState::deferred(2, 9);
+    state.set_status(0, crate::message::RecipientStatus::Settled);
     let ready = queue.restore(MessageId(4), stored.clone(), StateVersion(0), Bytes::new());
     assert_eq!(ready, Ok(()));
     queue.restore(MessageId(7), stored.clone(), StateVersion(2), state.encode()).unwrap();
@@ -193,7 +194,7 @@ proptest! {
                         1 => queue.put_back(id),
                         _ => {
                             let due_unix_ms = clock + 5;
-                            queue.defer(id, DeliveryState { due_unix_ms, ..Default::default() });
+                            queue.defer(id, DeliveryState::deferred(0, due_unix_ms));
                         }
                     }
                 }
@@ -237,7 +238,7 @@ fn what_is_due_waits_among_the_ready_and_for_no_time() {
     let id = queue.store(ticket(1), message("one"));
     commit(&mut queue);
     assert_eq!(attempts(&mut queue, 0), [id]);
-    queue.defer(id, DeliveryState { attempts: 1, due_unix_ms: 50, settled: Vec::new() });
+    queue.defer(id, DeliveryState::deferred(1, 50));
     queue.ripen(49);
     assert_eq!(queue.next_due_unix_ms(), Some(50));
     queue.ripen(50);

@@ -707,7 +707,7 @@ mod tests {
         queue.settle(first);
         store(&mut queue, 4);
         let second = queue.next_attempt(0).unwrap().id;
-        queue.defer(second, DeliveryState { due_unix_ms: 9, ..Default::default() });
+        queue.defer(second, DeliveryState::deferred(0, 9));
         let repairs = net_repairs(&operations(&queue, known), &queue).unwrap();
         let expected = [(Op::Store, 3), (Op::Delete, 1), (Op::Store, 4), (Op::Replace, 2)];
         assert_eq!(ops(&repairs), expected);
@@ -724,7 +724,7 @@ mod tests {
         commit(&mut queue);
         for due_unix_ms in [5, 6] {
             let id = queue.next_attempt(due_unix_ms).unwrap().id;
-            queue.defer(id, DeliveryState { due_unix_ms, ..Default::default() });
+            queue.defer(id, DeliveryState::deferred(0, due_unix_ms));
         }
         let repairs = net_repairs(&operations(&queue, 1), &queue).unwrap();
         assert!(repairs.len() < operations(&queue, 1).len(), "the number stays lower");

@@ -43,7 +43,7 @@ pub use message::Message;
 pub use time::Instant;
 
 /// Most bytes of a state record; a longer one is refused with [`Status::TooLarge`].
-pub const STATE_SIZE_BYTES_MAX: usize = 240;
+pub const STATE_SIZE_BYTES_MAX: usize = 496;
 
 /// Most bytes of a message that the protocol carries. A server's own bound (see
 /// [`body::Limits`]) is at most this.

@@ -12,7 +12,7 @@ use super::{Arena, Full, Place};
 /// | --- | --- |
 /// | 4 | version; of a cell given back: the next such cell, 0 for none |
 /// | 4 | length |
-/// | 240 | state record |
+/// | 496 | state record |
 /// | 8 | zero |
 ///
 /// A segment's first cell is not used, so that place 0 can mean: no cell.
@@ -138,9 +138,9 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-const CELL_SIZE_BYTES: usize = 256;
+const CELL_SIZE_BYTES: usize = 512;
 /// The first one is not used.
-pub(super) const CELLS_PER_SEGMENT: u32 = 255;
+pub(super) const CELLS_PER_SEGMENT: u32 = 127;
 
 const _: () = assert!(8 + STATE_SIZE_BYTES_MAX <= CELL_SIZE_BYTES);
 const _: () = assert!((CELLS_PER_SEGMENT as usize + 1) * CELL_SIZE_BYTES == SEGMENT_SIZE_BYTES);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kvs_proto::{MessageId, StateVersion, checksum};
+use kvs_proto::{MessageId, STATE_SIZE_BYTES_MAX, StateVersion, checksum};
 use proptest::prelude::*;
 
 use super::*;
@@ -222,7 +222,7 @@ fn steps() -> impl Strategy<Value = Step> {
         4 => (queue.clone(), which).prop_map(|(queue, which)| Step::Delete { queue, which }),
         2 => (queue.clone(), 0usize..50, 1usize..80, 1usize..4).prop_map(
             |(queue, which, count, stride)| Step::DeleteRun { queue, which, count, stride }),
-        3 => (queue.clone(), which, 0usize..240)
+        3 => (queue.clone(), which, 0..STATE_SIZE_BYTES_MAX)
             .prop_map(|(queue, which, length)| Step::Replace { queue, which, length }),
         1 => (queue.clone(), 0u64..300, any::<bool>()).prop_map(|(queue, from, remove_behind)|
             Step::Scan { queue, from, remove_behind }),
@@ -347,7 +347,7 @@ fn what_was_stored_within_the_room_can_all_have_state_records() {
         let ids: Vec<u64> = world.queues[0].model.records.keys().copied().collect();
         for id in ids {
             let place = world.arena.find(&world.queues[0].log, MessageId(id)).unwrap();
-            world.arena.set_state(place, StateVersion(1), &[7; 240]).unwrap();
+            world.arena.set_state(place, StateVersion(1), &[7; STATE_SIZE_BYTES_MAX]).unwrap();
         }
         world.store(0, length, 0).expect("there is still a reserve");
     }

@@ -176,7 +176,10 @@ fn state_versions_grow() {
     world.replace(1, 7, b"seven").unwrap();
     assert_eq!(world.replace(1, 7, b"other"), Err(Status::StaleState));
     assert_eq!(world.replace(2, 1, b""), Err(Status::NotFound));
-    assert_eq!(world.replace(1, 8, &[0; 241]), Err(Status::TooLarge));
+    assert_eq!(
+        world.replace(1, 8, &[0; kvs_proto::STATE_SIZE_BYTES_MAX + 1]),
+        Err(Status::TooLarge)
+    );
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn shared() -> Shared {
         incarnation: Incarnation(3),
         limits: Limits {
             message_size_bytes_max: 200_000,
-            state_size_bytes_max: 240,
+            state_size_bytes_max: 496,
             in_flight_max: 100,
             handles_max: 5,
         },

@@ -39,7 +39,7 @@ impl World {
             }]),
             limits: Limits {
                 message_size_bytes_max: 1 << 20,
-                state_size_bytes_max: 240,
+                state_size_bytes_max: 496,
                 in_flight_max: 1024,
                 handles_max: 10,
             },

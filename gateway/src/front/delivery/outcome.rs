@@ -9,7 +9,7 @@ use super::lane::Attempt;
 use crate::api::Outcome;
 use crate::front::counters::DeliveryCounters;
 use crate::front::record::Attempted;
-use crate::message::Recipient;
+use crate::message::{Recipient, RecipientStatus};
 
 /// An attempt on a connection.
 #[derive(Debug)]
@@ -24,7 +24,9 @@ impl InFlight {
     /// Prepares an attempt.
     pub(super) fn new(attempt: Attempt, unix_ms: u64) -> InFlight {
         let recipients = attempt.message.envelope.recipients.len();
-        let places = (0..recipients).filter(|place| !attempt.state.is_settled(*place)).collect();
+        let places = (0..recipients)
+            .filter(|place| attempt.state.status(*place) == RecipientStatus::Open)
+            .collect();
         InFlight { attempt, places, started_unix_ms: unix_ms }
     }
 
@@ -79,7 +81,7 @@ pub(super) fn settle(
                 continue;
             }
         }
-        state.settle(*place);
+        state.set_status(*place, RecipientStatus::Settled);
     }
     if is_settled { Outcome::Settled } else { Outcome::Deferred { state } }
 }

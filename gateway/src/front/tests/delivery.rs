@@ -61,7 +61,9 @@ fn each_recipient_has_its_own_result() {
     world.mail(session, &to, "x\r\n");
     world.run_until("an outcome", |world| !world.shard.queues[0].deferred.is_empty());
     let (id, state) = world.shard.queues[0].deferred[0].clone();
-    let settled: Vec<bool> = (0..4).map(|place| state.is_settled(place)).collect();
+    let settled: Vec<bool> = (0..4)
+        .map(|place| state.status(place) == crate::message::RecipientStatus::Settled)
+        .collect();
     assert_eq!(settled, [true, true, false, true]);
     assert_eq!(world.next_hop.messages[0].recipients, ["yes@a.example", "ok@a.example"]);
     let counters = world.front.counters().delivery;

@@ -195,7 +195,7 @@ impl Chaos {
 
     fn defer(&mut self, place: usize) {
         let Some(id) = self.attempt(place) else { return };
-        let state = DeliveryState { attempts: 1, due_unix_ms: 99, settled: Vec::new() };
+        let state = DeliveryState::deferred(1, 99);
         self.world.cohort.unit_mut(place).queue.defer(id, state);
         self.world.cohort.touch(place);
     }

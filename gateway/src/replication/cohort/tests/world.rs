@@ -197,7 +197,7 @@ impl World {
     pub(super) fn defer(&mut self, place: usize) {
         let queue = &mut self.cohort.unit_mut(place).queue;
         let id = queue.next_attempt(0).expect("there is one").id;
-        queue.defer(id, DeliveryState { attempts: 1, due_unix_ms: 99, settled: Vec::new() });
+        queue.defer(id, DeliveryState::deferred(1, 99));
         self.cohort.touch(place);
     }
 
