@@ -19,6 +19,8 @@ pub struct Decoder {
     size: u64,
     leading_dot: bool,
     errors: ContentErrors,
+    /// Nothing more is appended: only the end of data counts.
+    is_discarding: bool,
     line_len_max: usize,
     size_max: u64,
 }
@@ -66,6 +68,7 @@ impl Decoder {
             size: 0,
             leading_dot: false,
             errors: ContentErrors::default(),
+            is_discarding: false,
             line_len_max,
             size_max,
         }
@@ -113,6 +116,11 @@ impl Decoder {
         (input.len(), false)
     }
 
+    /// Appends nothing from here on; the end of data is still found.
+    pub fn discard(&mut self) {
+        self.is_discarding = true;
+    }
+
     /// What was wrong so far.
     pub fn errors(&self) -> ContentErrors {
         self.errors
@@ -158,7 +166,7 @@ impl Decoder {
     }
 
     fn append(&mut self, run: &[u8], content: &mut Vec<u8>) {
-        if !self.errors.any() {
+        if !self.errors.any() && !self.is_discarding {
             content.extend_from_slice(run);
         }
     }

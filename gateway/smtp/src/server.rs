@@ -224,6 +224,7 @@ impl ServerSession {
     pub fn refuse_content(&mut self, refusal: &Refusal) {
         assert!(self.phase == Phase::Content, "no content streams");
         self.end_transaction();
+        self.decoder.discard();
         self.phase = Phase::Skip(Some(*refusal));
     }
 
@@ -654,7 +655,9 @@ mod tests {
         let mut harness = started();
         harness.send(b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\nfirst\r\n").codes();
         harness.session.refuse_content(&Refusal::new(452, (4, 3, 1), "Full"));
+        let before = harness.content.len();
         assert_eq!(harness.send(b"more\r\n").codes(), [""; 0]);
+        assert_eq!(harness.content.len(), before, "what is refused takes no memory");
         assert_eq!(harness.send(b"QUIT\r\n.\r\nNOOP\r\n").codes(), ["452", "250"]);
     }
 
