@@ -71,6 +71,33 @@ impl Envelope {
             accepted_unix_ms: 0,
         }
     }
+
+    /// Whether the sender has to be told when that happens to recipient number `place`: the one
+    /// place where that is decided. Nobody is told about mail with the null reverse-path (RFC 5321
+    /// §4.5.5), so there is never a report of a report. Without NOTIFY the sender hears of
+    /// failures and delays (RFC 3461 §4.1).
+    pub fn wants_report(&self, place: usize, event: RecipientEvent) -> bool {
+        if self.reverse_path.is_empty() {
+            return false;
+        }
+        match (self.recipients[place].notify, event) {
+            (None, event) => event != RecipientEvent::Delivered,
+            (Some(notify), RecipientEvent::Failed) => notify.failure,
+            (Some(notify), RecipientEvent::Delayed) => notify.delay,
+            (Some(notify), RecipientEvent::Delivered) => notify.success,
+        }
+    }
+}
+
+/// What a sender may have to be told about a recipient.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RecipientEvent {
+    /// Failed for good.
+    Failed,
+    /// Neither delivered nor failed after an unusual time.
+    Delayed,
+    /// Delivered, or relayed to where no report can be expected from.
+    Delivered,
 }
 
 /// Most recipients of one message in one queue; RCPT beyond it is answered 452 (RFC 5321
@@ -350,6 +377,25 @@ mod tests {
                 accepted_unix_ms,
             }
         }
+    }
+
+    #[test]
+    fn the_sender_hears_what_notify_says_and_nothing_with_the_null_reverse_path() {
+        use RecipientEvent::{Delayed, Delivered, Failed};
+        let told = |envelope: &Envelope| {
+            [Failed, Delayed, Delivered].map(|event| envelope.wants_report(0, event))
+        };
+        let mut envelope = Envelope::new("a@b", vec![Recipient::new("c@d")]);
+        assert_eq!(told(&envelope), [true, true, false]);
+        envelope.recipients[0].notify = Some(Notify { success: true, ..Notify::NEVER });
+        assert_eq!(told(&envelope), [false, false, true]);
+        envelope.recipients[0].notify = Some(Notify { failure: true, ..Notify::NEVER });
+        assert_eq!(told(&envelope), [true, false, false]);
+        envelope.recipients[0].notify = Some(Notify { delay: true, ..Notify::NEVER });
+        assert_eq!(told(&envelope), [false, true, false]);
+        envelope.recipients[0].notify = Some(Notify { success: true, failure: true, delay: true });
+        envelope.reverse_path = "".into();
+        assert_eq!(told(&envelope), [false, false, false]);
     }
 
     proptest! {
