@@ -25,11 +25,31 @@ pub struct GeneratorConfig {
     pub sizes: SizeMix,
     /// Recipients' domains: the queues. Not empty.
     pub domains: Vec<Arc<str>>,
-    /// Recipients of each mail, 1 to 1000. They take consecutive domains; more recipients than
+    /// Senders' domains, in turn. Not empty.
+    pub sender_domains: Vec<Arc<str>>,
+    /// Share of the mails that have the null reverse-path, from 0 to 1.
+    pub null_senders: f64,
+    /// Recipients of each mail, 1 to 20,000. They take consecutive domains; more recipients than
     /// domains share them.
     pub recipients_per_mail: u16,
     /// Whether a part of the mails has 8-bit lines (and so asks for BODY=8BITMIME).
     pub eight_bit: bool,
+}
+
+impl Default for GeneratorConfig {
+    /// Mail of 1 KiB to one recipient in one domain.
+    fn default() -> GeneratorConfig {
+        GeneratorConfig {
+            run: 0,
+            seed: 0,
+            sizes: SizeMix::only(1024),
+            domains: vec!["d0.example".into()],
+            sender_domains: vec!["sender.example".into()],
+            null_senders: 0.0,
+            recipients_per_mail: 1,
+            eight_bit: true,
+        }
+    }
 }
 
 /// Makes mails, numbered from 0. [`Generator::plan`] gives the next its identity;
@@ -51,6 +71,10 @@ pub struct Plan {
     pub size_bytes: usize,
     /// Where it goes; recipients are numbered through these in order.
     pub places: Vec<Place>,
+    /// The sender's domain, for From even where the reverse-path is null.
+    pub sender_domain: Arc<str>,
+    /// The reverse-path is null.
+    pub null_sender: bool,
     /// Some lines are not ASCII.
     pub eight_bit: bool,
     shape: Shape,
@@ -75,6 +99,11 @@ impl Plan {
         queues.zip(0..).map(|(queue, place)| RecipientId { mail: self.id, place }.address(queue))
     }
 
+    /// The reverse-path without brackets; empty: null.
+    pub fn sender(&self) -> String {
+        if self.null_sender { String::new() } else { sender_address(self.id, &self.sender_domain) }
+    }
+
     /// How many recipients there are.
     pub fn recipients_count(&self) -> usize {
         self.places.iter().map(|place| usize::from(place.recipients)).sum()
@@ -93,6 +122,7 @@ impl Generator {
     /// Stops the process on a configuration outside the bounds named there.
     pub fn new(config: GeneratorConfig) -> Generator {
         assert!(!config.domains.is_empty(), "mail needs a domain to go to");
+        assert!(!config.sender_domains.is_empty(), "mail needs a domain to come from");
         assert!((1..=PLACES_MAX).contains(&usize::from(config.recipients_per_mail)));
         let kinds = [LineKind::Plain, LineKind::EightBit, LineKind::Long, LineKind::Dotted];
         Generator {
@@ -118,10 +148,16 @@ impl Generator {
             _ => Shape::EmptyBody,
         };
         let first = rng.usize(..self.config.domains.len());
+        let senders = &self.config.sender_domains;
+        let turn = usize::try_from(id.number % senders.len() as u64).expect("below the length");
+        let sender_domain = Arc::clone(&senders[turn]);
+        let null_senders = self.config.null_senders;
         Plan {
             id,
             size_bytes,
             places: self.take_places(first),
+            sender_domain,
+            null_sender: null_senders > 0.0 && rng.f64() < null_senders,
             eight_bit: shape == Shape::Body(LineKind::EightBit),
             shape,
         }
@@ -166,7 +202,7 @@ impl Generator {
                 Place {
                     queue: Arc::clone(&self.config.domains[domain]),
                     sequence,
-                    recipients: u16::try_from(recipients).expect("at most 1000 in all"),
+                    recipients: u16::try_from(recipients).expect("at most 20,000 in all"),
                 }
             })
             .collect()
@@ -297,7 +333,8 @@ fn write_header(plan: &Plan, rng: &mut Rng, out: &mut Vec<u8>) {
     put(out, format_args!("Message-ID: <{run:08x}.{number}@sender.example>\r\nDate: "));
     write_date(FIRST_DATE_UNIX_S + number % (86_400 * 365), out);
     let name = NAMES[rng.usize(..NAMES.len())];
-    put(out, format_args!("\r\nFrom: {name}<{}>\r\nTo: ", sender_address(plan.id)));
+    let sender = sender_address(plan.id, &plan.sender_domain);
+    put(out, format_args!("\r\nFrom: {name}<{sender}>\r\nTo: "));
     for (index, address) in plan.recipients().take(TO_MAX).enumerate() {
         put(out, format_args!("{}<{address}>", if index == 0 { "" } else { ",\r\n\t" }));
     }
@@ -434,7 +471,7 @@ mod tests {
             sizes: SizeMix::only(size),
             domains: (0..domains).map(|n| format!("d{n}.example").into()).collect(),
             recipients_per_mail: recipients,
-            eight_bit: true,
+            ..GeneratorConfig::default()
         })
     }
 
@@ -468,6 +505,21 @@ mod tests {
         let plan = generator(5, 600, 2, 5).plan();
         assert_eq!(plan.recipients().count(), 5);
         assert_eq!(plan.places.iter().map(|p| p.recipients).collect::<Vec<_>>(), [3, 2]);
+    }
+
+    #[test]
+    fn senders_take_turns_and_some_are_null() {
+        let config = GeneratorConfig {
+            sender_domains: vec!["a.example".into(), "b.example".into()],
+            null_senders: 0.5,
+            ..GeneratorConfig::default()
+        };
+        let mut generator = Generator::new(config);
+        let senders: Vec<String> = (0..100).map(|_| generator.plan().sender()).collect();
+        let with = |end: &str| senders.iter().filter(|sender| sender.ends_with(end)).count();
+        let null = senders.iter().filter(|sender| sender.is_empty()).count();
+        assert!(with("@a.example") > 9 && with("@b.example") > 9 && null > 30);
+        assert_eq!(with("@a.example") + with("@b.example") + null, 100);
     }
 
     #[test]

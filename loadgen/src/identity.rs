@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Recipients are `RUN-NUMBER-K@domain`, K counting the mail's recipients from 0, so that a recipient
-//! refused before its content was seen can be told too.
+//! refused before its content was seen can be told too. The sender is `load-RUN-NUMBER@domain`, so that
+//! a DSN that was refused before its content was seen can be told.
 
 use std::fmt;
 
@@ -67,8 +68,22 @@ impl RecipientId {
 }
 
 /// The envelope's sender of a mail, without brackets.
-pub fn sender_address(mail: MailId) -> String {
-    format!("load-{:08x}-{}@sender.example", mail.run, mail.number)
+pub fn sender_address(mail: MailId, domain: &str) -> String {
+    format!("load-{:08x}-{}@{domain}", mail.run, mail.number)
+}
+
+/// Reads such an address, in any domain. `None`: not one of ours.
+pub fn parse_sender(address: &str) -> Option<MailId> {
+    let (local, _) = address.rsplit_once('@')?;
+    let (run, number) = local.strip_prefix("load-")?.split_once('-')?;
+    Some(MailId { run: hex_u32(run)?, number: number.parse().ok()? })
+}
+
+/// The mail that a header of ours names, wherever in it. `None`: it names none.
+pub fn find_mail_field(header: &[u8]) -> Option<MailId> {
+    let begins_line = |&at: &usize| at == 0 || header[..at].ends_with(b"\n");
+    let at = memmem::find_iter(header, MAIL_FIELD).find(begins_line)?;
+    read_mail_line(&header[at..])
 }
 
 /// What received content says about itself, and what it is.
@@ -125,7 +140,7 @@ pub(crate) const QUEUE_FIELD: &[u8] = b"X-Load-Queue: ";
 /// Hexadecimal digits of a digest.
 pub(crate) const DIGEST_DIGITS: usize = 16;
 /// Most places that are read from one mail; a mail of ours has no more recipients than that.
-pub(crate) const PLACES_MAX: usize = 1000;
+pub(crate) const PLACES_MAX: usize = 20_000;
 
 /// How far from its start content is searched for the digest field; trace fields of a hundred hops
 /// fit. Content with the field later counts as foreign.
@@ -161,6 +176,23 @@ mod tests {
         let address = id.address("d1.example");
         assert_eq!(address, "0000002a-17-3@d1.example");
         assert_eq!(RecipientId::parse(&address), Some((id, "d1.example")));
+    }
+
+    #[test]
+    fn sender_addresses_are_read_back() {
+        let mail = MailId { run: 42, number: 17 };
+        assert_eq!(parse_sender(&sender_address(mail, "a.example")), Some(mail));
+        for address in ["load-1-2@a", "load-0000002a@a", "load-0000002a-17", "postmaster@a", ""] {
+            assert_eq!(parse_sender(address), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_mail_field_is_found_at_the_start_of_a_line_only() {
+        let mail = Some(MailId { run: 42, number: 17 });
+        assert_eq!(find_mail_field(b"A: b\r\nX-Load-Mail: 0000002a 17\r\nC: d\r\n"), mail);
+        assert_eq!(find_mail_field(b"Subject: X-Load-Mail: 0000002a 17\r\n"), None);
+        assert_eq!(find_mail_field(b"X-Load-Mail: 0000002a 17"), None, "cut off");
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod content;
 mod corpus;
 pub mod data;
 pub mod digest;
+pub mod dsn;
 pub mod host;
 pub mod identity;
 pub mod kvs;

@@ -24,7 +24,7 @@ fn smtp_config(total: u64) -> SmtpConfig {
             sizes: "70:1k,25:10k,5:200k".parse().unwrap(),
             domains: (0..3).map(|n| format!("d{n}.example").into()).collect(),
             recipients_per_mail: 1,
-            eight_bit: true,
+            ..GeneratorConfig::default()
         },
         pace: Pace { rate: None, total: Some(total), duration: None },
         sessions: 8,

@@ -30,7 +30,7 @@ fn config(pace: Pace, sessions: usize) -> SmtpConfig {
             sizes: SizeMix::only(1500),
             domains: vec!["a.example".into(), "b.example".into()],
             recipients_per_mail: 2,
-            eight_bit: true,
+            ..GeneratorConfig::default()
         },
         pace,
         sessions,

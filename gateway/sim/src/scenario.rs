@@ -137,7 +137,7 @@ fn senders(options: &Options, queues: u32, load_time: Duration, rng: &mut Rng) -
                 domains: domains.clone(),
                 // Sabotage picks mails that have one queue, so that one fault makes one problem.
                 recipients_per_mail: if options.sabotage.is_some() { 1 } else { rng.u16(1..=3) },
-                eight_bit: true,
+                ..GeneratorConfig::default()
             },
             pace: Pace { rate: Some(rate), total: Some(mails), duration: None },
             sessions: rng.usize(1..=24),

@@ -30,6 +30,14 @@ pub(crate) struct Options {
     /// How far clocks of several senders may be apart; counts for order only.
     #[arg(long, default_value_t = 0, value_name = "US")]
     clock_slack_us: u64,
+    /// DSNs for what a sink refused for good: `ignored` or `required`. What they say is judged in any
+    /// case.
+    #[arg(long, default_value = "ignored", value_parser = ["ignored", "required"])]
+    bounces: String,
+    /// The gateway may give up what no sink refused for good, if it says so by a DSN (expiry, a next
+    /// hop that lacks an extension).
+    #[arg(long)]
+    allow_giving_up: bool,
     /// Deliveries that bear none of our identities are no fault.
     #[arg(long)]
     allow_foreign: bool,
@@ -59,6 +67,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
         restart_window_us: options.restart_window_ms.saturating_mul(1000),
         clock_slack_us: options.clock_slack_us,
         foreign_allowed: options.allow_foreign,
+        bounces_required: options.bounces == "required",
+        giving_up_allowed: options.allow_giving_up,
     });
     for path in &options.files {
         read_log(path, &mut ledger).map_err(|error| format!("{}: {error}", path.display()))?;

@@ -37,6 +37,12 @@ impl Stop {
     }
 }
 
+/// Reads an option that is a probability.
+pub(crate) fn probability(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|value| (0.0..=1.0).contains(value));
+    value.ok_or_else(|| "not a probability between 0 and 1".into())
+}
+
 /// A log at that path, or none.
 pub(crate) fn recorder(path: Option<&Path>) -> Result<Box<dyn Recorder>, Failure> {
     match path {

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use clap::Args;
 use loadgen::host::{CpuMeter, host_section, unix_origin_us};
-use loadgen::report::Report;
+use loadgen::report::{Report, Section};
 use loadgen::sink::{Faults, Sink, SinkConfig, SinkCounts};
 use tcpstack::{Clock, Idle, Instant, KernelOptions, KernelTransport};
 
-use super::{Failure, Stop, conclude, recorder};
+use super::{Failure, Stop, conclude, probability, recorder};
 
 /// Receive mail, check it, misbehave on demand. Ends on SIGTERM or SIGINT with a report; exit status
 /// 0 only if nothing was altered, sent astray, out of order or left out of it. SIGUSR1 prints a line
@@ -78,11 +78,6 @@ pub(crate) struct Options {
     json: Option<PathBuf>,
 }
 
-fn probability(text: &str) -> Result<f64, String> {
-    let value = text.parse().ok().filter(|value| (0.0..=1.0).contains(value));
-    value.ok_or_else(|| "not a probability between 0 and 1".into())
-}
-
 /// How often the status file is written, and the longest sleep.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// How soon a signal is seen by a sink without mail.
@@ -120,12 +115,16 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
             sink.wait(now, Some(until));
         }
     }
+    let examples = sink.examples().to_vec();
     let counts = sink.finish().map_err(|error| format!("a mail could not be dumped: {error}"))?;
     if let Some(path) = &options.status {
         write_status(path, &addresses, &counts)?;
     }
     let mut report = Report::new("sink");
-    report.add(counts.section());
+    let for_example = |section: Section, (place, what): (usize, &String)| {
+        section.text(&format!("example_{place}"), "for example", what.as_str())
+    };
+    report.add(examples.iter().enumerate().fold(counts.section(), for_example));
     report.add(cpu.section(counts.mails));
     report.add(host_section());
     conclude(&report, options.json.as_deref(), counts.is_clean())

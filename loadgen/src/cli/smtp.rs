@@ -49,9 +49,16 @@ pub(crate) struct Options {
     /// So many numbered domains: d0.example, d1.example…
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     domains: u32,
-    /// Recipients of each mail.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    /// Recipients of each mail; what one transaction does not take goes in the next.
+    #[arg(long, alias = "rcpts", default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=20_000))]
     recipients: u16,
+    /// A senders' domain; repeatable, mails take turns. DSNs go there.
+    #[arg(long = "from-domain", value_name = "NAME", default_value = "sender.example")]
+    from_domain: Vec<String>,
+    /// Share of mails with the null reverse-path, from 0 to 1.
+    #[arg(long, default_value_t = 0.0, value_parser = super::probability, value_name = "P")]
+    null_senders: f64,
     /// No mail with 8-bit lines.
     #[arg(long)]
     seven_bit: bool,
@@ -163,6 +170,8 @@ fn config(options: &Options) -> Result<SmtpConfig, Failure> {
             domains,
             recipients_per_mail: options.recipients,
             eight_bit: !options.seven_bit,
+            sender_domains: options.from_domain.iter().map(|name| name.as_str().into()).collect(),
+            null_senders: options.null_senders,
         },
         pace: Pace {
             rate: options.rate,

@@ -3,21 +3,25 @@
 //! ```text
 //! B sender RUN AT                               a sender begins (RUN: 8 hexadecimal digits)
 //! B sink SINK AT                                a sink begins
-//! I RUN NUMBER AT DIGEST SIZE QUEUE:SEQ:RCPTS…  a mail is about to be sent
+//! I RUN NUMBER AT DIGEST SIZE QUEUE:SEQ:RCPTS…  a mail is about to be sent (<> behind SIZE: null sender)
 //! A RUN NUMBER AT DOT PLACES                    answered 250 (PLACES: * or 0,2,5)
 //! R RUN NUMBER AT DOT CODE PLACES               answered 4xx or 5xx; DOT 0: before the data
 //! U RUN NUMBER AT DOT PLACES                    final dot sent, no answer
 //! D SINK POSITION AT OUTCOME MAIL DIGEST RCPT   a delivery, for one recipient
+//! N SINK POSITION AT OUTCOME ACTION MAIL RCPT   a DSN arrives, about one recipient
+//! X SINK AT MAIL                                a sink refuses a mail for good, for whom it cannot know
 //! E AT                                          the end, on purpose
 //! ```
 //!
 //! AT and DOT are microseconds since 1970 (UTC), DOT when the final dot was sent. MAIL is RUN/NUMBER
-//! or `-` (content not seen, or not ours), DIGEST likewise.
+//! or `-` (content not seen, or not ours), DIGEST and ACTION likewise. RCPT of an N is the recipient
+//! that it is about, or `*` when that was not seen.
 
 use std::fmt::Write;
 use std::sync::Arc;
 
 use crate::content::Place;
+use crate::dsn::Action;
 use crate::identity::{MailId, PLACES_MAX};
 
 /// One thing that a sender or a sink did or saw.
@@ -47,6 +51,8 @@ pub enum Event {
         digest: u64,
         /// Size of the content in bytes.
         size_bytes: u64,
+        /// The reverse-path is null: nobody may be told of a failure.
+        null_sender: bool,
         /// Where to.
         places: Vec<Place>,
     },
@@ -80,6 +86,32 @@ pub enum Event {
         /// The envelope's recipient, without brackets.
         recipient: Box<str>,
     },
+    /// A DSN at a sink, about one recipient of the mail that failed (or did not).
+    Notice {
+        /// Which sink.
+        sink: u32,
+        /// Counts with the sink's deliveries.
+        position: u64,
+        /// When, in microseconds since 1970.
+        at_us: u64,
+        /// What the sink answered to the DSN.
+        outcome: Outcome,
+        /// What it says. `None`: not seen, or not said.
+        action: Option<Action>,
+        /// Which mail it is about. `None`: not seen.
+        mail: Option<MailId>,
+        /// About whom, without brackets. `None`: not seen, or not said.
+        recipient: Option<Box<str>>,
+    },
+    /// A sink refused a whole mail for good before it knew the recipients: each of them may be told.
+    Refusal {
+        /// Which sink.
+        sink: u32,
+        /// When, in microseconds since 1970.
+        at_us: u64,
+        /// Which mail, by its reverse-path.
+        mail: MailId,
+    },
     /// The log ends on purpose: nothing is missing at its tail.
     End {
         /// When, in microseconds since 1970.
@@ -109,6 +141,8 @@ pub enum Outcome {
     Permanent,
     /// Nothing, though the final dot came.
     Unknown,
+    /// Noted beside another outcome: the peer may not have read or believed the answer.
+    Doubtful,
 }
 
 /// Which recipients of a mail an answer is for.
@@ -130,9 +164,10 @@ impl Event {
         match self {
             Event::SenderBegins { run, at_us } => write!(line, "B sender {run:08x} {at_us}")?,
             Event::SinkBegins { sink, at_us } => write!(line, "B sink {sink} {at_us}")?,
-            Event::Intent { mail, at_us, digest, size_bytes, places } => {
+            Event::Intent { mail, at_us, digest, size_bytes, null_sender, places } => {
                 let MailId { run, number } = mail;
                 write!(line, "I {run:08x} {number} {at_us} {digest:016x} {size_bytes}")?;
+                line.push_str(if *null_sender { " <>" } else { "" });
                 for Place { queue, sequence, recipients } in places {
                     write!(line, " {queue}:{sequence}:{recipients}")?;
                 }
@@ -150,18 +185,23 @@ impl Event {
             }
             Event::Delivery { sink, position, at_us, outcome, mail, digest, recipient } => {
                 write!(line, "D {sink} {position} {at_us} {} ", outcome.letter())?;
-                match mail {
-                    Some(MailId { run, number }) => write!(line, "{run:08x}/{number} ")?,
-                    None => line.push_str("- "),
-                }
+                write_mail(*mail, line)?;
                 match digest {
-                    Some(digest) => write!(line, "{digest:016x} ")?,
-                    None => line.push_str("- "),
+                    Some(digest) => write!(line, " {digest:016x} ")?,
+                    None => line.push_str(" - "),
                 }
-                // The address is the peer's; in the log it stays one word of one line.
-                line.extend(
-                    recipient.chars().map(|c| if c <= ' ' || c == '\x7f' { '?' } else { c }),
-                );
+                write_address(recipient, line);
+            }
+            Event::Notice { sink, position, at_us, outcome, action, mail, recipient } => {
+                let action = action.map_or("-", Action::name);
+                write!(line, "N {sink} {position} {at_us} {} {action} ", outcome.letter())?;
+                write_mail(*mail, line)?;
+                line.push(' ');
+                write_address(recipient.as_deref().unwrap_or("*"), line);
+            }
+            Event::Refusal { sink, at_us, mail } => {
+                write!(line, "X {sink} {at_us} ")?;
+                write_mail(Some(*mail), line)?;
             }
             Event::End { at_us } => write!(line, "E {at_us}")?,
         }
@@ -171,7 +211,7 @@ impl Event {
 
     /// Reads one line, without its line feed. `None`: it is not one.
     pub fn parse_line(line: &str) -> Option<Event> {
-        let mut words = line.split(' ');
+        let mut words = line.split(' ').peekable();
         let kind = words.next()?;
         let event = match kind {
             "B" => match words.next()? {
@@ -189,6 +229,7 @@ impl Event {
                 at_us: number(words.next()?)?,
                 digest: digest(words.next()?)?,
                 size_bytes: number(words.next()?)?,
+                null_sender: words.next_if_eq(&"<>").is_some(),
                 places: words.by_ref().map(parse_place).collect::<Option<Vec<_>>>()?,
             },
             "A" | "R" | "U" => {
@@ -207,18 +248,23 @@ impl Event {
                 position: number(words.next()?)?,
                 at_us: number(words.next()?)?,
                 outcome: Outcome::from_letter(words.next()?)?,
-                mail: match words.next()? {
-                    "-" => None,
-                    id => {
-                        let (text, place) = id.split_once('/')?;
-                        Some(MailId { run: run(text)?, number: number(place)? })
-                    }
-                },
-                digest: match words.next()? {
-                    "-" => None,
-                    text => Some(digest(text)?),
-                },
+                mail: unless_dash(words.next()?, parse_mail)?,
+                digest: unless_dash(words.next()?, digest)?,
                 recipient: words.next()?.into(),
+            },
+            "N" => Event::Notice {
+                sink: words.next()?.parse().ok()?,
+                position: number(words.next()?)?,
+                at_us: number(words.next()?)?,
+                outcome: Outcome::from_letter(words.next()?)?,
+                action: unless_dash(words.next()?, Action::parse)?,
+                mail: unless_dash(words.next()?, parse_mail)?,
+                recipient: Some(words.next()?).filter(|word| *word != "*").map(Box::from),
+            },
+            "X" => Event::Refusal {
+                sink: words.next()?.parse().ok()?,
+                at_us: number(words.next()?)?,
+                mail: parse_mail(words.next()?)?,
             },
             "E" => Event::End { at_us: number(words.next()?)? },
             _ => return None,
@@ -234,6 +280,7 @@ impl Outcome {
             Outcome::Transient => '4',
             Outcome::Permanent => '5',
             Outcome::Unknown => '?',
+            Outcome::Doubtful => '!',
         }
     }
 
@@ -243,6 +290,7 @@ impl Outcome {
             "4" => Some(Outcome::Transient),
             "5" => Some(Outcome::Permanent),
             "?" => Some(Outcome::Unknown),
+            "!" => Some(Outcome::Doubtful),
             _ => None,
         }
     }
@@ -268,6 +316,29 @@ impl Recipients {
         let places = word.split(',').map(|place| place.parse().ok()).collect::<Option<Vec<_>>>()?;
         (places.len() <= PLACES_MAX).then_some(Recipients::Some(places))
     }
+}
+
+fn write_mail(mail: Option<MailId>, line: &mut String) -> std::fmt::Result {
+    match mail {
+        Some(MailId { run, number }) => write!(line, "{run:08x}/{number}"),
+        None => line.write_char('-'),
+    }
+}
+
+/// The address is the peer's; in the log it stays one word of one line.
+fn write_address(address: &str, line: &mut String) {
+    line.extend(address.chars().map(|c| if c <= ' ' || c == '\x7f' { '?' } else { c }));
+}
+
+/// What a word says; `-` says nothing.
+#[expect(clippy::option_option, reason = "a word that is none is not a word that says nothing")]
+fn unless_dash<T>(word: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
+    if word == "-" { Some(None) } else { read(word).map(Some) }
+}
+
+fn parse_mail(word: &str) -> Option<MailId> {
+    let (text, place) = word.split_once('/')?;
+    Some(MailId { run: run(text)?, number: number(place)? })
 }
 
 fn run(word: &str) -> Option<u32> {
@@ -316,20 +387,38 @@ mod tests {
             Just(Outcome::Accepted),
             Just(Outcome::Transient),
             Just(Outcome::Permanent),
-            Just(Outcome::Unknown)
+            Just(Outcome::Unknown),
+            Just(Outcome::Doubtful)
         ];
+        let notice = (
+            any::<(u32, u64, u64)>(),
+            outcome.clone(),
+            prop::option::of(prop::sample::select(&Action::ALL[..])),
+            prop::option::of(mail()),
+            prop::option::of("[!-)+-~]{1,20}"),
+        );
         prop_oneof![
             any::<(u32, u64)>().prop_map(|(run, at_us)| Event::SenderBegins { run, at_us }),
             any::<(u32, u64)>().prop_map(|(sink, at_us)| Event::SinkBegins { sink, at_us }),
-            (mail(), any::<(u64, u64, u64)>(), prop::collection::vec(place, 0..4)).prop_map(
-                |(mail, (at_us, digest, size_bytes), places)| Event::Intent {
+            (mail(), any::<(u64, u64, u64, bool)>(), prop::collection::vec(place, 0..4)).prop_map(
+                |(mail, (at_us, digest, size_bytes, null_sender), places)| Event::Intent {
                     mail,
                     at_us,
                     digest,
                     size_bytes,
+                    null_sender,
                     places
                 }
             ),
+            notice.prop_map(|((sink, position, at_us), outcome, action, mail, recipient)| {
+                let recipient = recipient.map(Box::from);
+                Event::Notice { sink, position, at_us, outcome, action, mail, recipient }
+            }),
+            (any::<u32>(), any::<u64>(), mail()).prop_map(|(sink, at_us, mail)| Event::Refusal {
+                sink,
+                at_us,
+                mail
+            }),
             (mail(), any::<(u64, u64)>(), answer, recipients).prop_map(
                 |(mail, (at_us, dot_us), answer, recipients)| Event::Answer {
                     mail,
@@ -373,7 +462,7 @@ mod tests {
         }
 
         #[test]
-        fn anything_else_is_refused_or_read_but_harms_nothing(line in "[ABDEIRU0-9a-f:/*, -]{0,60}") {
+        fn anything_else_is_refused_or_read_but_harms_nothing(line in "[ABDEINRUX0-9a-f:/*, -]{0,60}") {
             let _ = Event::parse_line(&line);
         }
     }

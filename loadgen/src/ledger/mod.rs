@@ -11,10 +11,15 @@
 //!   behind a delivery or a refusal. A hand-over that a sink left unanswered is no copy: the gateway has
 //!   to repeat it.
 //! * Never answered 250: allowed copies are those of attempts without an answer.
+//! * DSNs: refused for good by a sink, and never taken: a DSN must say so, where they are required, and
+//!   one only for each refusal (and each restart close behind one that arrived). None may say that
+//!   what was delivered failed, that what was not delivered was, or anything about a mail with the
+//!   null reverse-path. A DSN that a sink refused for good is nobody's fault.
 //! * Order: A before B when A's 250 came before B's final dot was sent. First attempts at the sink
 //!   that contradict this displace the later one; how far is allowed depends on the connections.
 
 mod event;
+mod judge;
 mod log;
 mod order;
 mod verdict;
@@ -26,6 +31,7 @@ pub use event::{Answer, Event, Outcome, Recipients};
 pub use log::{GATHERED_SIZE_BYTES_MAX, GATHERED_TIME_MAX, LogFile, NoRecord, Recorder, read_log};
 pub use verdict::{Counts, Problem, ProblemKind, Verdict};
 
+use crate::dsn::Action;
 use crate::identity::{MailId, RecipientId};
 
 /// What the ledger allows.
@@ -44,6 +50,11 @@ pub struct Policy {
     pub clock_slack_us: u64,
     /// Deliveries that bear none of our identities are counted but are no fault.
     pub foreign_allowed: bool,
+    /// A DSN must arrive for each recipient that a sink refused for good.
+    pub bounces_required: bool,
+    /// The gateway may give up what no sink refused for good, if it says so by a DSN: it expired, or the
+    /// next hop lacks an extension.
+    pub giving_up_allowed: bool,
 }
 
 impl Default for Policy {
@@ -54,6 +65,8 @@ impl Default for Policy {
             restart_window_us: 2_000_000,
             clock_slack_us: 0,
             foreign_allowed: false,
+            bounces_required: false,
+            giving_up_allowed: false,
         }
     }
 }
@@ -68,6 +81,9 @@ pub struct Ledger {
     places: Vec<IntentPlace>,
     attempts: Vec<Attempt>,
     deliveries: Vec<Delivery>,
+    notices: Vec<Notice>,
+    /// Mails that a sink refused as a whole.
+    refusals: Vec<MailId>,
     /// Deliveries of which neither content nor envelope is ours.
     foreign: u64,
     unreadable: u64,
@@ -81,6 +97,7 @@ pub struct Ledger {
 struct Intent {
     mail: MailId,
     digest: u64,
+    null_sender: bool,
     places_at: usize,
     places: usize,
 }
@@ -111,6 +128,17 @@ struct Delivery {
     digest: Option<u64>,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Notice {
+    position: u64,
+    at_us: u64,
+    outcome: Outcome,
+    action: Option<Action>,
+    mail: Option<MailId>,
+    /// Whom it is about and the queue by the address's domain. `None`: not seen, or none of ours.
+    recipient: Option<(RecipientId, u32)>,
+}
+
 /// Whose log is being read, and whether its end was seen.
 #[derive(Debug, Default)]
 struct LogState {
@@ -130,6 +158,8 @@ impl Ledger {
             places: Vec::new(),
             attempts: Vec::new(),
             deliveries: Vec::new(),
+            notices: Vec::new(),
+            refusals: Vec::new(),
             foreign: 0,
             unreadable: 0,
             open_runs: Vec::new(),
@@ -172,13 +202,14 @@ impl Ledger {
                     log.ended = true;
                 }
             }
-            Event::Intent { mail, digest, places, .. } => {
+            Event::Intent { mail, digest, null_sender, places, .. } => {
                 let places_at = self.places.len();
                 for place in &places {
                     let queue = self.queue(&place.queue);
                     self.places.push(IntentPlace { queue, recipients: place.recipients });
                 }
-                self.intents.push(Intent { mail, digest, places_at, places: places.len() });
+                let places = places.len();
+                self.intents.push(Intent { mail, digest, null_sender, places_at, places });
             }
             Event::Answer { mail, at_us, dot_us, answer, recipients } => {
                 self.attempts.push(Attempt { mail, at_us, dot_us, answer, recipients });
@@ -199,13 +230,19 @@ impl Ledger {
                     digest,
                 });
             }
+            Event::Notice { position, at_us, outcome, action, mail, recipient, .. } => {
+                let recipient = recipient.as_deref().and_then(RecipientId::parse);
+                let recipient = recipient.map(|(id, domain)| (id, self.queue(domain)));
+                self.notices.push(Notice { position, at_us, outcome, action, mail, recipient });
+            }
+            Event::Refusal { mail, .. } => self.refusals.push(mail),
         }
     }
 
     /// Judges everything added so far.
     pub fn verdict(&mut self) -> Verdict {
         self.close_log();
-        verdict::judge(self)
+        judge::judge(self)
     }
 
     fn close_log(&mut self) {

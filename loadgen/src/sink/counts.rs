@@ -17,6 +17,14 @@ pub struct SinkCounts {
     pub distinct: u64,
     /// Mails answered 250 again in the same queue. (Its recipients may have been others.)
     pub repeated: u64,
+    /// DSNs about our mail answered 250.
+    pub reports: u64,
+    /// Recipients that these say failed.
+    pub reported_failed: u64,
+    /// Recipients that these say are delayed.
+    pub reported_delayed: u64,
+    /// What is wrong with the form of DSNs; DSNs about DSNs.
+    pub bad_reports: u64,
     /// Mails that bear no identity of ours.
     pub foreign: u64,
     /// Mails that are not what was sent.
@@ -42,13 +50,15 @@ pub struct SinkCounts {
 }
 
 impl SinkCounts {
-    /// Whether nothing was altered, sent astray, out of order or left out.
+    /// Whether nothing was altered, sent astray, out of order, left out or badly reported.
     pub fn is_clean(&self) -> bool {
-        self.altered == 0 && self.misdelivered == 0 && self.out_of_order == 0 && self.missing == 0
+        let faults =
+            [self.altered, self.misdelivered, self.out_of_order, self.missing, self.bad_reports];
+        faults == [0; 5]
     }
 
     /// The counts by name, for reports and status files.
-    pub fn named(&self) -> [(&'static str, u64); 17] {
+    pub fn named(&self) -> [(&'static str, u64); 21] {
         [
             ("connections", self.connections),
             ("mails", self.mails),
@@ -56,6 +66,10 @@ impl SinkCounts {
             ("delivered", self.delivered),
             ("distinct", self.distinct),
             ("repeated", self.repeated),
+            ("reports", self.reports),
+            ("reported_failed", self.reported_failed),
+            ("reported_delayed", self.reported_delayed),
+            ("bad_reports", self.bad_reports),
             ("foreign", self.foreign),
             ("altered", self.altered),
             ("misdelivered", self.misdelivered),

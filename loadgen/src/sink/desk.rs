@@ -10,8 +10,9 @@ use super::counts::SinkCounts;
 use super::order::Order;
 use super::session::{Envelope, Judge, Reply};
 use super::{Faults, SinkConfig};
+use crate::dsn::{Action, Dsn};
 use crate::host::unix_us;
-use crate::identity::{MailId, ReceivedIdentity, RecipientId};
+use crate::identity::{MailId, ReceivedIdentity, RecipientId, parse_sender};
 use crate::ledger::{Event, Outcome, Recorder};
 
 pub(super) struct Desk {
@@ -22,6 +23,8 @@ pub(super) struct Desk {
     pub(super) now: Instant,
     /// Why the first mail that could not be dumped could not.
     pub(super) dump_error: Option<io::Error>,
+    /// The first faults that were counted, in words; at most [`EXAMPLES_MAX`].
+    pub(super) examples: Vec<String>,
     rng: Rng,
     order: Order,
     position: u64,
@@ -37,6 +40,7 @@ impl Desk {
             position: 0,
             now,
             dump_error: None,
+            examples: Vec::new(),
             config,
         };
         let at_us = desk.unix_us();
@@ -79,6 +83,75 @@ impl Desk {
             recipient: address.into(),
         });
         self.position += 1;
+    }
+
+    fn note_example(&mut self, what: impl FnOnce() -> String) {
+        if self.examples.len() < EXAMPLES_MAX {
+            self.examples.push(what());
+        }
+    }
+
+    /// Records what is known of a DSN about our mail.
+    fn record_notice(
+        &mut self,
+        outcome: Outcome,
+        action: Option<Action>,
+        mail: Option<MailId>,
+        recipient: Option<Box<str>>,
+    ) {
+        let (sink, at_us, position) = (self.config.sink, self.unix_us(), self.position);
+        self.recorder.record(Event::Notice {
+            sink,
+            position,
+            at_us,
+            outcome,
+            action,
+            mail,
+            recipient,
+        });
+        self.position += 1;
+    }
+
+    /// Checks and records a DSN. Answers whether it was one about our mail.
+    fn handle_dsn(&mut self, envelope: &Envelope, content: &[u8], outcome: Outcome) -> bool {
+        if !envelope.reverse_path.is_empty() {
+            return false;
+        }
+        let Some(dsn) = Dsn::parse(content) else { return false };
+        let addressed = envelope.recipients.iter().find_map(|address| parse_sender(address));
+        let named = || dsn.recipients.iter().find_map(|of| RecipientId::parse(&of.address));
+        let Some(mail) = dsn.original.or_else(|| named().map(|(id, _)| id.mail)).or(addressed)
+        else {
+            return false;
+        };
+        for address in &envelope.recipients {
+            if parse_sender(address) != Some(mail) {
+                self.counts.misdelivered += 1;
+                self.note_example(|| format!("a DSN about mail {mail} went to {address}"));
+                self.record(address, outcome, None);
+            }
+        }
+        if dsn.about_dsn {
+            self.counts.bad_reports += 1;
+            self.note_example(|| format!("a DSN about a DSN went to {:?}", envelope.recipients));
+        }
+        for fault in &dsn.faults {
+            self.counts.bad_reports += 1;
+            self.note_example(|| format!("a DSN about mail {mail} {fault}"));
+        }
+        if outcome == Outcome::Accepted {
+            self.counts.reports += 1;
+            let count = |action| dsn.recipients.iter().filter(|of| of.action == action).count();
+            self.counts.reported_failed += count(Action::Failed) as u64;
+            self.counts.reported_delayed += count(Action::Delayed) as u64;
+        }
+        if dsn.recipients.is_empty() {
+            self.record_notice(outcome, None, Some(mail), None);
+        }
+        for of in dsn.recipients {
+            self.record_notice(outcome, Some(of.action), Some(mail), Some(of.address));
+        }
+        true
     }
 
     /// Checks content, recipients and order.
@@ -142,8 +215,11 @@ impl Desk {
     }
 }
 
+/// Most faults that are kept in words; further ones are only counted.
+const EXAMPLES_MAX: usize = 10;
+
 impl Judge for Desk {
-    fn judge_recipient(&mut self, address: &str) -> Reply {
+    fn judge_recipient(&mut self, reverse_path: &str, address: &str) -> Reply {
         let Faults { drop_421, recipient_4xx, recipient_5xx, .. } = self.config.faults;
         let reply = if self.happens(drop_421) {
             self.counts.dropped_421 += 1;
@@ -159,7 +235,10 @@ impl Judge for Desk {
         };
         let permanent = reply == Reply::Permanent;
         let outcome = if permanent { Outcome::Permanent } else { Outcome::Transient };
-        self.record(address, outcome, None);
+        match parse_sender(address).filter(|_| reverse_path.is_empty()) {
+            Some(mail) => self.record_notice(outcome, None, Some(mail), None),
+            None => self.record(address, outcome, None),
+        }
         reply
     }
 
@@ -171,10 +250,12 @@ impl Judge for Desk {
             Reply::Permanent => Outcome::Permanent,
             Reply::Hang | Reply::Close => Outcome::Unknown,
         };
-        let identity = ReceivedIdentity::find(content);
-        self.check(envelope, content, identity.as_ref(), outcome);
-        for recipient in &envelope.recipients {
-            self.record(recipient, outcome, identity.as_ref());
+        if !self.handle_dsn(envelope, content, outcome) {
+            let identity = ReceivedIdentity::find(content);
+            self.check(envelope, content, identity.as_ref(), outcome);
+            for recipient in &envelope.recipients {
+                self.record(recipient, outcome, identity.as_ref());
+            }
         }
         match outcome {
             Outcome::Accepted => {
@@ -187,7 +268,7 @@ impl Judge for Desk {
             }
             Outcome::Transient => self.counts.refused_4xx += 1,
             Outcome::Permanent => self.counts.refused_5xx += 1,
-            Outcome::Unknown => self.counts.unanswered += 1,
+            Outcome::Unknown | Outcome::Doubtful => self.counts.unanswered += 1,
         }
         reply
     }
@@ -197,6 +278,7 @@ impl Judge for Desk {
 mod tests {
     use super::*;
     use crate::content::{Generator, GeneratorConfig, Plan, SizeMix};
+    use crate::dsn;
     use crate::ledger::NoRecord;
 
     fn desk(displacement_max: Option<u64>) -> Desk {
@@ -212,7 +294,7 @@ mod tests {
             sizes: SizeMix::only(800),
             domains: vec!["a.example".into()],
             recipients_per_mail: 1,
-            eight_bit: true,
+            ..GeneratorConfig::default()
         });
         let make = |_| {
             let plan = generator.plan();
@@ -301,6 +383,44 @@ mod tests {
         let mails = mails(2);
         deliver(&mut desk, &mails[0].0, &mails[1].1);
         assert_eq!((desk.counts.misdelivered, desk.counts.is_clean()), (1, false));
+    }
+
+    fn deliver_dsn(desk: &mut Desk, from: &str, to: &str, content: &str) {
+        let envelope = Envelope { reverse_path: from.into(), recipients: vec![to.into()] };
+        desk.judge_mail(&envelope, content.as_bytes());
+    }
+
+    const SENDER: &str = "load-00000001-5@sender.example";
+
+    fn dsn() -> String {
+        let mail = MailId { run: 1, number: 5 };
+        dsn::tests::sample(mail, &[("00000001-5-0@a.example", "failed")])
+    }
+
+    #[test]
+    fn a_dsn_is_taken_for_what_it_is() {
+        let mut desk = desk(Some(0));
+        deliver_dsn(&mut desk, "", SENDER, &dsn());
+        let counts = desk.counts;
+        assert_eq!((counts.mails, counts.reports, counts.reported_failed), (1, 1, 1));
+        assert!(counts.is_clean() && counts.foreign == 0 && desk.examples.is_empty());
+        // With a sender it is a mail like any other, whose claims nobody believes.
+        deliver_dsn(&mut desk, "a@b", SENDER, &dsn());
+        assert_eq!((desk.counts.reports, desk.counts.is_clean()), (1, false));
+    }
+
+    #[test]
+    fn a_dsn_to_somebody_else_or_without_form_or_about_a_dsn_is_found() {
+        let mut astray = desk(None);
+        deliver_dsn(&mut astray, "", "load-00000001-6@sender.example", &dsn());
+        assert_eq!((astray.counts.misdelivered, astray.counts.is_clean()), (1, false));
+        let report = "Content-Type: multipart/report; report-type=delivery-status\r\nSubject: x";
+        for (from, to) in [("Reporting-MTA", "X"), ("Subject: x", report)] {
+            let mut desk = desk(None);
+            deliver_dsn(&mut desk, "", SENDER, &dsn().replace(from, to));
+            assert_eq!((desk.counts.bad_reports, desk.counts.is_clean()), (1, false), "{to}");
+            assert_eq!(desk.examples.len(), 1);
+        }
     }
 
     #[test]

@@ -117,6 +117,11 @@ impl<T: Transport> Sink<T> {
         &self.desk.counts
     }
 
+    /// The first faults that it counted, in words.
+    pub fn examples(&self) -> &[String] {
+        &self.desk.examples
+    }
+
     /// Sets what it does wrong from now on.
     pub fn set_faults(&mut self, faults: Faults) {
         self.desk.config.faults = faults;

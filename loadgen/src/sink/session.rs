@@ -4,8 +4,8 @@ use crate::data::DataDecoder;
 
 /// What a session asks about the mail that it takes in.
 pub(super) trait Judge {
-    /// The answer to a recipient.
-    fn judge_recipient(&mut self, address: &str) -> Reply;
+    /// The answer to a recipient of a mail with that reverse-path.
+    fn judge_recipient(&mut self, reverse_path: &str, address: &str) -> Reply;
     /// The answer to a mail.
     fn judge_mail(&mut self, envelope: &Envelope, content: &[u8]) -> Reply;
 }
@@ -183,7 +183,7 @@ impl Session {
         if !self.in_transaction {
             return self.refuse("503 5.5.1 MAIL first\r\n");
         }
-        let reply = judge.judge_recipient(path);
+        let reply = judge.judge_recipient(&self.envelope.reverse_path, path);
         if reply == Reply::Accept {
             self.envelope.recipients.push(path.into());
         }
@@ -272,7 +272,7 @@ mod tests {
     }
 
     impl Judge for Scripted {
-        fn judge_recipient(&mut self, _address: &str) -> Reply {
+        fn judge_recipient(&mut self, _reverse_path: &str, _address: &str) -> Reply {
             self.recipients.pop().unwrap_or(Reply::Accept)
         }
         fn judge_mail(&mut self, envelope: &Envelope, content: &[u8]) -> Reply {

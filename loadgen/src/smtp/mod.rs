@@ -17,7 +17,7 @@ use tcpstack::{ConnectionId, Event as TcpEvent, Instant, RecvError, Transport};
 pub use pace::Pace;
 pub use stats::SmtpStatistics;
 
-use crate::content::{Generator, GeneratorConfig, SizeMix};
+use crate::content::{Generator, GeneratorConfig};
 use crate::host::unix_us;
 use crate::ledger::{Answer, Event, Recipients, Recorder};
 use pace::Pacer;
@@ -56,14 +56,7 @@ impl Default for SmtpConfig {
     fn default() -> SmtpConfig {
         SmtpConfig {
             to: Vec::new(),
-            mail: GeneratorConfig {
-                run: 0,
-                seed: 0,
-                sizes: SizeMix::only(1024),
-                domains: vec!["d0.example".into()],
-                recipients_per_mail: 1,
-                eight_bit: true,
-            },
+            mail: GeneratorConfig::default(),
             pace: Pace { rate: None, total: Some(1), duration: None },
             sessions: 1,
             mails_per_session: None,
@@ -328,6 +321,7 @@ impl<T: Transport> SmtpLoad<T> {
             at_us: unix_us(self.config.unix_origin_us, now),
             digest,
             size_bytes: content.len() as u64,
+            null_sender: plan.null_sender,
             places: plan.places.clone(),
         });
         Some(Work {

@@ -7,7 +7,6 @@ use tcpstack::Instant;
 use super::reply::{Reply, ReplyReader};
 use crate::content::Plan;
 use crate::data;
-use crate::identity::sender_address;
 
 /// A mail on its way, with what has become of it.
 #[derive(Debug)]
@@ -153,7 +152,7 @@ impl Session {
         work.dot_sent = None;
         let declared = if work.plan.eight_bit && self.eight_bit { " BODY=8BITMIME" } else { "" };
         let size = if self.size { format!(" SIZE={}", work.content.len()) } else { String::new() };
-        self.command(&format!("MAIL FROM:<{}>{size}{declared}\r\n", sender_address(work.plan.id)));
+        self.command(&format!("MAIL FROM:<{}>{size}{declared}\r\n", work.plan.sender()));
         self.expected.push_back(Expect::Mail);
         self.works.push_back(work);
         if self.pipelining {
@@ -380,7 +379,7 @@ mod tests {
             sizes: SizeMix::only(700),
             domains: vec!["a.example".into()],
             recipients_per_mail: recipients,
-            eight_bit: true,
+            ..GeneratorConfig::default()
         });
         let plan = generator.plan();
         let mut content = Vec::new();

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use super::ProblemKind::{
-    Altered, Duplicated, Invented, Lost, Misdelivered, Reordered, Unacknowledged, Unreadable,
+    Altered, Duplicated, Invented, Lost, Misdelivered, Misreported, Reordered, Unacknowledged,
+    Unreadable, Unreported,
 };
 use super::*;
 use crate::content::Place;
+use crate::dsn::Action;
 use crate::identity::RecipientId;
 use crate::ledger::{Event, Policy};
 
@@ -29,12 +31,17 @@ fn mail(number: u64) -> MailId {
 impl Story {
     /// The sender means to send mail `number` to one recipient at `a`.
     fn intends(&mut self, number: u64) -> &mut Story {
+        self.intends_from(number, false)
+    }
+
+    fn intends_from(&mut self, number: u64, null_sender: bool) -> &mut Story {
         let places = vec![Place { queue: Arc::from("a"), sequence: number, recipients: 1 }];
         self.ledger.add(Event::Intent {
             mail: mail(number),
             at_us: 0,
             digest: number + 100,
             size_bytes: 1,
+            null_sender,
             places,
         });
         self
@@ -73,6 +80,33 @@ impl Story {
             mail: number.map(mail),
             digest,
             recipient: recipient.into(),
+        });
+        self
+    }
+
+    /// A DSN about mail `number` says that of its recipient, and a sink answers so.
+    fn reports(&mut self, number: u64, at_us: u64, action: Action, outcome: Outcome) -> &mut Story {
+        let recipient = RecipientId { mail: mail(number), place: 0 }.address("a");
+        self.reports_about(Some(number), Some(&recipient), at_us, Some(action), outcome)
+    }
+
+    fn reports_about(
+        &mut self,
+        number: Option<u64>,
+        recipient: Option<&str>,
+        at_us: u64,
+        action: Option<Action>,
+        outcome: Outcome,
+    ) -> &mut Story {
+        self.position += 1;
+        self.ledger.add(Event::Notice {
+            sink: 0,
+            position: self.position,
+            at_us,
+            outcome,
+            action,
+            mail: number.map(mail),
+            recipient: recipient.map(Box::from),
         });
         self
     }
@@ -309,6 +343,7 @@ fn recipients_are_judged_each_for_itself() {
         at_us: 0,
         digest: 100,
         size_bytes: 1,
+        null_sender: false,
         places: places.to_vec(),
     });
     for (place, answer) in [(0, Answer::Accepted), (1, Answer::Refused(550))] {
@@ -320,4 +355,156 @@ fn recipients_are_judged_each_for_itself() {
     assert_eq!((counts.accepted, counts.not_accepted), (1, 1));
     story.arrives(Some(0), Some(100), "00000001-0-1@b", 21, Outcome::Accepted);
     story.must_find(&[(Unacknowledged, 1)]);
+}
+
+/// Mail 0 was accepted, and refused by a sink for good.
+fn refused(policy: Policy) -> Story {
+    let mut story = story(policy);
+    story.sends(0, 10, 11).delivers(0, 20, Outcome::Permanent);
+    story
+}
+
+fn strict() -> Policy {
+    Policy { bounces_required: true, ..Policy::default() }
+}
+
+#[test]
+fn a_refused_mail_and_one_dsn_are_clean() {
+    let mut story = refused(strict());
+    story.reports(0, 30, Action::Failed, Outcome::Accepted);
+    let counts = story.must_find(&[]);
+    assert_eq!((counts.bounced, counts.reported_failed), (1, 1));
+}
+
+#[test]
+fn a_missing_dsn_is_found_where_they_are_required() {
+    refused(strict()).must_find(&[(Unreported, 1)]);
+    refused(Policy::default()).must_find(&[]);
+    let mut delayed = refused(strict());
+    delayed.reports(0, 30, Action::Delayed, Outcome::Accepted);
+    assert_eq!(delayed.must_find(&[(Unreported, 1)]).reported_delayed, 1);
+    // Not taken: it must come again.
+    for outcome in [Outcome::Transient, Outcome::Unknown] {
+        let mut story = refused(strict());
+        story.reports(0, 30, Action::Failed, outcome).must_find(&[(Unreported, 1)]);
+    }
+}
+
+#[test]
+fn a_second_dsn_is_a_duplicate_unless_a_restart_or_a_doubt_explains_it() {
+    let mut story = refused(strict());
+    story.reports(0, 30, Action::Failed, Outcome::Accepted);
+    story.reports(0, 5_000_000, Action::Failed, Outcome::Accepted).must_find(&[(Duplicated, 1)]);
+
+    let mut near = refused(Policy { restarts_us: vec![31], ..strict() });
+    near.reports(0, 30, Action::Failed, Outcome::Accepted);
+    near.reports(0, 5_000_000, Action::Failed, Outcome::Accepted).must_find(&[]);
+
+    let mut doubtful = refused(strict());
+    doubtful.reports(0, 30, Action::Failed, Outcome::Accepted);
+    doubtful.reports(0, 30, Action::Failed, Outcome::Doubtful);
+    doubtful.reports(0, 40, Action::Failed, Outcome::Accepted).must_find(&[]);
+}
+
+#[test]
+fn a_delivered_mail_may_not_be_reported_as_failed() {
+    let mut story = story(Policy { giving_up_allowed: true, ..strict() });
+    story.sends(0, 10, 11).delivers(0, 20, Outcome::Accepted);
+    story.reports(0, 30, Action::Failed, Outcome::Accepted).must_find(&[(Misreported, 1)]);
+}
+
+#[test]
+fn what_no_sink_refused_is_given_up_only_where_that_is_allowed() {
+    let tell = |policy| {
+        let mut story = story(policy);
+        story.sends(0, 10, 11).delivers(0, 20, Outcome::Transient);
+        story.reports(0, 30, Action::Failed, Outcome::Accepted);
+        story
+    };
+    tell(strict()).must_find(&[(Misreported, 1)]);
+    let mut allowed = tell(Policy { giving_up_allowed: true, ..strict() });
+    assert_eq!(allowed.must_find(&[]).given_up, 1);
+    allowed.reports(0, 40, Action::Failed, Outcome::Accepted).must_find(&[(Duplicated, 1)]);
+}
+
+#[test]
+fn a_mail_with_the_null_reverse_path_is_never_reported() {
+    let tell = || {
+        let mut story = story(strict());
+        story.intends_from(0, true).answered(0, 10, 11, Answer::Accepted);
+        story.delivers(0, 20, Outcome::Permanent);
+        story
+    };
+    tell().must_find(&[]);
+    tell().reports(0, 30, Action::Failed, Outcome::Accepted).must_find(&[(Misreported, 1)]);
+    tell().reports(0, 30, Action::Delayed, Outcome::Transient).must_find(&[(Misreported, 1)]);
+}
+
+#[test]
+fn a_dsn_about_nothing_that_was_sent_is_found() {
+    let mut story = refused(strict());
+    story.reports(0, 30, Action::Failed, Outcome::Accepted);
+    story.reports(7, 30, Action::Failed, Outcome::Accepted);
+    let (failed, taken) = (Some(Action::Failed), Outcome::Accepted);
+    // A domain, a place and a mail that are not those of its recipient; and nobody at all.
+    story.reports_about(Some(0), Some("00000001-0-0@b"), 30, failed, taken);
+    story.reports_about(Some(0), Some("00000001-0-1@a"), 30, failed, taken);
+    story.reports_about(Some(0), Some("00000001-7-0@a"), 30, failed, taken);
+    story.reports_about(Some(0), None, 30, None, taken);
+    story.must_find(&[(Misreported, 5)]);
+}
+
+#[test]
+fn a_dsn_that_a_sink_refused_need_not_arrive() {
+    let mut seen = refused(strict());
+    seen.reports(0, 30, Action::Failed, Outcome::Permanent);
+    assert_eq!(seen.must_find(&[]).unreported_allowed, 1);
+    let mut at_rcpt = refused(strict());
+    at_rcpt.reports_about(Some(0), None, 30, None, Outcome::Permanent).must_find(&[]);
+    // One that was refused at MAIL may have been about one mail, not about two.
+    let mut at_mail = refused(strict());
+    at_mail.reports_about(None, None, 30, None, Outcome::Permanent).must_find(&[]);
+    at_mail.sends(1, 10, 11).delivers(1, 20, Outcome::Permanent);
+    at_mail.must_find(&[(Unreported, 1)]);
+}
+
+#[test]
+fn a_success_must_be_true() {
+    let mut story = story(strict());
+    story.sends(0, 10, 11).delivers(0, 20, Outcome::Accepted);
+    story.reports(0, 30, Action::Relayed, Outcome::Accepted).must_find(&[]);
+    story.sends(1, 10, 11).delivers(1, 20, Outcome::Permanent);
+    story.reports(1, 30, Action::Failed, Outcome::Accepted);
+    story.reports(1, 30, Action::Delivered, Outcome::Accepted).must_find(&[(Misreported, 1)]);
+}
+
+#[test]
+fn what_its_sender_was_refused_may_not_be_reported() {
+    let mut story = story(strict());
+    story.sends(1, 10, 11).delivers(1, 20, Outcome::Accepted);
+    story.intends(0).answered(0, 10, 11, Answer::Refused(550));
+    story.reports(0, 30, Action::Failed, Outcome::Accepted).must_find(&[(Misreported, 1)]);
+}
+
+#[test]
+fn a_mail_refused_before_its_recipients_were_known_is_refused_for_all() {
+    let mut story = story(strict());
+    story.sends(0, 10, 11).ledger.add(Event::Refusal { sink: 0, at_us: 20, mail: mail(0) });
+    assert_eq!(story.must_find(&[(Unreported, 1)]).bounced, 1);
+    story.reports(0, 30, Action::Failed, Outcome::Accepted).must_find(&[]);
+}
+
+#[test]
+fn a_doubtful_answer_allows_one_more_copy() {
+    let mut story = story(Policy::default());
+    story.sends(0, 10, 11);
+    story.delivers(0, 20, Outcome::Accepted).delivers(0, 20, Outcome::Doubtful);
+    story.delivers(0, 30, Outcome::Accepted).must_find(&[]);
+    story.delivers(0, 40, Outcome::Accepted).must_find(&[(Duplicated, 1)]);
+}
+
+#[test]
+fn a_doubt_alone_is_no_delivery() {
+    let mut story = story(Policy::default());
+    story.sends(0, 10, 11).delivers(0, 20, Outcome::Doubtful).must_find(&[(Lost, 1)]);
 }
