@@ -18,3 +18,4 @@ pub mod ledger;
 pub mod report;
 pub mod sink;
 pub mod smtp;
+pub mod watch;

@@ -22,6 +22,7 @@ enum Command {
     Kvs(cli::kvs::KvsOptions),
     Recovery(cli::kvs::RecoveryOptions),
     NullServer(cli::kvs::NullOptions),
+    Watch(cli::watch::Options),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Kvs(options) => cli::kvs::run(&options),
         Command::Recovery(options) => cli::kvs::run_recovery(&options),
         Command::NullServer(options) => cli::kvs::run_null(&options),
+        Command::Watch(options) => cli::watch::run(&options),
     };
     result.unwrap_or_else(|error| {
         eprintln!("loadgen: {error}");

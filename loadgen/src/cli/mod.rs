@@ -4,6 +4,7 @@ pub(crate) mod kvs;
 pub(crate) mod ledger;
 pub(crate) mod sink;
 pub(crate) mod smtp;
+pub(crate) mod watch;
 
 use std::io::Write as _;
 use std::path::Path;
