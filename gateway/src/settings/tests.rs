@@ -1,3 +1,6 @@
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+
 use super::*;
 
 const GOOD: &str = r#"

@@ -1,0 +1,74 @@
+//! The servers, and the groups that back queues up: `[[kvs]]`, `[[group]]` and the links' times.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use config::Table;
+use kvs_proto::auth::Secret;
+
+use super::{Group, server_name_is_allowed};
+use crate::link::LinkSettings;
+use crate::shard::BACKUPS;
+
+/// Every `[[kvs]]`, in order.
+pub(super) fn read_links(root: &Table<'_>, directory: &Path) -> Vec<LinkSettings> {
+    let account = root.string("account").not_empty().required();
+    let secret =
+        root.secret("secret", "secret_file", |path| config::read_file(&directory.join(path)));
+    let secret = secret.required();
+    let times = root.table("times");
+    let heart_beat = times.duration("heart_beat").default(Duration::from_millis(500));
+    let deadline = times.duration("link_deadline").default(Duration::from_secs(2));
+    if deadline <= heart_beat {
+        times.mistake_at("link_deadline", "must be longer than `heart_beat`");
+    }
+    let mut links = Vec::new();
+    for table in root.required_tables("kvs") {
+        let server = table.string("name").check(|name| server_name_is_allowed(name)).required();
+        if links.iter().any(|link: &LinkSettings| link.server == server) {
+            table.mistake_at("name", format!("two servers are named {server:?}; names differ"));
+        }
+        let local = table.string("local").optional().and_then(|text| {
+            let address = text.parse::<IpAddr>();
+            if address.is_err() {
+                table.mistake_at("local", format!("{text:?} is no IP address"));
+            }
+            address.ok()
+        });
+        links.push(LinkSettings {
+            server,
+            address: table.address("address").required(),
+            local,
+            account: account.clone(),
+            secret: Secret::new(secret.expose().as_bytes()),
+            heart_beat,
+            deadline,
+        });
+    }
+    links
+}
+
+/// Every `[[group]]`, in order.
+pub(super) fn read_groups(root: &Table<'_>, links: &[LinkSettings]) -> Vec<Group> {
+    let mut groups = Vec::new();
+    for table in root.required_tables("group") {
+        let name = table.string("name").check(|name| server_name_is_allowed(name)).required();
+        if groups.iter().any(|group: &Group| group.name == name) {
+            table.mistake_at("name", format!("two groups are named {name:?}; names differ"));
+        }
+        let names = table.strings("kvs").required();
+        let place = |name: &String| links.iter().position(|link| link.server == *name);
+        for (item, unknown) in names.iter().enumerate().filter(|(_, name)| place(name).is_none()) {
+            table.mistake_at_item("kvs", item, format!("there is no [[kvs]] named {unknown:?}"));
+        }
+        let members = names.iter().filter_map(place).collect::<Vec<_>>();
+        let members = <[usize; BACKUPS]>::try_from(members);
+        let members = members.ok().filter(|members| members[0] != members[1]);
+        if members.is_none() && names.iter().all(|name| place(name).is_some()) {
+            table.mistake_at("kvs", "name two different servers: each queue has two backups");
+        }
+        groups.push(Group { name, members: members.unwrap_or([0; BACKUPS]) });
+    }
+    groups
+}

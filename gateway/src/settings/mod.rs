@@ -1,0 +1,250 @@
+//! The gateway's configuration: one TOML file, read and checked as a whole.
+
+mod delivery;
+mod links;
+mod queues;
+mod reception;
+#[cfg(test)]
+mod tests;
+mod threads;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use config::{Document, Mistakes};
+use kvs_proto::body::QueueName;
+
+use self::delivery::read_delivery;
+use self::links::{read_groups, read_links};
+use self::queues::read_queues;
+use self::reception::read_reception;
+use self::threads::read_threads;
+use crate::front::{DeliveryConfig, FrontConfig, ReceptionConfig};
+use crate::link::LinkSettings;
+use crate::message::QueueIndex;
+use crate::queue::RetryPolicy;
+use crate::replication::cohort::{Policy, UnitSettings};
+use crate::shard::{BACKUPS, CohortSettings, ShardSettings};
+
+/// Most queues of one gateway. A configuration with more is refused.
+pub const QUEUES_MAX: usize = 1000;
+
+/// Cohorts that the queues of a group are spread over, by name. Fixed, so that a queue's record
+/// stays where it is when queues or workers are added.
+const COHORTS_PER_GROUP: u64 = 16;
+
+/// Room at the servers beyond our own bounds, for what is on its way and for envelopes.
+const SERVER_SLACK_BYTES: u64 = 64 << 20;
+
+/// Everything that the file says.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The gateway's name: in the names of its queues at the servers, and in the register.
+    pub name: String,
+    /// Budget for all messages together, in bytes.
+    pub memory_bytes: u64,
+    /// Directory of the register.
+    pub register: PathBuf,
+    /// Threads.
+    pub threads: Threads,
+    /// How mail is received; `number`, `fronts` and `seed` of the front are filled in per thread.
+    pub reception: ReceptionConfig,
+    /// How mail is delivered.
+    pub delivery: DeliveryConfig,
+    /// Our name in SMTP.
+    pub hostname: String,
+    /// How cohorts behave.
+    pub policy: Policy,
+    /// The servers, by place.
+    pub links: Vec<LinkSettings>,
+    /// The groups: which servers back queues up.
+    pub groups: Vec<Group>,
+    /// The queues, by index.
+    pub queues: Vec<QueueSettings>,
+    /// Log records as JSON instead of text.
+    pub log_json: bool,
+}
+
+/// Threads, and what runs on them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Threads {
+    /// What runs where.
+    pub drivers: Drivers,
+    /// Cores that the threads are pinned to, in order of their numbers; empty: not pinned.
+    pub cores: Vec<usize>,
+    /// How long a thread without work spins before it sleeps.
+    pub spin: Duration,
+}
+
+/// What runs where.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Drivers {
+    /// Each thread runs everything.
+    Merged {
+        /// How many.
+        workers: usize,
+    },
+    /// Some threads run queues and links, others SMTP.
+    Split {
+        /// Threads for queues and links.
+        link_workers: usize,
+        /// Threads for SMTP.
+        smtp_workers: usize,
+    },
+}
+
+/// Two servers that back queues up.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// Places in `links`.
+    pub members: [usize; BACKUPS],
+}
+
+/// One queue.
+#[derive(Clone, Debug)]
+pub struct QueueSettings {
+    /// Its name.
+    pub name: String,
+    /// Place of its group.
+    pub group: usize,
+    /// Bound on messages.
+    pub messages_max: u64,
+    /// Bound on bytes.
+    pub bytes_max: u64,
+    /// When deferred messages are tried again.
+    pub retry: RetryPolicy,
+}
+
+impl Settings {
+    /// Reads and checks a file's text; `path` names it in mistakes and is where relative paths
+    /// start.
+    ///
+    /// # Errors
+    /// Every mistake that was found.
+    pub fn parse(path: &Path, text: &str) -> Result<Settings, Mistakes> {
+        let label = path.display().to_string();
+        let document = Document::parse(&label, text);
+        let root = document.root();
+        let directory = path.parent().unwrap_or(Path::new("."));
+        let name = root.string("name").check(|name| server_name_is_allowed(name)).required();
+        let hostname = root.string("hostname").not_empty().required();
+        let memory_bytes = root.bytes("memory").range(1 << 20..=1 << 46).default(1 << 30);
+        let message_size_max =
+            root.bytes("message_size_max").range(1024..=200 << 20).default(20 << 20);
+        let register = directory.join(root.path("register").required());
+        let links = read_links(&root, directory);
+        let groups = read_groups(&root, &links);
+        let (queues, destinations, routes) = read_queues(&root, &name, &groups);
+        let times = root.table("times");
+        let reception = read_reception(&root, &times, message_size_max, routes);
+        let delivery = read_delivery(&times, destinations);
+        let policy = Policy {
+            min_sync: root.integer("min_sync").range(1..=BACKUPS).default(BACKUPS),
+            isolate_after: times.duration("isolate_after").default(Duration::from_secs(1)),
+            recovery_wait: times.duration("recovery_wait").default(Duration::from_secs(10)),
+            accept_loss: false,
+        };
+        let threads = read_threads(&root);
+        let formats = [("text", false), ("json", true)];
+        let log_json = root.choice("log", &formats).default(false);
+        document.finish()?;
+        Ok(Settings {
+            name,
+            memory_bytes,
+            register,
+            threads,
+            reception,
+            delivery,
+            hostname,
+            policy,
+            links,
+            groups,
+            queues,
+            log_json,
+        })
+    }
+
+    /// What front `number` of `fronts` is told.
+    pub fn front(&self, number: u16, fronts: u16, seed: u64) -> FrontConfig {
+        FrontConfig {
+            hostname: self.hostname.as_str().into(),
+            number,
+            fronts,
+            seed,
+            reception: self.reception.clone(),
+            delivery: self.delivery.clone(),
+        }
+    }
+
+    /// What shard `number` of `shards` is told, and the queues that it has.
+    pub fn shard(&self, number: usize, shards: usize, fronts: u16, seed: u64) -> ShardSettings {
+        let cohorts = self.cohorts().into_iter().enumerate();
+        let ours = cohorts.filter(|(place, _)| place % shards == number);
+        ShardSettings {
+            links: self.links.clone(),
+            cohorts: ours.map(|(_, cohort)| cohort).collect(),
+            policy: self.policy.clone(),
+            fronts,
+            seed,
+        }
+    }
+
+    /// Which of `shards` shards has each queue, by index.
+    pub fn shard_of_queues(&self, shards: usize) -> Vec<usize> {
+        let mut owners = vec![0; self.queues.len()];
+        for (place, cohort) in self.cohorts().iter().enumerate() {
+            for (unit, _) in &cohort.queues {
+                owners[unit.queue.0 as usize] = place % shards;
+            }
+        }
+        owners
+    }
+
+    /// The bounds of each queue, for the board.
+    pub fn bounds(&self) -> impl Iterator<Item = (i64, i64)> {
+        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.queues.iter().map(move |it| (signed(it.messages_max), signed(it.bytes_max)))
+    }
+
+    fn cohorts(&self) -> Vec<CohortSettings> {
+        let mut cohorts = BTreeMap::new();
+        for (index, queue) in (0..).zip(&self.queues) {
+            let number = stable_hash(&queue.name) % COHORTS_PER_GROUP;
+            let unit = UnitSettings {
+                queue: QueueIndex(index),
+                name: queue.name.clone(),
+                server_name: format!("{}/{}", self.name, queue.name).into(),
+                messages_max: queue.messages_max.saturating_mul(2),
+                bytes_max: queue.bytes_max.saturating_mul(2) + SERVER_SLACK_BYTES,
+                headroom_bytes: self.reception.message_size_max,
+            };
+            let group = &self.groups[queue.group];
+            let key = (queue.group, number);
+            let cohort = cohorts.entry(key).or_insert_with(|| CohortSettings {
+                key: format!("{}/{}/{number}", self.name, group.name),
+                members: group.members,
+                queues: Vec::new(),
+            });
+            cohort.queues.push((unit, queue.retry));
+        }
+        cohorts.into_values().collect()
+    }
+}
+
+/// Names become parts of names at the servers.
+fn server_name_is_allowed(name: &str) -> Result<(), String> {
+    match QueueName::parse(name.as_bytes()) {
+        Some(_) => Ok(()),
+        None => Err("give 1 to 255 printable ASCII characters".into()),
+    }
+}
+
+/// FNV-1a: the same in every build, since records are found by it.
+fn stable_hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
