@@ -1,6 +1,6 @@
 //! Command lines (RFC 5321 §4.1.1), parsed into what they mean or into the refusal they get.
 
-use crate::esmtp::{MailParameters, RecipientParameters};
+use crate::esmtp::{MailParameters, RecipientParameters, UNKNOWN_PARAMETER};
 use crate::path::{ForwardPath, HelloName, PathError, ReversePath};
 use crate::reply::Refusal;
 
@@ -18,10 +18,18 @@ pub(crate) enum Command {
     Help,
 }
 
+/// What the session allows at present.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Dialect {
+    /// The client said EHLO, without which there are no parameters (RFC 5321 §4.1.1.11).
+    pub(crate) extended: bool,
+    /// The MAIL of this transaction said SMTPUTF8.
+    pub(crate) utf8: bool,
+}
+
 impl Command {
-    /// Parses a line without its CRLF. `extended` says whether the client said EHLO, without which
-    /// there are no parameters (RFC 5321 §4.1.1.11).
-    pub(crate) fn parse(line: &[u8], extended: bool) -> Result<Command, Refusal> {
+    /// Parses a line without its CRLF.
+    pub(crate) fn parse(line: &[u8], dialect: Dialect) -> Result<Command, Refusal> {
         if line.contains(&0) {
             return Err(NUL_IN_COMMAND);
         }
@@ -41,8 +49,8 @@ impl Command {
         match &*upper {
             b"HELO" => hello(argument, false),
             b"EHLO" => hello(argument, true),
-            b"MAIL" => mail(argument, extended),
-            b"RCPT" => recipient(argument),
+            b"MAIL" => mail(argument, dialect),
+            b"RCPT" => recipient(argument, dialect),
             b"DATA" => alone(argument, Command::Data),
             b"RSET" => alone(argument, Command::Reset),
             b"QUIT" => alone(argument, Command::Quit),
@@ -72,10 +80,11 @@ const ARGUMENT_SURPLUS: Refusal = Refusal::new(501, (5, 5, 4), "No argument allo
 const BAD_HELLO: Refusal = Refusal::new(501, (5, 5, 4), "Not a domain or address literal");
 const BAD_SENDER: Refusal = Refusal::new(501, (5, 1, 7), "Syntax of the reverse-path");
 const BAD_RECIPIENT: Refusal = Refusal::new(501, (5, 1, 3), "Syntax of the forward-path");
-const EIGHT_BIT_ADDRESS: Refusal =
-    Refusal::new(553, (5, 6, 7), "Addresses beyond ASCII need SMTPUTF8, which is not offered");
-const UNKNOWN_PARAMETER: Refusal = Refusal::new(555, (5, 5, 4), "Parameter not recognised");
-const BAD_PARAMETER: Refusal = Refusal::new(501, (5, 5, 4), "Parameter malformed or repeated");
+/// RFC 6531 §3.5: 550 where MAIL, and 553 where RCPT would have to be ASCII.
+const SENDER_NOT_ASCII: Refusal =
+    Refusal::new(550, (5, 6, 7), "A sender beyond ASCII needs SMTPUTF8");
+const RECIPIENT_NOT_ASCII: Refusal =
+    Refusal::new(553, (5, 6, 7), "A recipient beyond ASCII needs SMTPUTF8 at MAIL");
 
 fn hello(argument: &[u8], extended: bool) -> Result<Command, Refusal> {
     if argument.is_empty() {
@@ -85,62 +94,35 @@ fn hello(argument: &[u8], extended: bool) -> Result<Command, Refusal> {
     Ok(Command::Hello { name, extended })
 }
 
-fn mail(argument: &[u8], extended: bool) -> Result<Command, Refusal> {
+fn mail(argument: &[u8], dialect: Dialect) -> Result<Command, Refusal> {
     let path = strip_keyword(argument, b"FROM:").ok_or(BAD_SENDER)?;
-    let (reverse_path, rest) =
-        ReversePath::parse(path).map_err(|error| path_refusal(error, BAD_SENDER))?;
-    let mut mail = MailParameters {
-        reverse_path,
-        size: None,
-        eight_bit: false,
-        utf8: false,
-        ret: None,
-        envelope_id: None,
-        priority: None,
-    };
-    let mut body_given = false;
-    for parameter in parameters(rest, BAD_SENDER)? {
-        let (keyword, value) = split_parameter(parameter);
-        if !extended {
-            return Err(UNKNOWN_PARAMETER);
-        }
-        if keyword.eq_ignore_ascii_case(b"SIZE") {
-            if mail.size.is_some() {
-                return Err(BAD_PARAMETER);
-            }
-            mail.size = Some(size(value)?);
-        } else if keyword.eq_ignore_ascii_case(b"BODY") {
-            if body_given {
-                return Err(BAD_PARAMETER);
-            }
-            body_given = true;
-            mail.eight_bit = body_is_eight_bit(value)?;
-        } else {
-            return Err(UNKNOWN_PARAMETER);
-        }
+    let (reverse_path, rest) = ReversePath::parse(path).map_err(|error| match error {
+        PathError::NotUtf8 if !says_utf8(argument) => SENDER_NOT_ASCII,
+        _ => BAD_SENDER,
+    })?;
+    let parameters = parameters(rest, dialect, BAD_SENDER)?;
+    let mail = MailParameters::new(reverse_path).with_parameters(parameters)?;
+    if !mail.utf8 && !mail.reverse_path.is_ascii() {
+        return Err(SENDER_NOT_ASCII);
     }
     Ok(Command::Mail(mail))
 }
 
-fn recipient(argument: &[u8]) -> Result<Command, Refusal> {
+fn recipient(argument: &[u8], dialect: Dialect) -> Result<Command, Refusal> {
     let path = strip_keyword(argument, b"TO:").ok_or(BAD_RECIPIENT)?;
-    let (path, rest) =
-        ForwardPath::parse(path).map_err(|error| path_refusal(error, BAD_RECIPIENT))?;
-    match parameters(rest, BAD_RECIPIENT)?.next() {
-        None => Ok(Command::Recipient(RecipientParameters { path, notify: None, original: None })),
-        Some(_) => Err(UNKNOWN_PARAMETER),
+    let (path, rest) = ForwardPath::parse(path).map_err(|error| match error {
+        PathError::NotUtf8 if !dialect.utf8 => RECIPIENT_NOT_ASCII,
+        _ => BAD_RECIPIENT,
+    })?;
+    if !dialect.utf8 && !path.is_ascii() {
+        return Err(RECIPIENT_NOT_ASCII);
     }
+    let parameters = parameters(rest, dialect, BAD_RECIPIENT)?;
+    RecipientParameters::new(path).with_parameters(parameters, dialect.utf8).map(Command::Recipient)
 }
 
 fn alone(argument: &[u8], command: Command) -> Result<Command, Refusal> {
     if argument.is_empty() { Ok(command) } else { Err(ARGUMENT_SURPLUS) }
-}
-
-fn path_refusal(error: PathError, syntax: Refusal) -> Refusal {
-    match error {
-        PathError::EightBit => EIGHT_BIT_ADDRESS,
-        PathError::Syntax | PathError::TooLong => syntax,
-    }
 }
 
 /// What follows `FROM:` or `TO:`. Blanks before the path are against RFC 5321 §3.3 and common;
@@ -151,46 +133,35 @@ fn strip_keyword<'a>(argument: &'a [u8], keyword: &[u8]) -> Option<&'a [u8]> {
 }
 
 /// The parameters behind a path; `syntax` is the refusal when no blank divides them from it.
-fn parameters(rest: &[u8], syntax: Refusal) -> Result<impl Iterator<Item = &[u8]>, Refusal> {
-    if !rest.is_empty() && rest[0] != b' ' {
-        return Err(syntax);
+fn parameters(
+    rest: &[u8],
+    dialect: Dialect,
+    syntax: Refusal,
+) -> Result<impl Iterator<Item = &[u8]>, Refusal> {
+    match rest {
+        [] | [b' ', ..] => {}
+        _ => return Err(syntax),
     }
-    Ok(rest.split(|byte| *byte == b' ').filter(|parameter| !parameter.is_empty()))
+    let mut parameters = rest.split(|byte| *byte == b' ').filter(|it| !it.is_empty()).peekable();
+    if !dialect.extended && parameters.peek().is_some() {
+        return Err(UNKNOWN_PARAMETER);
+    }
+    Ok(parameters)
 }
 
-fn split_parameter(parameter: &[u8]) -> (&[u8], Option<&[u8]>) {
-    match parameter.iter().position(|byte| *byte == b'=') {
-        None => (parameter, None),
-        Some(at) => (&parameter[..at], Some(&parameter[at + 1..])),
-    }
-}
-
-/// `size-value` of RFC 1870 §3: one to twenty digits. What exceeds 64 bits exceeds every limit.
-fn size(value: Option<&[u8]>) -> Result<u64, Refusal> {
-    let digits = value.ok_or(BAD_PARAMETER)?;
-    if !(1..=20).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
-        return Err(BAD_PARAMETER);
-    }
-    let add =
-        |number: u64, digit: &u8| number.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
-    Ok(digits.iter().fold(0, add))
-}
-
-/// `body-value` of RFC 6152 §3.
-fn body_is_eight_bit(value: Option<&[u8]>) -> Result<bool, Refusal> {
-    match value {
-        Some(value) if value.eq_ignore_ascii_case(b"8BITMIME") => Ok(true),
-        Some(value) if value.eq_ignore_ascii_case(b"7BIT") => Ok(false),
-        _ => Err(BAD_PARAMETER),
-    }
+/// Whether MAIL says SMTPUTF8, where its path cannot be parsed.
+fn says_utf8(argument: &[u8]) -> bool {
+    argument.split(|byte| *byte == b' ').any(|word| word.eq_ignore_ascii_case(b"SMTPUTF8"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const EXTENDED: Dialect = Dialect { extended: true, utf8: false };
+
     fn code(line: &str) -> u16 {
-        match Command::parse(line.as_bytes(), true) {
+        match Command::parse(line.as_bytes(), EXTENDED) {
             Ok(_) => 0,
             Err(refusal) => refusal.code,
         }
@@ -198,7 +169,7 @@ mod tests {
 
     #[test]
     fn mail_with_its_parameters() {
-        let parsed = Command::parse(b"mail from:<a@b> size=123 BODY=8bitmime", true);
+        let parsed = Command::parse(b"mail from:<a@b> size=123 BODY=8bitmime", EXTENDED);
         let Ok(Command::Mail(mail)) = parsed else { panic!("{parsed:?}") };
         assert_eq!(mail.reverse_path.as_str(), "a@b");
         assert_eq!((mail.size, mail.eight_bit), (Some(123), true));
@@ -221,12 +192,14 @@ mod tests {
             ("MAIL FROM:<a@b> SIZE=1 SIZE=1", 501),
             ("MAIL FROM:<a@b> SIZE=99999999999999999999", 0),
             ("MAIL FROM:<a@b> SIZE=999999999999999999999", 501),
-            ("MAIL FROM:<a@b> BODY=BINARYMIME", 501),
-            ("MAIL FROM:<a@b> SMTPUTF8", 555),
-            ("MAIL FROM:<ü@b>", 553),
+            ("MAIL FROM:<a@b> BODY=BINARYMIME", 555),
+            ("MAIL FROM:<a@b> SMTPUTF8", 0),
+            ("MAIL FROM:<ü@b> SMTPUTF8", 0),
+            ("MAIL FROM:<ü@b>", 550),
             ("RCPT TO:<a@b>", 0),
             ("RCPT TO:<>", 501),
-            ("RCPT TO:<a@b> NOTIFY=NEVER", 555),
+            ("RCPT TO:<a@b> NOTIFY=NEVER", 0),
+            ("RCPT TO:<a@b> SMTPUTF8", 555),
             ("RCPT TO:<a@ü>", 553),
             ("DATA", 0),
             ("DATA x", 501),
@@ -253,8 +226,30 @@ mod tests {
 
     #[test]
     fn without_ehlo_there_are_no_parameters() {
-        let refusal = Command::parse(b"MAIL FROM:<a@b> SIZE=1", false).unwrap_err();
-        assert_eq!(refusal.code, 555);
-        assert!(Command::parse(b"MAIL FROM:<a@b>", false).is_ok());
+        let plain = Dialect { extended: false, utf8: false };
+        for line in [&b"MAIL FROM:<a@b> SIZE=1"[..], b"RCPT TO:<a@b> NOTIFY=NEVER"] {
+            assert_eq!(Command::parse(line, plain).unwrap_err().code, 555);
+        }
+        assert!(Command::parse(b"MAIL FROM:<a@b>", plain).is_ok());
+    }
+
+    #[test]
+    fn addresses_beyond_ascii_need_smtputf8_in_their_transaction() {
+        // RFC 6531 §3.5.
+        let utf8 = Dialect { extended: true, utf8: true };
+        let table: [(&[u8], Dialect, u16); 8] = [
+            ("MAIL FROM:<ü@b> SMTPUTF8".as_bytes(), EXTENDED, 0),
+            ("MAIL FROM:<ü@b>".as_bytes(), utf8, 550),
+            (b"MAIL FROM:<\xfc@b>", EXTENDED, 550),
+            (b"MAIL FROM:<\xfc@b> SMTPUTF8", EXTENDED, 501),
+            ("RCPT TO:<ü@b>".as_bytes(), EXTENDED, 553),
+            ("RCPT TO:<ü@b>".as_bytes(), utf8, 0),
+            (b"RCPT TO:<\xfc@b>", EXTENDED, 553),
+            (b"RCPT TO:<\xfc@b>", utf8, 501),
+        ];
+        for (line, dialect, code) in table {
+            let refused = Command::parse(line, dialect).err();
+            assert_eq!(refused.map_or(0, |refusal| refusal.code), code, "{line:?}");
+        }
     }
 }

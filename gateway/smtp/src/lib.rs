@@ -6,7 +6,8 @@
 //! * [`ForwardPath`] and [`ReversePath`] are addresses that have been checked.
 //!
 //! Nothing here owns a socket, a clock or a thread. Extensions that are spoken: PIPELINING
-//! (RFC 2920), SIZE (RFC 1870), 8BITMIME (RFC 6152), ENHANCEDSTATUSCODES (RFC 2034).
+//! (RFC 2920), SIZE (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), DSN (RFC 3461),
+//! MT-PRIORITY (RFC 6710), ENHANCEDSTATUSCODES (RFC 2034).
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -21,6 +22,7 @@ mod output;
 mod path;
 mod reply;
 mod server;
+mod xtext;
 
 pub use client::{
     Capabilities, ClientEvent, ClientOptions, ClientSession, Finished, LossReason, NewMail,
@@ -35,3 +37,6 @@ pub use reply::{
     ReplyLine, ReplyLines,
 };
 pub use server::{COMMAND_LINE_MAX, OUTPUT_LEN_MAX, ServerEvent, ServerLimits, ServerSession};
+pub use xtext::{
+    OriginalRecipient, decode_utf8_addr_xtext, decode_xtext, encode_utf8_addr_xtext, encode_xtext,
+};

@@ -1,8 +1,12 @@
-//! Addresses and names as commands carry them (RFC 5321 §4.1.2 and §4.1.3).
+//! Addresses and names as commands carry them (RFC 5321 §4.1.2 and §4.1.3, RFC 6531 §3.3).
+//!
+//! Addresses may be UTF-8 here; whether the transaction allows that is for the caller to check.
 
 use alloc::boxed::Box;
 use core::fmt;
 use core::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::xtext::is_harmless;
 
 /// A checked reverse-path: a mailbox, or empty for the null reverse-path.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,6 +30,11 @@ impl ReversePath {
     /// The mailbox without brackets; empty is the null reverse-path.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether it needs no SMTPUTF8.
+    pub fn is_ascii(&self) -> bool {
+        self.0.is_ascii()
     }
 
     /// The mailbox without brackets; empty is the null reverse-path.
@@ -63,6 +72,11 @@ impl ForwardPath {
         &self.mailbox
     }
 
+    /// Whether it needs no SMTPUTF8.
+    pub fn is_ascii(&self) -> bool {
+        self.mailbox.is_ascii()
+    }
+
     /// The domain or address literal as the client wrote it; none for a bare postmaster.
     pub fn domain(&self) -> Option<&str> {
         self.domain_start.map(|start| &self.mailbox[start..])
@@ -94,7 +108,8 @@ impl HelloName {
         if input.len() > DOMAIN_LEN_MAX {
             return Err(PathError::TooLong);
         }
-        let text = ascii(input)?;
+        // RFC 6531 §3.7.1: ASCII whatever the server offers.
+        let text = utf8(input)?;
         let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
         if !text.bytes().all(is_allowed) {
             return Err(PathError::Syntax);
@@ -113,8 +128,8 @@ impl HelloName {
 pub enum PathError {
     /// Not in the grammar of RFC 5321 §4.1.2.
     Syntax,
-    /// Octets above 127: only with SMTPUTF8 (RFC 6531), which is not offered.
-    EightBit,
+    /// Octets above 127 that are not UTF-8.
+    NotUtf8,
     /// A path above 256 octets with its brackets, or a domain above 255 (RFC 5321 §4.5.3.1).
     TooLong,
 }
@@ -123,7 +138,7 @@ impl fmt::Display for PathError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             PathError::Syntax => "not an address by RFC 5321",
-            PathError::EightBit => "an address beyond ASCII",
+            PathError::NotUtf8 => "neither ASCII nor UTF-8",
             PathError::TooLong => "too long",
         })
     }
@@ -131,7 +146,7 @@ impl fmt::Display for PathError {
 
 impl core::error::Error for PathError {}
 
-/// RFC 5321 §4.5.3.1.3: a path, with its brackets. The local part has no bound of its own here:
+/// RFC 5321 §4.5.3.1.3: a path, with its brackets, in octets whatever they stand for. The local part has no bound of its own here:
 /// long ones are in use (variable envelope return paths), and the section asks for no limits
 /// where they can be avoided.
 const PATH_LEN_MAX: usize = 256;
@@ -142,10 +157,10 @@ const DOMAIN_LEN_MAX: usize = 255;
 /// end the path.
 fn split_brackets(input: &[u8]) -> Result<(&str, &[u8]), PathError> {
     let Some(inner) = input.strip_prefix(b"<") else {
-        return Err(if input.is_ascii() { PathError::Syntax } else { PathError::EightBit });
+        return Err(PathError::Syntax);
     };
     let end = closing_bracket(inner).ok_or(PathError::Syntax)?;
-    let text = ascii(&inner[..end])?;
+    let text = utf8(&inner[..end])?;
     if end + 2 > PATH_LEN_MAX {
         return Err(PathError::TooLong);
     }
@@ -182,6 +197,9 @@ fn strip_source_route(inner: &str) -> Result<&str, PathError> {
 
 /// Checks `local-part "@" ( Domain / address-literal )` and says where the domain begins.
 fn check_mailbox(mailbox: &str) -> Result<usize, PathError> {
+    if !mailbox.is_ascii() && !mailbox.chars().all(is_harmless) {
+        return Err(PathError::Syntax);
+    }
     let local_len = match mailbox.as_bytes().first() {
         Some(b'"') => quoted_len(mailbox.as_bytes())?,
         _ => mailbox.find('@').ok_or(PathError::Syntax)?,
@@ -197,34 +215,42 @@ fn check_mailbox(mailbox: &str) -> Result<usize, PathError> {
     Ok(local_len + 1)
 }
 
-/// Octets of a quoted string with both quotes (`Quoted-string` of RFC 5321 §4.1.2).
+/// Octets of a quoted string with both quotes (`Quoted-string` of RFC 5321 §4.1.2; RFC 6531 §3.3
+/// adds UTF-8 to `qtextSMTP`, and not to what a backslash may quote).
 fn quoted_len(text: &[u8]) -> Result<usize, PathError> {
     let mut at = 1;
     while at < text.len() {
         match text[at] {
             b'"' => return Ok(at + 1),
             b'\\' if text.get(at + 1).is_some_and(|&next| is_printable(next)) => at += 2,
-            byte if is_printable(byte) && byte != b'\\' => at += 1,
+            byte if (is_printable(byte) && byte != b'\\') || !byte.is_ascii() => at += 1,
             _ => return Err(PathError::Syntax),
         }
     }
     Err(PathError::Syntax)
 }
 
-/// `Dot-string` of RFC 5321 §4.1.2.
+/// `Dot-string` of RFC 5321 §4.1.2; RFC 6531 §3.3 adds UTF-8 to `atext`.
 fn check_dot_string(text: &str) -> Result<(), PathError> {
-    let is_atext =
-        |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte);
+    let is_atext = |byte: u8| {
+        byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte) || !byte.is_ascii()
+    };
     let is_atom = |atom: &str| !atom.is_empty() && atom.bytes().all(is_atext);
     if text.split('.').all(is_atom) { Ok(()) } else { Err(PathError::Syntax) }
 }
 
-/// `Domain` of RFC 5321 §4.1.2.
+/// `Domain` of RFC 5321 §4.1.2, with the U-labels of RFC 6531 §3.3 as far as that needs no tables:
+/// what else IDNA forbids in them is found by whoever looks the domain up.
 fn check_domain(domain: &str) -> Result<(), PathError> {
+    let is_label_char = |char: char| match char {
+        // IDNA takes these for dots: to us and to another host the domain would be a different one.
+        '\u{3002}' | '\u{ff0e}' | '\u{ff61}' => false,
+        _ if char.is_ascii() => char.is_ascii_alphanumeric() || char == '-',
+        _ => !char.is_whitespace() && is_harmless(char),
+    };
     let is_label = |label: &str| {
         let ends_well = !label.starts_with('-') && !label.ends_with('-');
-        let is_ldh = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-        !label.is_empty() && ends_well && label.bytes().all(is_ldh)
+        !label.is_empty() && ends_well && label.chars().all(is_label_char)
     };
     if domain.len() > DOMAIN_LEN_MAX {
         return Err(PathError::TooLong);
@@ -243,6 +269,7 @@ fn check_literal(literal: &str) -> Result<(), PathError> {
         }
         Some((tag, content)) => {
             check_domain(tag).is_ok()
+                && tag.is_ascii()
                 && !tag.contains('.')
                 && !content.is_empty()
                 && content.bytes().all(is_dcontent)
@@ -255,9 +282,8 @@ fn is_printable(byte: u8) -> bool {
     (32..127).contains(&byte)
 }
 
-fn ascii(input: &[u8]) -> Result<&str, PathError> {
-    let text = core::str::from_utf8(input).map_err(|_| PathError::EightBit)?;
-    if text.is_ascii() { Ok(text) } else { Err(PathError::EightBit) }
+fn utf8(input: &[u8]) -> Result<&str, PathError> {
+    core::str::from_utf8(input).map_err(|_| PathError::NotUtf8)
 }
 
 #[cfg(test)]
@@ -336,9 +362,49 @@ mod tests {
     }
 
     #[test]
-    fn octets_above_127_are_named() {
-        assert_eq!(forward("<ü@b>"), Err(PathError::EightBit));
-        assert_eq!(ForwardPath::parse(b"<\xff@b>").map(|_| ()), Err(PathError::EightBit));
+    fn addresses_may_be_utf_8() {
+        // RFC 6531 §3.3: atext, qtextSMTP and sub-domain are extended.
+        let table = [
+            ("<jürgen@bücher.example>", "bücher.example"),
+            ("<\"ü \\\"@>\"@b.example>", "b.example"),
+            ("<用户@例子.测试>", "例子.测试"),
+            ("<अजय@डाटा.भारत>", "डाटा.भारत"),
+            ("<@ü.example:a@b>", "b"),
+        ];
+        for (input, domain) in table {
+            let (path, _) = ForwardPath::parse(input.as_bytes()).unwrap();
+            assert_eq!(path.domain(), Some(domain), "{input}");
+        }
+        assert!(!ForwardPath::parse("<ü@b>".as_bytes()).unwrap().0.is_ascii());
+        assert!(ReversePath::parse(b"<>").unwrap().0.is_ascii());
+    }
+
+    #[test]
+    fn what_misleads_a_reader_or_a_resolver_is_refused() {
+        let table = [
+            "<a\u{85}@b>",
+            "<a\u{2028}@b>",
+            "<a\u{202e}@b>",
+            "<\"a\u{9b}\"@b>",
+            "<\"a\\ü\"@b>",
+            "<a@b\u{3002}c>",
+            "<a@b\u{ff0e}c>",
+            "<a@b\u{a0}c>",
+            "<a@b..ü>",
+            "<a@-ü>",
+            "<a@[ü:x]>",
+            "<a@[x:ü]>",
+        ];
+        for input in table {
+            assert_eq!(forward(input), Err(PathError::Syntax), "{input:?}");
+        }
+    }
+
+    #[test]
+    fn octets_above_127_that_are_not_utf_8_are_named() {
+        for input in [&b"<\xff@b>"[..], b"<a@b\xe4>", b"<\"\xc3\"@b>", b"<\xed\xa0\x80@b>"] {
+            assert_eq!(ForwardPath::parse(input).map(|_| ()), Err(PathError::NotUtf8));
+        }
     }
 
     #[test]
@@ -347,6 +413,8 @@ mod tests {
         let exceeds = format!("<{}@b>", "a".repeat(253));
         assert!(forward(&fits).is_ok());
         assert_eq!(forward(&exceeds), Err(PathError::TooLong));
+        assert!(forward(&format!("<{}@b>", "ü".repeat(126))).is_ok());
+        assert_eq!(forward(&format!("<{}@b>", "ü".repeat(127))), Err(PathError::TooLong));
     }
 
     #[test]

@@ -5,9 +5,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
-use crate::command::{self, Command};
+use crate::command::{self, Command, Dialect};
 use crate::content::{ContentErrors, ContentSummary, Decoder};
-use crate::esmtp::{MailParameters, RecipientParameters};
+use crate::esmtp::{ENVELOPE_ID_LEN_MAX, MailParameters, ORIGINAL_LEN_MAX, RecipientParameters};
 use crate::path::HelloName;
 use crate::reply::Refusal;
 
@@ -39,6 +39,8 @@ pub struct ServerSession {
     hello: Option<Hello>,
     decoder: Decoder,
     has_mail: bool,
+    /// MAIL of this transaction, accepted or waiting, said SMTPUTF8.
+    is_utf8: bool,
     /// Accepted in this transaction; at most `limits.recipients_max`.
     recipients: usize,
     /// Since the last message that was committed; at most `limits.errors_max`.
@@ -119,6 +121,7 @@ impl ServerSession {
             output: Vec::new(),
             hello: None,
             has_mail: false,
+            is_utf8: false,
             recipients: 0,
             errors: 0,
         };
@@ -300,7 +303,8 @@ impl ServerSession {
             return self.refuse_command(&command::BARE_NEWLINE);
         };
         let extended = self.hello.as_ref().is_some_and(|hello| hello.extended);
-        match Command::parse(line, extended) {
+        let dialect = Dialect { extended, utf8: self.has_mail && self.is_utf8 };
+        match Command::parse(line, dialect) {
             Ok(command) => self.handle_command(command),
             Err(refusal) => self.refuse_command(&refusal),
         }
@@ -353,6 +357,7 @@ impl ServerSession {
         if mail.size.is_some_and(|size| size > self.limits.message_size_max) {
             return self.write_refusal(&TOO_LARGE);
         }
+        self.is_utf8 = mail.utf8;
         self.phase = Phase::Mail;
         self.event = Some(ServerEvent::Mail(mail));
     }
@@ -390,8 +395,8 @@ impl ServerSession {
         let limits = Arc::clone(&self.limits);
         if extended {
             self.write(format_args!(
-                "250-{}\r\n250-PIPELINING\r\n250-SIZE {}\r\n250-8BITMIME\r\n\
-                 250 ENHANCEDSTATUSCODES\r\n",
+                "250-{}\r\n250-PIPELINING\r\n250-SIZE {}\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
+                 250-DSN\r\n250-MT-PRIORITY\r\n250 ENHANCEDSTATUSCODES\r\n",
                 limits.hostname, limits.message_size_max
             ));
         } else {
@@ -414,9 +419,20 @@ impl ServerSession {
     }
 }
 
-/// Octets of a command line with its CRLF: 512 (RFC 5321 §4.5.3.1.4), 26 for SIZE (RFC 1870 §3)
-/// and 17 for BODY (RFC 6152 §2), for any command. A longer one is skipped and gets 500.
-pub const COMMAND_LINE_MAX: usize = 512 + 26 + 17;
+/// Octets of a command line with its CRLF, for any command: what the longest one may need. A longer
+/// one is skipped and gets 500.
+pub const COMMAND_LINE_MAX: usize = {
+    // RFC 5321 §4.5.3.1.4.
+    let plain = 512;
+    // SIZE (RFC 1870 §3), BODY (RFC 6152 §2), SMTPUTF8 (RFC 6531 §3.1), RET and ENVID (RFC 3461
+    // §4.3 and §4.4), MT-PRIORITY (RFC 6710 §3).
+    let mail =
+        plain + 26 + 17 + 10 + " RET=HDRS".len() + " ENVID=".len() + ENVELOPE_ID_LEN_MAX + 15;
+    // NOTIFY and ORCPT (RFC 3461 §4.1 and §4.2).
+    let notify = " NOTIFY=SUCCESS,FAILURE,DELAY".len();
+    let recipient = plain + notify + " ORCPT=".len() + ORIGINAL_LEN_MAX;
+    if mail > recipient { mail } else { recipient }
+};
 /// While so many octets of replies wait to be sent, no more commands are taken: a client that
 /// sends and does not read is slowed down.
 pub const OUTPUT_LEN_MAX: usize = 16 * 1024;
@@ -555,7 +571,8 @@ mod tests {
         assert_eq!(
             harness.replies,
             "220 mx.example ESMTP Hikyaku\r\n250-mx.example\r\n250-PIPELINING\r\n250-SIZE 2000\r\n\
-             250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n250 2.1.0 Sender ok\r\n\
+             250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-MT-PRIORITY\r\n\
+             250 ENHANCEDSTATUSCODES\r\n250 2.1.0 Sender ok\r\n\
              250 2.1.5 Recipient ok\r\n550 5.1.1 Unknown\r\n\
              354 End data with <CR><LF>.<CR><LF>\r\n250 2.0.0 Ok: queued as 1\r\n221 2.0.0 Bye\r\n"
         );
@@ -573,6 +590,17 @@ mod tests {
         assert_eq!(harness.session.handle_bytes(&group[used..], &mut Vec::new()), 0);
         harness.session.accept_mail();
         assert_eq!(harness.session.handle_bytes(&group[used..], &mut Vec::new()), 15);
+    }
+
+    #[test]
+    fn smtputf8_counts_for_its_transaction_only() {
+        let mut harness = started();
+        let utf8 = "RCPT TO:<ü@b>\r\n".as_bytes();
+        harness.send(b"MAIL FROM:<a@b> SMTPUTF8\r\n").send(utf8).send(b"RSET\r\n");
+        assert_eq!(harness.codes(), ["250", "250", "250"]);
+        assert_eq!(harness.send(utf8).codes(), ["553"]);
+        harness.send(b"MAIL FROM:<a@b>\r\n").send(utf8).send("VRFY ü SMTPUTF8\r\n".as_bytes());
+        assert_eq!(harness.codes(), ["250", "553", "252"]);
     }
 
     #[test]
@@ -620,7 +648,7 @@ mod tests {
     #[test]
     fn lines_have_their_limits() {
         let mut harness = started();
-        let long = [b"NOOP ".to_vec(), vec![b'x'; 600], b"\r\n".to_vec()].concat();
+        let long = [b"NOOP ".to_vec(), vec![b'x'; COMMAND_LINE_MAX - 6], b"\r\n".to_vec()].concat();
         assert_eq!(harness.send(&long).codes(), ["500"]);
         let fits = [b"NOOP ".to_vec(), vec![b'x'; COMMAND_LINE_MAX - 7], b"\r\n".to_vec()].concat();
         assert_eq!(harness.send(&fits).codes(), ["250"]);

@@ -195,6 +195,8 @@ impl Session {
             client_address: self.peer.ip(),
             hostname: &desk.hostname,
             extended,
+            utf8: self.transaction.utf8,
+            priority: self.transaction.priority,
             id,
         };
         trace::append(&mut self.content, &header);

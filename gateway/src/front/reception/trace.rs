@@ -25,16 +25,30 @@ pub(super) struct TraceHeader<'a> {
     pub(super) client_address: IpAddr,
     pub(super) hostname: &'a str,
     pub(super) extended: bool,
+    /// MAIL said SMTPUTF8.
+    pub(super) utf8: bool,
+    /// MT-PRIORITY, where the client gave one.
+    pub(super) priority: Option<i8>,
     pub(super) id: MailId,
 }
 
 impl fmt::Display for TraceHeader<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let protocol = if self.extended { "ESMTP" } else { "SMTP" };
+        // RFC 3848 and RFC 6531 §4.3.
+        let protocol = match (self.extended, self.utf8) {
+            (_, true) => "UTF8SMTP",
+            (true, false) => "ESMTP",
+            (false, false) => "SMTP",
+        };
         let address = Literal(self.client_address.to_canonical());
         let TraceHeader { client_name, hostname, id, .. } = self;
         write!(f, "Received: from {client_name} ({address})\r\n")?;
-        write!(f, "\tby {hostname} with {protocol} id {id};\r\n")?;
+        write!(f, "\tby {hostname} with {protocol} id {id}")?;
+        // The additional clause of RFC 6710.
+        if let Some(priority) = self.priority {
+            write!(f, " PRIORITY {priority}")?;
+        }
+        write!(f, ";\r\n")?;
         write!(f, "\t{}\r\n", Date { unix_ms: self.id.unix_ms })
     }
 }
@@ -137,6 +151,8 @@ mod tests {
             client_address: "::ffff:192.0.2.1".parse().unwrap(),
             hostname: "gw.example",
             extended: true,
+            utf8: false,
+            priority: None,
             id: MailId { unix_ms: 0xabc, front: 1, serial: 0x2f },
         };
         append(&mut content, &header);
@@ -147,5 +163,7 @@ mod tests {
         );
         let v6 = TraceHeader { client_address: "2001:db8::1".parse().unwrap(), ..header };
         assert!(v6.to_string().contains("([IPv6:2001:db8::1])"));
+        let utf8 = TraceHeader { utf8: true, priority: Some(-3), ..v6 };
+        assert!(utf8.to_string().contains(" with UTF8SMTP id ABC-1-2F PRIORITY -3;\r\n"));
     }
 }
