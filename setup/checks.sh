@@ -24,9 +24,10 @@ END
 ALLOWED="
 hikyaku-dataplane:
 hikyaku-tcpstack: hikyaku-dataplane
-hikyaku-kvs-proto:
-hikyaku-smtp:
+hikyaku-kvs-proto: hikyaku-fuzzing
+hikyaku-smtp: hikyaku-fuzzing
 hikyaku-config:
+hikyaku-fuzzing:
 hikyaku-kvs: hikyaku-kvs-proto hikyaku-tcpstack hikyaku-config
 hikyaku-gateway: hikyaku-smtp hikyaku-kvs-proto hikyaku-tcpstack hikyaku-config
 hikyaku-loadgen: hikyaku-kvs-proto hikyaku-tcpstack

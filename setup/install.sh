@@ -6,12 +6,13 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: setup/install.sh [--test]
+Usage: setup/install.sh [--test] [--fuzz]
 
 Installs what building and the demo need on Debian and its relatives; says nothing if all is there.
 Runs as root, or takes sudo.
 
   --test   also what setup/test.sh needs
+  --fuzz   also what setup/fuzz.sh needs; the tools among it come by rustup and cargo
   --help   this text
 END
 }
@@ -20,14 +21,17 @@ END
 PACKAGES=(gcc libc6-dev ca-certificates)
 # The linter for scripts; the mail programs of the scenarios; jq reads cargo's metadata and reports.
 TEST_PACKAGES=(git jq shellcheck swaks postfix curl python3)
+# libFuzzer is C++.
+FUZZ_PACKAGES=(g++)
 # The oldest Rust that builds the workspace: `rust-version` in Cargo.toml.
 RUST_OLDEST=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml")
 
 main() {
-    local test=no
+    local test=no fuzz=no
     while [ $# -gt 0 ]; do
         case $1 in
         --test) test=yes ;;
+        --fuzz) fuzz=yes ;;
         --help | -h)
             usage
             exit 0
@@ -40,8 +44,10 @@ main() {
         shift
     done
     [ "$test" = no ] || PACKAGES+=("${TEST_PACKAGES[@]}")
+    [ "$fuzz" = no ] || PACKAGES+=("${FUZZ_PACKAGES[@]}")
     install_packages
     check_rust "$test"
+    [ "$fuzz" = no ] || install_fuzzer
 }
 
 install_packages() {
@@ -92,6 +98,14 @@ check_rust() {
         cargo fmt --version >/dev/null 2>&1 || rust_help "rustfmt is missing (rustup component add rustfmt)"
         cargo clippy --version >/dev/null 2>&1 || rust_help "clippy is missing (rustup component add clippy)"
     fi
+}
+
+# Coverage instrumentation is in nightly compilers only.
+install_fuzzer() {
+    command -v rustup >/dev/null || rust_help "there is no rustup, which fetches a nightly tool chain"
+    cargo +nightly --version >/dev/null 2>&1 ||
+        rustup toolchain install nightly --profile minimal --no-self-update
+    cargo fuzz --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz
 }
 
 rust_help() {
