@@ -1,11 +1,22 @@
-//! The client's side of a session (RFC 5321 §4): transactions in, outcomes out.
+//! The client's side of a session (RFC 5321 §4, RFC 2033): transactions in, outcomes out.
+
+mod capabilities;
+mod exchange;
+mod parameters;
+#[cfg(test)]
+mod tests;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
 
+pub use self::capabilities::{Capabilities, Limits};
+
+use self::exchange::Exchange;
+use self::parameters::Declared;
 use crate::esmtp::{Notify, Return};
 use crate::output::{Mark, Outgoing};
 use crate::reply::{EnhancedCode, Reply, ReplyLine, ReplyLines};
@@ -16,9 +27,13 @@ use crate::reply::{EnhancedCode, Reply, ReplyLine, ReplyLines};
 /// all), [`poll_event`](Self::poll_event) until `None`, [`submit`](Self::submit) while
 /// [`can_submit`](Self::can_submit), then [`output`](Self::output) and
 /// [`consume_output`](Self::consume_output). The caller holds the clock: [`waiting`](Self::waiting)
-/// says for what, and [`handle_loss`](Self::handle_loss) ends it when that takes too long or the
-/// connection is over. Each transaction submitted gives exactly one [`Finished`], whatever the
-/// peer does.
+/// says for what, [`progress`](Self::progress) since when, and [`handle_loss`](Self::handle_loss)
+/// ends it when that takes too long or the connection is over. Each transaction submitted gives
+/// exactly one [`Finished`], whatever the peer does.
+///
+/// A reply counts only when what it answers has left: one that comes before ends the session as
+/// [`LossReason::Malformed`]. Content is the exception: it may be refused before its end, which
+/// stands as the answer and ends the session as [`LossReason::Interrupted`], but never be accepted.
 #[derive(Debug)]
 pub struct ClientSession {
     options: ClientOptions,
@@ -26,36 +41,39 @@ pub struct ClientSession {
     capabilities: Capabilities,
     replies: ReplyLines,
     outgoing: Outgoing,
-    /// Replies that are due, in order.
-    expected: VecDeque<Expected>,
+    /// Replies that are due, in order, each with where the command that it answers ends.
+    expected: VecDeque<(Expected, Mark)>,
     /// At most two, and the second only when transactions are pipelined: the first then waits for
     /// the answer to its end of data. A reply belongs to the first.
     exchanges: VecDeque<Exchange>,
     events: VecDeque<ClientEvent>,
-    /// A transaction was answered in full on this connection.
+    /// A transaction was judged in full on this connection.
     has_served: bool,
+    /// Complete replies so far.
+    replies_count: u64,
 }
 
 /// How a client behaves.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
-    /// Our name for EHLO.
+    /// Our name for EHLO or LHLO.
     pub hostname: Box<str>,
+    /// What is spoken.
+    pub protocol: Protocol,
     /// Send the next MAIL right behind the end of data where the server offers PIPELINING
     /// (RFC 2920 §3.1): saves a round trip for each message. Not for strict order: when the first
     /// message fails, the second may be delivered already.
     pub pipeline_transactions: bool,
 }
 
-/// What the server offers.
+/// What a client speaks.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Capabilities {
-    /// RFC 2920.
-    pub pipelining: bool,
-    /// RFC 6152.
-    pub eight_bit_mime: bool,
-    /// RFC 1870: offered, with its largest message in octets (0: no fixed bound).
-    pub size: Option<u64>,
+pub enum Protocol {
+    /// RFC 5321, to a relay or a mailbox server.
+    #[default]
+    Smtp,
+    /// RFC 2033, to a mailbox server: one answer for each recipient to the end of data.
+    Lmtp,
 }
 
 /// A transaction to do.
@@ -114,16 +132,24 @@ pub struct Finished {
     pub key: u64,
     /// What became of the recipients.
     pub results: Results,
-    /// The reply to the end of data, if there was one.
+    /// The first positive reply to the end of data, else the last negative one, if there was one.
     pub reply: Option<Reply>,
+    /// The server offers DSN, so what it accepted it also reports (RFC 3461 §5.2.1). Else a report
+    /// of success is the caller's to send: "relayed" (§5.2.2), or by LMTP "delivered".
+    pub dsn_passed_on: bool,
 }
 
 /// What became of the recipients of a transaction.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Results {
-    /// The session ended before the server had judged any part of it: says nothing about the
-    /// message.
-    NotTried,
+    /// The server has judged no part of the message.
+    NotTried {
+        /// What became of its MAIL, if that had left: a transient refusal that is not about the
+        /// sender's address, or the end of the session. It speaks against the server, but the
+        /// message may be the reason: that which meets it again and again should not come first
+        /// for ever.
+        refusal: Option<Reply>,
+    },
     /// One for each recipient, in order.
     Recipients(Vec<RecipientResult>),
 }
@@ -149,6 +175,8 @@ pub enum LossReason {
     Refused(Reply),
     /// 421 (RFC 5321 §3.8).
     ShutDown(Reply),
+    /// Content was refused before its end, so that there is no way on but to close.
+    Interrupted,
     /// The connection ended.
     Closed,
     /// The caller waited too long.
@@ -192,43 +220,29 @@ enum Expected {
     Mail,
     Recipient(usize),
     Data,
+    /// To the end of data: about all recipients.
     End,
+    /// To the end of data: about one (RFC 2033 §4.2).
+    RecipientEnd(usize),
     Reset,
     Quit,
-}
-
-/// A transaction under way.
-#[derive(Debug)]
-struct Exchange {
-    key: u64,
-    /// The lines of MAIL and RCPT that were not sent: all but MAIL, without PIPELINING.
-    unsent: VecDeque<Vec<u8>>,
-    content: Bytes,
-    leading_dot: bool,
-    /// None while open.
-    results: Vec<Option<RecipientResult>>,
-    accepted: usize,
-    /// The server has accepted MAIL.
-    has_mail: bool,
-    /// The server has answered any part of it.
-    is_answered: bool,
-    /// Where its end of data ends, once that is queued.
-    end: Option<Mark>,
 }
 
 impl ClientSession {
     /// A session on a new connection: waits for the greeting.
     pub fn new(options: ClientOptions) -> ClientSession {
+        let outgoing = Outgoing::default();
         ClientSession {
             options,
             stage: Stage::HandShake,
             capabilities: Capabilities::default(),
             replies: ReplyLines::default(),
-            outgoing: Outgoing::default(),
-            expected: VecDeque::from([Expected::Greeting]),
+            expected: VecDeque::from([(Expected::Greeting, outgoing.mark())]),
+            outgoing,
             exchanges: VecDeque::new(),
             events: VecDeque::new(),
             has_served: false,
+            replies_count: 0,
         }
     }
 
@@ -237,7 +251,7 @@ impl ClientSession {
         let mut rest = input;
         while !rest.is_empty() && self.stage != Stage::Over {
             let capabilities = match self.expected.front() {
-                Some(Expected::ExtendedHello) => Some(&mut self.capabilities),
+                Some((Expected::ExtendedHello, _)) => Some(&mut self.capabilities),
                 _ => None,
             };
             let on_line = |line: ReplyLine<'_>| {
@@ -251,6 +265,7 @@ impl ClientSession {
                 Ok((used, reply)) => {
                     rest = &rest[used..];
                     if let Some(reply) = reply.flatten() {
+                        self.replies_count += 1;
                         self.handle_reply(reply);
                     }
                 }
@@ -264,32 +279,29 @@ impl ClientSession {
         if self.stage == Stage::Over {
             return;
         }
+        let answer_due = self.expected.front().map(|(expected, _)| *expected);
         self.expected.clear();
         if core::mem::replace(&mut self.stage, Stage::Over) == Stage::Quitting {
             return self.events.push_back(ClientEvent::Over);
         }
-        let reply = match &reason {
-            LossReason::Refused(reply) | LossReason::ShutDown(reply) => reply.clone(),
-            LossReason::Closed => {
-                Reply::local(451, (4, 4, 2), "The next hop closed the connection")
-            }
-            LossReason::TimedOut => Reply::local(451, (4, 4, 2), "The next hop took too long"),
-            LossReason::Malformed => {
-                Reply::local(451, (4, 5, 0), "The next hop broke the protocol")
-            }
-        };
-        let is_answer = matches!(reason, LossReason::ShutDown(_));
+        let reply = loss_reply(&reason);
+        let dsn_passed_on = self.capabilities.dsn;
         for (place, exchange) in core::mem::take(&mut self.exchanges).into_iter().enumerate() {
-            let is_sent = exchange.end.is_some_and(|end| self.outgoing.has_passed(end));
-            // A connection that dies at once at a message may die of that message: it must not
-            // come first again for ever.
-            let is_suspect = place == 0 && (exchange.is_answered || !self.has_served);
-            let finished = if is_sent && place == 0 && !is_answer {
-                exchange.finish(&RecipientResult::Unknown, None)
-            } else if is_suspect || (is_sent && place == 0) {
-                exchange.finish(&RecipientResult::Transient(reply.clone()), None)
+            let has_left = |end: Option<Mark>| end.is_some_and(|end| self.outgoing.has_passed(end));
+            let finished = if place > 0 {
+                exchange.give_up(None)
+            } else if has_left(exchange.end) {
+                // 421 answers what it was the answer to, and nothing else.
+                let answer = match (&reason, answer_due) {
+                    (LossReason::ShutDown(reply), Some(expected)) => Some((expected, reply)),
+                    _ => None,
+                };
+                exchange.lose_answer(answer, dsn_passed_on)
+            } else if exchange.is_answered {
+                exchange.finish(&RecipientResult::Transient(reply.clone()), dsn_passed_on)
             } else {
-                Finished { key: exchange.key, results: Results::NotTried, reply: None }
+                let refusal = has_left(Some(exchange.mail_end)).then(|| reply.clone());
+                exchange.give_up(refusal)
             };
             self.events.push_back(ClientEvent::Finished(finished));
         }
@@ -306,13 +318,24 @@ impl ClientSession {
         match self.expected.front() {
             _ if self.stage == Stage::Over => Waiting::Nothing,
             None => Waiting::Nothing,
-            Some(Expected::Greeting) => Waiting::Greeting,
-            Some(Expected::Data) => Waiting::DataStart,
-            Some(Expected::End) if self.end_is_unsent() => Waiting::ContentSent,
-            Some(Expected::End) => Waiting::DataEnd,
-            Some(Expected::Quit) => Waiting::Goodbye,
-            Some(_) => Waiting::Reply,
+            Some((expected, end)) => match expected {
+                Expected::Greeting => Waiting::Greeting,
+                Expected::Data => Waiting::DataStart,
+                Expected::End | Expected::RecipientEnd(_) => match self.outgoing.has_passed(*end) {
+                    true => Waiting::DataEnd,
+                    false => Waiting::ContentSent,
+                },
+                Expected::Quit => Waiting::Goodbye,
+                _ => Waiting::Reply,
+            },
         }
+    }
+
+    /// Grows with each complete reply and each octet sent, and with nothing else. A time-out runs
+    /// from when this or [`waiting`](Self::waiting) last changed: a reply that trickles in has no
+    /// more time than one that comes at once.
+    pub fn progress(&self) -> u64 {
+        self.replies_count + self.outgoing.sent()
     }
 
     /// Whether a transaction may be submitted now.
@@ -321,9 +344,11 @@ impl ClientSession {
             return false;
         }
         let may_overlap = self.options.pipeline_transactions && self.capabilities.pipelining;
+        let is_about_end =
+            |(it, _): &(Expected, Mark)| matches!(it, Expected::End | Expected::RecipientEnd(_));
         match self.exchanges.len() {
             0 => self.expected.is_empty(),
-            1 => may_overlap && self.exchanges[0].end.is_some() && self.expected.len() == 1,
+            1 => may_overlap && self.expected.iter().all(is_about_end),
             _ => false,
         }
     }
@@ -333,7 +358,7 @@ impl ClientSession {
         self.stage == Stage::Ready && self.exchanges.is_empty() && self.expected.is_empty()
     }
 
-    /// Whether a transaction was answered in full on this connection, whatever the answer.
+    /// Whether a transaction was judged in full on this connection, whatever the judgement.
     pub fn has_served(&self) -> bool {
         self.has_served
     }
@@ -343,55 +368,44 @@ impl ClientSession {
         self.capabilities
     }
 
-    /// Begins a transaction. What the server is known to refuse finishes at once.
+    /// Begins a transaction. For recipients that the server cannot be given it fails, and if there
+    /// are no others it finishes at once.
     pub fn submit<'a, R>(&mut self, mail: NewMail<'a, R>)
     where
-        R: ExactSizeIterator<Item = NewRecipient<'a>>,
+        R: ExactSizeIterator<Item = NewRecipient<'a>> + Clone,
     {
         assert!(self.can_submit(), "no transaction can begin now");
         assert!(mail.recipients.len() > 0, "a transaction has recipients");
-        let (key, recipients) = (mail.key, mail.recipients.len());
-        if let Some(reply) = self.refusal_in_advance(&mail.content) {
-            let result = RecipientResult::Permanent(reply);
-            let results = Results::Recipients(alloc::vec![result; recipients]);
-            let finished = Finished { key, results, reply: None };
-            return self.events.push_back(ClientEvent::Finished(finished));
-        }
-        let mut exchange = Exchange {
-            key,
-            unsent: VecDeque::new(),
-            content: mail.content,
-            leading_dot: mail.leading_dot,
-            results: alloc::vec![None; recipients],
-            accepted: 0,
-            has_mail: false,
-            is_answered: false,
-            end: None,
+        let refuse = |recipient: NewRecipient<'_>| {
+            let reply = Declared::refusal_of(self.capabilities, recipient.address)?;
+            Some(RecipientResult::Permanent(reply))
         };
-        self.push_mail(mail.reverse_path, exchange.content.len(), mail.eight_bit);
-        for (place, recipient) in mail.recipients.enumerate() {
-            if self.capabilities.pipelining {
-                self.push_command(
-                    Expected::Recipient(place),
-                    &[b"RCPT TO:<", recipient.address.as_bytes(), b">"],
-                );
-            } else {
-                exchange
-                    .unsent
-                    .push_back([b"RCPT TO:<", recipient.address.as_bytes(), b">"].concat());
+        let results: Vec<_> = mail.recipients.clone().map(refuse).collect();
+        let needs_utf8 = |(result, recipient): (&Option<_>, NewRecipient<'_>)| {
+            result.is_none() && !recipient.address.is_ascii()
+        };
+        let recipients_need_utf8 = results.iter().zip(mail.recipients.clone()).any(needs_utf8);
+        let mut exchange = Exchange::new(mail.key, results, mail.content.clone(), mail.leading_dot);
+        match Declared::new(self.capabilities, &mail, recipients_need_utf8) {
+            Ok(declared) if exchange.has_open() => {
+                self.push_transaction(&mut exchange, declared, mail);
+                self.exchanges.push_back(exchange);
+            }
+            refused => {
+                if let Err(reply) = refused {
+                    exchange.fill(&RecipientResult::Permanent(reply));
+                }
+                let finished = exchange.finish(&RecipientResult::Unknown, self.capabilities.dsn);
+                self.events.push_back(ClientEvent::Finished(finished));
             }
         }
-        if self.capabilities.pipelining {
-            self.push_command(Expected::Data, &[b"DATA"]);
-        }
-        self.exchanges.push_back(exchange);
     }
 
     /// Says good-bye. Only when idle.
     pub fn quit(&mut self) {
         assert!(self.is_idle(), "a session quits when it is idle");
         self.stage = Stage::Quitting;
-        self.push_command(Expected::Quit, &[b"QUIT"]);
+        self.push_command(Expected::Quit, "QUIT");
     }
 
     /// What to send.
@@ -405,69 +419,97 @@ impl ClientSession {
     }
 
     fn handle_reply(&mut self, reply: Reply) {
-        if reply.code == 421 && self.expected.front() != Some(&Expected::Quit) {
+        let Some((expected, end)) = self.expected.front().copied() else {
+            let reason = match reply.code {
+                421 => LossReason::ShutDown(reply),
+                _ => LossReason::Malformed,
+            };
+            return self.handle_loss(reason);
+        };
+        if reply.code == 421 && expected != Expected::Quit {
             // The answer to a command of the transaction, MAIL apart, is about the transaction too.
-            let in_transaction = matches!(
-                self.expected.front(),
-                Some(Expected::Recipient(_) | Expected::Data | Expected::End)
-            );
-            if let (true, Some(exchange)) = (in_transaction, self.exchanges.front_mut()) {
+            let about_message = !matches!(expected, Expected::Mail | Expected::Reset);
+            if let (true, Some(exchange)) = (about_message, self.exchanges.front_mut()) {
                 exchange.is_answered = true;
             }
             return self.handle_loss(LossReason::ShutDown(reply));
         }
-        match self.expected.pop_front() {
-            None => self.handle_loss(LossReason::Malformed),
-            Some(Expected::Greeting) if reply.code == 220 => self.push_hello(true),
-            Some(Expected::ExtendedHello | Expected::Hello) if reply.is_positive() => {
+        if !self.outgoing.has_passed(end) {
+            return self.handle_early_reply(expected, reply);
+        }
+        self.expected.pop_front();
+        match expected {
+            Expected::Greeting if reply.code == 220 => self.push_hello(),
+            Expected::ExtendedHello | Expected::Hello if reply.is_positive() => {
                 self.stage = Stage::Ready;
                 self.events.push_back(ClientEvent::Ready);
             }
-            Some(Expected::ExtendedHello) if reply.is_permanent() => {
+            Expected::ExtendedHello
+                if reply.is_permanent() && self.options.protocol == Protocol::Smtp =>
+            {
                 self.capabilities = Capabilities::default();
-                self.push_hello(false);
+                self.push_named("HELO", Expected::Hello);
             }
-            Some(Expected::Greeting | Expected::ExtendedHello | Expected::Hello) => {
+            Expected::Greeting | Expected::ExtendedHello | Expected::Hello => {
                 self.handle_loss(LossReason::Refused(reply));
             }
-            Some(Expected::Quit) => {
+            Expected::Quit => {
                 self.stage = Stage::Over;
                 self.events.push_back(ClientEvent::Over);
             }
-            Some(Expected::Reset) if reply.is_positive() => {}
-            Some(Expected::Reset) => self.handle_loss(LossReason::Malformed),
-            Some(Expected::Data) if reply.code == 354 => self.push_content(),
-            Some(_) if reply.code / 100 == 3 => self.handle_loss(LossReason::Malformed),
-            Some(Expected::Mail) => self.handle_mail_reply(reply),
-            Some(Expected::Recipient(place)) => self.handle_recipient_reply(place, reply),
+            Expected::Reset if reply.is_positive() => {}
+            Expected::Reset => self.handle_loss(LossReason::Malformed),
+            Expected::Data if reply.code == 354 => self.push_content(),
+            _ if reply.code / 100 == 3 => self.handle_no_answer(expected, end),
+            Expected::Mail => self.handle_mail_reply(reply),
+            Expected::Recipient(place) => self.handle_recipient_reply(place, reply),
             // 2xx to DATA is no SMTP: whether it now takes content for commands is unknown.
-            Some(Expected::Data) if reply.is_positive() => self.handle_loss(LossReason::Malformed),
-            Some(Expected::Data) => self.handle_data_refusal(reply),
-            Some(Expected::End) => self.handle_end_reply(reply),
+            Expected::Data if reply.is_positive() => self.handle_loss(LossReason::Malformed),
+            Expected::Data => self.handle_data_refusal(reply),
+            Expected::End => self.handle_end_reply(reply),
+            Expected::RecipientEnd(place) => self.handle_recipient_end_reply(place, reply),
         }
+    }
+
+    /// A reply to what has not left yet.
+    fn handle_early_reply(&mut self, expected: Expected, reply: Reply) {
+        let is_about_content = matches!(expected, Expected::End | Expected::RecipientEnd(_));
+        if !is_about_content || reply.code < 400 {
+            return self.handle_loss(LossReason::Malformed);
+        }
+        let exchange = self.exchanges.front_mut().expect("content has its transaction");
+        exchange.fill(&negative(reply.clone()));
+        exchange.note_end_reply(reply);
+        self.finish_front();
+        self.handle_loss(LossReason::Interrupted);
+    }
+
+    /// 3xx where there is none: what was asked stays unanswered.
+    fn handle_no_answer(&mut self, expected: Expected, end: Mark) {
+        self.expected.push_front((expected, end));
+        self.handle_loss(LossReason::Malformed);
     }
 
     fn handle_mail_reply(&mut self, reply: Reply) {
         let exchange = self.exchanges.front_mut().expect("a reply to MAIL has its transaction");
-        exchange.is_answered = true;
         if reply.is_positive() {
+            exchange.is_answered = true;
             exchange.has_mail = true;
-            self.push_next();
-        } else {
-            exchange.fill(&negative(reply));
-            if !self.capabilities.pipelining {
-                self.finish_front(None);
-            }
+            return self.push_next();
+        }
+        exchange.refuse(reply);
+        if !self.capabilities.pipelining {
+            self.finish_front();
         }
     }
 
     fn handle_recipient_reply(&mut self, place: usize, reply: Reply) {
         let exchange = self.exchanges.front_mut().expect("a reply to RCPT has its transaction");
+        exchange.is_answered = true;
         if reply.is_positive() {
-            // Where MAIL was refused, RCPT cannot be accepted; the refusal stands.
-            exchange.accepted += usize::from(exchange.results[place].is_none());
-        } else if exchange.results[place].is_none() {
-            exchange.results[place] = Some(negative(recipient_reply(reply)));
+            exchange.accept(place);
+        } else {
+            exchange.settle(place, negative(recipient_reply(reply)));
         }
         self.push_next();
     }
@@ -480,12 +522,47 @@ impl ClientSession {
 
     fn handle_end_reply(&mut self, reply: Reply) {
         let exchange = self.exchanges.front_mut().expect("a reply to content has its transaction");
-        if reply.is_positive() {
-            exchange.fill(&RecipientResult::Delivered);
-        } else {
-            exchange.fill(&negative(reply.clone()));
+        exchange.fill(&judgement(reply.clone()));
+        exchange.note_end_reply(reply);
+        self.finish_front();
+    }
+
+    fn handle_recipient_end_reply(&mut self, place: usize, reply: Reply) {
+        let exchange = self.exchanges.front_mut().expect("a reply to content has its transaction");
+        exchange.settle(place, judgement(reply.clone()));
+        exchange.note_end_reply(reply);
+        if !exchange.has_open() {
+            self.finish_front();
         }
-        self.finish_front(Some(reply));
+    }
+
+    fn push_transaction<'a, R>(
+        &mut self,
+        exchange: &mut Exchange,
+        declared: Declared,
+        mail: NewMail<'a, R>,
+    ) where
+        R: ExactSizeIterator<Item = NewRecipient<'a>>,
+    {
+        let _ = declared.write_mail(&mail, &mut self.outgoing);
+        self.end_command(Expected::Mail);
+        exchange.mail_end = self.outgoing.mark();
+        for (place, recipient) in mail.recipients.enumerate() {
+            if exchange.is_settled(place) {
+                continue;
+            }
+            if self.capabilities.pipelining {
+                let _ = declared.write_recipient(&recipient, &mut self.outgoing);
+                self.end_command(Expected::Recipient(place));
+            } else {
+                let mut line = String::new();
+                let _ = declared.write_recipient(&recipient, &mut line);
+                exchange.unsent.push_back((place, line));
+            }
+        }
+        if self.capabilities.pipelining {
+            self.push_command(Expected::Data, "DATA");
+        }
     }
 
     /// Without PIPELINING: the next command of the transaction.
@@ -494,126 +571,92 @@ impl ClientSession {
             return;
         }
         let exchange = self.exchanges.front_mut().expect("a transaction is under way");
-        if let Some(line) = exchange.unsent.pop_front() {
-            let place = exchange.results.len() - exchange.unsent.len() - 1;
-            self.push_command(Expected::Recipient(place), &[&line]);
-        } else if exchange.accepted > 0 {
-            self.push_command(Expected::Data, &[b"DATA"]);
+        if let Some((place, line)) = exchange.unsent.pop_front() {
+            self.push_command(Expected::Recipient(place), &line);
+        } else if exchange.accepted() > 0 {
+            self.push_command(Expected::Data, "DATA");
         } else {
             self.reset_and_finish_front();
         }
     }
 
-    /// After 354. When no recipient was accepted, an empty message ends it (RFC 2920 §3.1).
+    /// After 354. When no recipient was accepted, an empty message ends it (RFC 2920 §3.1); by LMTP
+    /// there would be no answer to that, and 354 no way on (RFC 2033 §4.2).
     fn push_content(&mut self) {
         let exchange = self.exchanges.front_mut().expect("354 has its transaction");
-        if exchange.accepted > 0 {
+        if exchange.accepted() > 0 {
             self.outgoing.push_content(&exchange.content, exchange.leading_dot);
-        } else {
+        } else if self.options.protocol == Protocol::Smtp {
             self.outgoing.push_text(b".\r\n");
+        } else {
+            return self.handle_loss(LossReason::Malformed);
         }
-        exchange.end = Some(self.outgoing.mark());
-        self.expected.push_back(Expected::End);
+        let end = self.outgoing.mark();
+        exchange.end = Some(end);
+        match self.options.protocol {
+            Protocol::Smtp => self.expected.push_back((Expected::End, end)),
+            Protocol::Lmtp => {
+                let answers = exchange.accepted_places();
+                self.expected.extend(answers.map(|place| (Expected::RecipientEnd(place), end)));
+            }
+        }
     }
 
     fn reset_and_finish_front(&mut self) {
         if self.exchanges[0].has_mail {
-            self.push_command(Expected::Reset, &[b"RSET"]);
+            self.push_command(Expected::Reset, "RSET");
         }
-        self.finish_front(None);
+        self.finish_front();
     }
 
-    fn finish_front(&mut self, reply: Option<Reply>) {
+    fn finish_front(&mut self) {
         let exchange = self.exchanges.pop_front().expect("a transaction is under way");
-        self.has_served = true;
-        let finished = exchange.finish(&RecipientResult::Unknown, reply);
+        let finished = exchange.finish(&RecipientResult::Unknown, self.capabilities.dsn);
+        self.has_served |= matches!(finished.results, Results::Recipients(_));
         self.events.push_back(ClientEvent::Finished(finished));
     }
 
-    fn end_is_unsent(&self) -> bool {
-        let end = self.exchanges.front().and_then(|exchange| exchange.end);
-        end.is_some_and(|end| !self.outgoing.has_passed(end))
-    }
-
-    /// What the capabilities of the server tell before MAIL: too large (RFC 1870 §6.1), or 8-bit
-    /// content without 8BITMIME (RFC 6152 §3: nothing here converts).
-    fn refusal_in_advance(&self, content: &Bytes) -> Option<Reply> {
-        let size_max = self.capabilities.size.filter(|size| *size > 0);
-        if size_max.is_some_and(|max| u64::try_from(content.len()).is_ok_and(|len| len > max)) {
-            return Some(Reply::local(552, (5, 3, 4), "Larger than the next hop allows"));
-        }
-        if !self.capabilities.eight_bit_mime && !content.is_ascii() {
-            return Some(Reply::local(554, (5, 6, 3), "The next hop does not offer 8BITMIME"));
-        }
-        None
-    }
-
-    fn push_hello(&mut self, extended: bool) {
-        let hostname = self.options.hostname.clone();
-        let (expected, verb) = match extended {
-            true => (Expected::ExtendedHello, &b"EHLO "[..]),
-            false => (Expected::Hello, &b"HELO "[..]),
+    fn push_hello(&mut self) {
+        let verb = match self.options.protocol {
+            Protocol::Smtp => "EHLO",
+            Protocol::Lmtp => "LHLO",
         };
-        self.push_command(expected, &[verb, hostname.as_bytes()]);
+        self.push_named(verb, Expected::ExtendedHello);
     }
 
-    fn push_mail(&mut self, reverse_path: &str, size: usize, eight_bit: bool) {
-        let mut digits = [0; 20];
-        let size: &[&[u8]] = match self.capabilities.size {
-            Some(_) => &[b" SIZE=", decimal(size, &mut digits)],
-            None => &[],
-        };
-        self.outgoing.push_text(b"MAIL FROM:<");
-        self.outgoing.push_text(reverse_path.as_bytes());
-        self.outgoing.push_text(b">");
-        for part in size {
-            self.outgoing.push_text(part);
-        }
-        if eight_bit && self.capabilities.eight_bit_mime {
-            self.outgoing.push_text(b" BODY=8BITMIME");
-        }
-        self.push_command(Expected::Mail, &[]);
+    fn push_named(&mut self, verb: &str, expected: Expected) {
+        self.outgoing.push_text(verb.as_bytes());
+        self.outgoing.push_text(b" ");
+        self.outgoing.push_text(self.options.hostname.as_bytes());
+        self.end_command(expected);
     }
 
-    fn push_command(&mut self, expected: Expected, parts: &[&[u8]]) {
-        for part in parts {
-            self.outgoing.push_text(part);
-        }
+    fn push_command(&mut self, expected: Expected, line: &str) {
+        self.outgoing.push_text(line.as_bytes());
+        self.end_command(expected);
+    }
+
+    fn end_command(&mut self, expected: Expected) {
         self.outgoing.push_text(b"\r\n");
-        self.expected.push_back(expected);
+        self.expected.push_back((expected, self.outgoing.mark()));
     }
 }
 
-impl Capabilities {
-    /// Notes one line of an EHLO reply (RFC 5321 §4.1.1.1). The first is the server's name, which
-    /// could only by malice be one of these words.
-    fn note(&mut self, line: &[u8]) {
-        let mut words = line.split(|byte| *byte == b' ');
-        let keyword = words.next().unwrap_or_default();
-        if keyword.eq_ignore_ascii_case(b"PIPELINING") {
-            self.pipelining = true;
-        } else if keyword.eq_ignore_ascii_case(b"8BITMIME") {
-            self.eight_bit_mime = true;
-        } else if keyword.eq_ignore_ascii_case(b"SIZE") {
-            let number = words.next().and_then(|word| core::str::from_utf8(word).ok());
-            self.size = Some(number.and_then(|number| number.parse().ok()).unwrap_or(0));
+/// What stands for a reply that the end of the session took away.
+fn loss_reply(reason: &LossReason) -> Reply {
+    match reason {
+        LossReason::Refused(reply) | LossReason::ShutDown(reply) => reply.clone(),
+        LossReason::Closed | LossReason::Interrupted => {
+            Reply::local(451, (4, 4, 2), "The next hop closed the connection")
         }
+        LossReason::TimedOut => Reply::local(451, (4, 4, 2), "The next hop took too long"),
+        LossReason::Malformed => Reply::local(451, (4, 5, 0), "The next hop broke the protocol"),
     }
 }
 
-impl Exchange {
-    /// Gives the open recipients their result.
-    fn fill(&mut self, result: &RecipientResult) {
-        for open in self.results.iter_mut().filter(|result| result.is_none()) {
-            *open = Some(result.clone());
-        }
-    }
-
-    fn finish(mut self, open: &RecipientResult, reply: Option<Reply>) -> Finished {
-        self.fill(open);
-        let results = self.results.into_iter().flatten().collect();
-        Finished { key: self.key, results: Results::Recipients(results), reply }
-    }
+/// The answer to the end of data as a result.
+fn judgement(reply: Reply) -> RecipientResult {
+    if reply.is_positive() { RecipientResult::Delivered } else { negative(reply) }
 }
 
 /// 4xx and 5xx as results.
@@ -634,19 +677,3 @@ fn recipient_reply(mut reply: Reply) -> Reply {
     }
     reply
 }
-
-fn decimal(number: usize, digits: &mut [u8; 20]) -> &[u8] {
-    let mut at = digits.len();
-    let mut left = number;
-    loop {
-        at -= 1;
-        digits[at] = b'0' + u8::try_from(left % 10).unwrap_or(0);
-        left /= 10;
-        if left == 0 {
-            return &digits[at..];
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -7,7 +7,8 @@
 //!
 //! Nothing here owns a socket, a clock or a thread. Extensions that are spoken: PIPELINING
 //! (RFC 2920), SIZE (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), DSN (RFC 3461),
-//! MT-PRIORITY (RFC 6710), ENHANCEDSTATUSCODES (RFC 2034).
+//! MT-PRIORITY (RFC 6710), ENHANCEDSTATUSCODES (RFC 2034). The client also speaks LIMITS
+//! (RFC 9422) and LMTP (RFC 2033).
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -25,8 +26,8 @@ mod server;
 mod xtext;
 
 pub use client::{
-    Capabilities, ClientEvent, ClientOptions, ClientSession, Finished, LossReason, NewMail,
-    NewRecipient, RecipientResult, Results, Waiting,
+    Capabilities, ClientEvent, ClientOptions, ClientSession, Finished, Limits, LossReason, NewMail,
+    NewRecipient, Protocol, RecipientResult, Results, Waiting,
 };
 pub use content::{ContentErrors, ContentSummary, Decoder};
 pub use esmtp::{MailParameters, Notify, RecipientParameters, Return};

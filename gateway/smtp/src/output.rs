@@ -2,6 +2,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::fmt;
 
 use bytes::{Buf, Bytes};
 
@@ -98,8 +99,13 @@ impl Outgoing {
 
     /// Whether all that was pushed before the mark is sent.
     pub(crate) fn has_passed(&self, mark: Mark) -> bool {
+        self.sent() >= mark.0
+    }
+
+    /// Octets sent so far, without the dots that stuffing adds.
+    pub(crate) fn sent(&self) -> u64 {
         let left: u64 = self.chunks.iter().map(Chunk::len).sum();
-        self.pushed - left >= mark.0
+        self.pushed - left
     }
 
     pub(crate) fn push_text(&mut self, text: &[u8]) {
@@ -127,8 +133,16 @@ impl Outgoing {
     }
 }
 
+/// Text of commands. Never fails.
+impl fmt::Write for Outgoing {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.push_text(text.as_bytes());
+        Ok(())
+    }
+}
+
 /// A place in the stream of an [`Outgoing`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Mark(u64);
 
 impl Chunk {

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use kvs_proto::MessageId;
-use smtp::{ClientEvent, ClientOptions, Finished, LossReason};
+use smtp::{ClientEvent, ClientOptions, Finished, LossReason, Protocol};
 use tcpstack::{ConnectionId, Instant, RecvError, Transport};
 
 use self::connection::Connection;
@@ -279,7 +279,8 @@ impl Delivery {
                 lane.connections.push(id);
                 let destination = &lane.destination;
                 let pipeline_transactions = destination.pipeline_transactions;
-                let options = ClientOptions { hostname, pipeline_transactions };
+                let protocol = Protocol::Smtp;
+                let options = ClientOptions { hostname, protocol, pipeline_transactions };
                 let messages = destination.messages_per_connection_max;
                 self.connections.insert(id, Connection::new(queue, to, options, messages));
             }
@@ -484,6 +485,7 @@ fn free_connection(
 fn is_failure(reason: &LossReason, connection: &Connection) -> bool {
     match reason {
         LossReason::Closed => !connection.smtp.has_served(),
+        LossReason::Interrupted => false,
         LossReason::ShutDown(_) | LossReason::Refused(_) => true,
         LossReason::TimedOut | LossReason::Malformed => true,
     }
@@ -502,6 +504,7 @@ impl std::fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
             LossReason::Refused(reply) | LossReason::ShutDown(reply) => reply.fmt(f),
+            LossReason::Interrupted => f.write_str("content refused before its end"),
             LossReason::Closed => f.write_str("connection refused or closed"),
             LossReason::TimedOut => f.write_str("no answer in time"),
             LossReason::Malformed => f.write_str("not SMTP"),
