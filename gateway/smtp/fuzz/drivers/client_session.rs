@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use fuzzing::{Cuts, Script};
 use smtp::{
-    ClientEvent, ClientOptions, ClientSession, LossReason, NewMail, NewRecipient, Notify,
+    ClientEvent, ClientOptions, ClientSession, LossReason, NewMail, NewRecipient, Notify, Protocol,
     REPLY_TEXT_MAX, RecipientResult, Reply, Results, Return, Waiting,
 };
 
@@ -80,6 +80,12 @@ impl Mail {
         }
     }
 
+    /// What SIZE says: with the last line's end, and without the end of data (RFC 1870 §5).
+    pub fn size(&self) -> usize {
+        let is_whole = self.content.is_empty() || self.content.ends_with(b"\r\n");
+        self.content.len() + if is_whole { 0 } else { 2 }
+    }
+
     fn submit_to(&self, session: &mut ClientSession, key: u64) {
         session.submit(NewMail {
             key,
@@ -120,6 +126,7 @@ impl Host {
             options: *options,
             session: ClientSession::new(ClientOptions {
                 hostname: "gw.example".into(),
+                protocol: Protocol::Smtp,
                 pipeline_transactions: options.pipelines_transactions,
             }),
             observer: Observer::new(*options),

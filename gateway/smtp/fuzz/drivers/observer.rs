@@ -248,7 +248,7 @@ impl Observer {
         let (key, mail) = self.mails.pop_front().expect("only what was submitted is sent");
         let path = format!("MAIL FROM:<{}>", mail.reverse_path);
         let parameters = line.strip_prefix(&path).expect("the path of the mail");
-        let size = format!("SIZE={}", mail.content.len());
+        let size = format!("SIZE={}", mail.size());
         for parameter in parameters.split(' ').skip(1) {
             let is_asked = match parameter {
                 "BODY=8BITMIME" => !mail.content.is_ascii(),
@@ -352,7 +352,7 @@ impl Observer {
         let Results::Recipients(results) = &finished.results else {
             let judged = self.answers.get(transaction.mail_unit);
             assert!(
-                judged.is_none_or(|code| *code == 421 || code / 100 == 3),
+                judged.is_none_or(|code| matches!(code / 100, 3 | 4)),
                 "what was judged was tried"
             );
             return;
@@ -401,9 +401,7 @@ impl Observer {
         let lacks = |keyword| self.offers(keyword).is_none();
         let is_large = self.offers.iter().any(|line| {
             let size = line.strip_prefix("SIZE ").and_then(|size| size.split(' ').next());
-            size.is_some_and(|size| {
-                size.parse().is_ok_and(|size| (1..mail.content.len()).contains(&size))
-            })
+            size.is_some_and(|size| size.parse().is_ok_and(|size| (1..mail.size()).contains(&size)))
         });
         let is_eight_bit = !mail.content.is_ascii() && lacks("8BITMIME");
         assert!(is_large || is_eight_bit || (mail.utf8 && lacks("SMTPUTF8")));
