@@ -6,9 +6,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use gateway::gateway::Gateway;
-use gateway::reload::Reloader;
 use gateway::settings::Settings;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
@@ -53,7 +52,7 @@ fn main() -> ExitCode {
     }
     settings.policy.accept_loss = arguments.accept_loss;
     begin_to_log(settings.log_json);
-    match run(arguments.config, text, settings) {
+    match run(&settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             error!("{why}");
@@ -62,23 +61,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(path: PathBuf, text: String, settings: Settings) -> Result<(), String> {
+fn run(settings: &Settings) -> Result<(), String> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(|error| format!("no random numbers: {error}"))?;
-    // Before the start: a signal that comes meanwhile waits.
-    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]);
-    let mut signals = signals.map_err(|error| error.to_string())?;
-    let handle = signals.handle();
-    let gateway = Gateway::start(&settings, u64::from_le_bytes(seed));
+    let gateway = Gateway::start(settings, u64::from_le_bytes(seed));
     let gateway = gateway.map_err(|error| error.to_string())?;
     let stopper = gateway.stopper();
-    let mut reloader = Reloader::new(path, text, settings, gateway.board(), gateway.stopper());
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| error.to_string())?;
+    let handle = signals.handle();
     let waiting = std::thread::spawn(move || {
         for signal in &mut signals {
-            if signal == SIGHUP {
-                reloader.reload();
-                continue;
-            }
             info!(signal, "stopping: no more mail is accepted, what is under way is finished");
             stopper.stop();
         }

@@ -39,6 +39,8 @@ pub fn run(input: &[u8]) {
 pub struct Options {
     /// The client's option of that name.
     pub pipelines_transactions: bool,
+    /// LMTP is spoken.
+    pub is_lmtp: bool,
     /// Output is taken when a step says so, else whenever there is any at a line's end.
     is_slow: bool,
 }
@@ -46,7 +48,11 @@ pub struct Options {
 impl Options {
     /// Reads the options off a byte.
     pub fn new(choice: u8) -> Options {
-        Options { pipelines_transactions: choice & 1 != 0, is_slow: choice & 2 != 0 }
+        Options {
+            pipelines_transactions: choice & 1 != 0,
+            is_lmtp: choice & 4 != 0,
+            is_slow: choice & 2 != 0,
+        }
     }
 }
 
@@ -65,7 +71,7 @@ impl Mail {
     /// The mail that a byte stands for.
     pub fn new(choice: u8) -> Mail {
         let has_parameters = choice & 0x80 != 0;
-        let utf8 = false;
+        let utf8 = choice & 0x40 != 0;
         let recipients = RECIPIENTS[..1 + usize::from(choice & 3)].iter().map(|address| {
             let original = has_parameters.then_some("rfc822;c@d");
             NewRecipient { address, notify: has_parameters.then_some(Notify::NEVER), original }
@@ -84,6 +90,13 @@ impl Mail {
     pub fn size(&self) -> usize {
         let is_whole = self.content.is_empty() || self.content.ends_with(b"\r\n");
         self.content.len() + if is_whole { 0 } else { 2 }
+    }
+
+    /// Whether the header section needs no SMTPUTF8.
+    pub fn has_ascii_header(&self) -> bool {
+        let framed = [b"\r\n", self.content].concat();
+        let end = framed.windows(4).position(|window| window == b"\r\n\r\n");
+        framed[..end.unwrap_or(framed.len())].is_ascii()
     }
 
     fn submit_to(&self, session: &mut ClientSession, key: u64) {
@@ -126,7 +139,7 @@ impl Host {
             options: *options,
             session: ClientSession::new(ClientOptions {
                 hostname: "gw.example".into(),
-                protocol: Protocol::Smtp,
+                protocol: if options.is_lmtp { Protocol::Lmtp } else { Protocol::Smtp },
                 pipeline_transactions: options.pipelines_transactions,
             }),
             observer: Observer::new(*options),
@@ -139,15 +152,11 @@ impl Host {
 
     fn take(&mut self, step: &Step, cuts: Cuts) {
         match step {
+            Step::Wire(wire) if self.options.is_slow => self.receive(wire, cuts),
             Step::Wire(wire) => {
                 for line in wire.split_inclusive(|byte| *byte == b'\n') {
-                    // Nobody answers what was not sent.
-                    if self.session.output().is_empty() {
-                        self.receive(line, cuts);
-                    }
-                    if !self.options.is_slow {
-                        self.send(usize::MAX);
-                    }
+                    self.receive(line, cuts);
+                    self.send(usize::MAX);
                 }
             }
             Step::Ours(0xf8, choice) if self.session.can_submit() => self.submit(*choice),
@@ -271,6 +280,6 @@ const CONTENTS: [&[u8]; 8] = [
     b".dot\r\n..dots\r\n.",
     b"\xc3\xa9\r\n",
     b"a\r\n.\r\nQUIT\r\n",
-    b".\r\n",
+    b"\r\n\xc3\xa9",
     &[b'x'; 500],
 ];

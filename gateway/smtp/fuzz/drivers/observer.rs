@@ -1,6 +1,7 @@
 //! Somebody between a client and its next hop, who knows RFC 5321 and reads both ways.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use smtp::{Capabilities, Finished, REPLY_LINE_MAX, REPLY_LINES_MAX, RecipientResult, Results};
 
@@ -9,8 +10,9 @@ use super::rules;
 
 /// Reads what a client sends and gets, and checks what it concludes.
 ///
-/// Everything that a client says is a *unit*: a command, or content with its end of data. The
-/// greeting counts as the answer to a unit of its own. Answers come in the order of units.
+/// Everything that a client says is a *unit*: a command, or content with its end of data; by LMTP
+/// content is one for each recipient who was accepted. The greeting counts as the answer to a unit
+/// of its own. Answers come in the order of units.
 #[derive(Debug)]
 pub struct Observer {
     options: Options,
@@ -44,7 +46,8 @@ enum Unit {
     /// And that of the recipient.
     Recipient(usize, usize),
     Data(usize),
-    Content(usize),
+    /// And that of the recipient, by LMTP.
+    Content(usize, Option<usize>),
     Reset,
     Quit,
 }
@@ -62,11 +65,14 @@ enum End {
 struct Transaction {
     key: u64,
     mail: Mail,
-    /// The recipients' and the content's units, once they are sent.
-    recipients: Vec<usize>,
     mail_unit: usize,
+    /// The units of the recipients to whom it can be sent, by their places, once they are sent.
+    recipients: Vec<(usize, Option<usize>)>,
     data: Option<usize>,
-    content: Option<usize>,
+    /// The units of the content, once it is sent.
+    content: Option<Range<usize>>,
+    /// The answer to content that was not sent to its end.
+    refusal: Option<u16>,
 }
 
 impl Observer {
@@ -145,9 +151,8 @@ impl Observer {
             return;
         }
         if self.units.get(self.answers.len()) == Some(&Unit::ExtendedHello) {
-            let words =
-                String::from_utf8_lossy(text.get(4..).unwrap_or_default()).to_ascii_uppercase();
-            self.offers.push(words);
+            let words = str::from_utf8(text.get(4..).unwrap_or_default()).unwrap_or_default();
+            self.offers.push(words.trim_start_matches(' ').to_ascii_uppercase());
         }
         self.begun = Some((code, lines));
         if separator == b' ' {
@@ -161,22 +166,37 @@ impl Observer {
         let class = code / 100;
         self.answers.push(code);
         self.end = match unit {
-            None => Some(End::Malformed),
             Some(Unit::Quit) => Some(End::Answered),
-            Some(_) if code == 421 => Some(End::Answered),
+            None if self.has_quit => Some(End::Answered),
+            _ if code == 421 => Some(End::Answered),
+            None if class >= 4 && self.is_sending_content() => {
+                self.transactions.last_mut().expect("content is of one").refusal = Some(code);
+                Some(End::Answered)
+            }
+            None => Some(End::Malformed),
             Some(Unit::Greeting) => (code != 220).then_some(End::Answered),
-            Some(Unit::ExtendedHello) if class == 5 => {
+            Some(Unit::ExtendedHello) if class == 5 && !self.options.is_lmtp => {
                 self.offers.clear();
                 None
             }
             Some(Unit::ExtendedHello | Unit::Hello) => (class != 2).then_some(End::Answered),
-            Some(Unit::Data(_)) if code == 354 => None,
+            // By LMTP there is no way on then.
+            Some(Unit::Data(number)) if code == 354 => {
+                let is_lost = self.options.is_lmtp && self.accepted(number).next().is_none();
+                is_lost.then_some(End::Malformed)
+            }
             Some(Unit::Data(_)) => (class < 4).then_some(End::Malformed),
             Some(Unit::Reset) => (class != 2).then_some(End::Malformed),
-            Some(Unit::Mail(_) | Unit::Recipient(..) | Unit::Content(_)) => {
+            Some(Unit::Mail(_) | Unit::Recipient(..) | Unit::Content(..)) => {
                 (class == 3).then_some(End::Malformed)
             }
         };
+    }
+
+    /// Whether 354 came and the end of data did not go.
+    fn is_sending_content(&self) -> bool {
+        let last = self.units.len() - 1;
+        matches!(self.units[last], Unit::Data(_)) && self.answers.get(last) == Some(&354)
     }
 
     /// The client sends this.
@@ -213,11 +233,13 @@ impl Observer {
         let line = str::from_utf8(line).expect("commands are UTF-8");
         assert!(!line.contains(char::is_control), "commands have no control characters");
         let unit = match line {
-            "EHLO gw.example" => {
+            "EHLO gw.example" | "LHLO gw.example" => {
                 assert_eq!(self.units, [Unit::Greeting]);
+                assert_eq!(line.starts_with('L'), self.options.is_lmtp);
                 Unit::ExtendedHello
             }
             "HELO gw.example" => {
+                assert!(!self.options.is_lmtp);
                 assert_eq!(self.units, [Unit::Greeting, Unit::ExtendedHello]);
                 assert_eq!(self.answers[1] / 100, 5);
                 Unit::Hello
@@ -225,7 +247,7 @@ impl Observer {
             "DATA" => {
                 let number = self.transactions.len() - 1;
                 let transaction = &mut self.transactions[number];
-                assert_eq!(transaction.recipients.len(), transaction.mail.recipients.len());
+                assert!(transaction.recipients.iter().all(|(_, unit)| unit.is_some()));
                 assert_eq!(transaction.data.replace(self.units.len()), None);
                 Unit::Data(number)
             }
@@ -249,10 +271,18 @@ impl Observer {
         let path = format!("MAIL FROM:<{}>", mail.reverse_path);
         let parameters = line.strip_prefix(&path).expect("the path of the mail");
         let size = format!("SIZE={}", mail.size());
+        let recipients: Vec<_> = (0..mail.recipients.len())
+            .filter(|place| self.can_have(mail.recipients[*place].address))
+            .map(|place| (place, None))
+            .collect();
+        assert!(!recipients.is_empty(), "mail for nobody is not sent");
+        let needs_utf8 = (mail.utf8 && !mail.has_ascii_header())
+            || recipients.iter().any(|(place, _)| !mail.recipients[*place].address.is_ascii());
+        assert_eq!(parameters.split(' ').any(|it| it == "SMTPUTF8"), needs_utf8);
         for parameter in parameters.split(' ').skip(1) {
             let is_asked = match parameter {
                 "BODY=8BITMIME" => !mail.content.is_ascii(),
-                "SMTPUTF8" => mail.utf8,
+                "SMTPUTF8" => needs_utf8,
                 "RET=HDRS" | "ENVID=id+2B1" | "MT-PRIORITY=3" => mail.has_parameters,
                 _ => parameter == size,
             };
@@ -265,13 +295,14 @@ impl Observer {
             assert!(self.offers(keyword).is_some(), "{keyword} is not offered");
         }
         if let Some(before) = self.transactions.last() {
-            let is_answered = before.content.is_none_or(|unit| unit < self.answers.len());
+            let is_answered =
+                before.content.as_ref().is_none_or(|units| units.end <= self.answers.len());
             assert!(is_answered || self.options.pipelines_transactions);
         }
         let mail_unit = self.units.len();
-        let recipients = Vec::new();
-        let (data, content) = (None, None);
-        self.transactions.push(Transaction { key, mail, recipients, mail_unit, data, content });
+        let (data, content, refusal) = (None, None, None);
+        let transaction = Transaction { key, mail, mail_unit, recipients, data, content, refusal };
+        self.transactions.push(transaction);
         Unit::Mail(self.transactions.len() - 1)
     }
 
@@ -279,9 +310,10 @@ impl Observer {
         let number = self.transactions.len().checked_sub(1).expect("MAIL comes before RCPT");
         let unit = self.units.len();
         let transaction = &mut self.transactions[number];
-        let place = transaction.recipients.len();
-        let recipient = transaction.mail.recipients[place];
-        transaction.recipients.push(unit);
+        let next = transaction.recipients.iter_mut().find(|(_, unit)| unit.is_none());
+        let (place, slot) = next.expect("each recipient is sent once");
+        let (place, recipient) = (*place, transaction.mail.recipients[*place]);
+        *slot = Some(unit);
         let path = format!("RCPT TO:<{}>", recipient.address);
         let parameters = line.strip_prefix(&path).expect("the path of the recipient");
         for parameter in parameters.split(' ').skip(1) {
@@ -306,18 +338,26 @@ impl Observer {
             let end: &[u8] = if is_whole { b"" } else { b"\r\n" };
             assert_eq!(sent, [mail.content, end].concat());
         }
-        self.transactions[number].content = Some(unit);
-        self.units.push(Unit::Content(number));
+        let places: Vec<_> = match self.options.is_lmtp {
+            true => self.accepted(number).map(Some).collect(),
+            false => vec![None],
+        };
+        self.transactions[number].content = Some(unit..unit + places.len());
+        self.units.extend(places.into_iter().map(|place| Unit::Content(number, place)));
     }
 
     /// The recipients of a transaction that were accepted, by their places.
     fn accepted(&self, number: usize) -> impl Iterator<Item = usize> {
         let transaction = &self.transactions[number];
         let has_mail = self.class(transaction.mail_unit) == 2;
-        let recipients = transaction.recipients.iter().enumerate();
-        recipients
-            .filter(move |(_, unit)| has_mail && self.class(**unit) == 2)
-            .map(|(place, _)| place)
+        let was_taken =
+            move |unit: Option<usize>| has_mail && unit.is_some_and(|unit| self.class(unit) == 2);
+        transaction.recipients.iter().filter(move |it| was_taken(it.1)).map(|(place, _)| *place)
+    }
+
+    /// Whether the server can be given an address.
+    fn can_have(&self, address: &str) -> bool {
+        address.is_ascii() || self.offers("SMTPUTF8").is_some()
     }
 
     /// The first digit of the answer to a unit; 0 if there is none.
@@ -337,6 +377,9 @@ impl Observer {
         assert_eq!(capabilities.pipelining, self.offers("PIPELINING").is_some());
         assert_eq!(capabilities.eight_bit_mime, self.offers("8BITMIME").is_some());
         assert_eq!(capabilities.size.is_some(), self.offers("SIZE").is_some());
+        assert_eq!(capabilities.utf8, self.offers("SMTPUTF8").is_some());
+        assert_eq!(capabilities.dsn, self.offers("DSN").is_some());
+        assert_eq!(capabilities.mt_priority, self.offers("MT-PRIORITY").is_some());
     }
 
     /// The client says what became of a transaction.
@@ -346,35 +389,51 @@ impl Observer {
             return self.check_unsent(finished);
         };
         let transaction = &self.transactions[number];
-        let units = transaction.mail_unit..=transaction.units_end();
-        let answers: Vec<u16> =
-            units.filter_map(|unit| self.answers.get(unit)).map(|code| code / 100).collect();
         let Results::Recipients(results) = &finished.results else {
-            let judged = self.answers.get(transaction.mail_unit);
-            assert!(
-                judged.is_none_or(|code| matches!(code / 100, 3 | 4)),
-                "what was judged was tried"
-            );
+            // MAIL was refused for the time being, or not answered.
+            assert!(matches!(self.class(transaction.mail_unit), 0 | 3 | 4));
             return;
         };
         assert_eq!(results.len(), transaction.mail.recipients.len());
-        let accepted: Vec<usize> = self.accepted(number).collect();
-        let end = transaction.content.map_or(0, |unit| self.class(unit));
+        assert_eq!(finished.dsn_passed_on, self.offers("DSN").is_some());
         for (place, result) in results.iter().enumerate() {
-            let was_taken = accepted.contains(&place);
-            assert_eq!(
-                *result == RecipientResult::Delivered,
-                was_taken && end == 2,
-                "delivered is what both answers say"
-            );
-            match result {
-                RecipientResult::Delivered => {}
-                RecipientResult::Permanent(_) => assert!(answers.contains(&5)),
-                RecipientResult::Transient(_) => assert!(self.end.is_some() || !answers.is_empty()),
-                RecipientResult::Unknown => {
-                    assert!(transaction.content.is_some() && matches!(end, 0 | 3));
-                }
-            }
+            self.check_result(number, place, result);
+        }
+        if results.contains(&RecipientResult::Delivered) {
+            assert!(finished.reply.as_ref().is_some_and(smtp::Reply::is_positive));
+        }
+    }
+
+    /// The client says what became of one recipient.
+    fn check_result(&self, number: usize, place: usize, result: &RecipientResult) {
+        let transaction = &self.transactions[number];
+        let kind = match result {
+            RecipientResult::Delivered => 2,
+            RecipientResult::Transient(_) => 4,
+            RecipientResult::Permanent(_) => 5,
+            RecipientResult::Unknown => 0,
+        };
+        if !self.can_have(transaction.mail.recipients[place].address) {
+            return assert_eq!(kind, 5, "what cannot be sent fails");
+        }
+        let was_taken = self.accepted(number).any(|it| it == place);
+        if let (true, Some(content)) = (was_taken, &transaction.content) {
+            // The answer to the end of data decides; without one nobody knows.
+            let is_about = |unit: &usize| match self.units[*unit] {
+                Unit::Content(_, about) => about.is_none_or(|it| it == place),
+                _ => false,
+            };
+            let unit = content.clone().find(is_about).expect("it is in order of recipients");
+            let expected = if self.class(unit) == 3 { 0 } else { self.class(unit) };
+            return assert_eq!(kind, expected, "the answer to the end of data decides");
+        }
+        let units = transaction.mail_unit..=transaction.last_unit();
+        let mut answers: Vec<u16> = units.map(|unit| self.class(unit)).collect();
+        answers.extend(transaction.refusal.map(|code| code / 100));
+        match kind {
+            4 => assert!(self.end.is_some() || answers.iter().any(|class| *class >= 4)),
+            5 => assert!(answers.contains(&5), "somebody must have said 5xx"),
+            _ => panic!("{result:?} without content, or for nobody"),
         }
     }
 
@@ -400,18 +459,23 @@ impl Observer {
     fn check_refused_in_advance(&self, mail: &Mail) {
         let lacks = |keyword| self.offers(keyword).is_none();
         let is_large = self.offers.iter().any(|line| {
-            let size = line.strip_prefix("SIZE ").and_then(|size| size.split(' ').next());
-            size.is_some_and(|size| size.parse().is_ok_and(|size| (1..mail.size()).contains(&size)))
+            let mut words = line.split(' ').filter(|word| !word.is_empty());
+            let is_size = words.next() == Some("SIZE");
+            let size = words.next().and_then(|size| size.parse().ok()).unwrap_or(0);
+            is_size && (1..mail.size()).contains(&size)
         });
         let is_eight_bit = !mail.content.is_ascii() && lacks("8BITMIME");
-        assert!(is_large || is_eight_bit || (mail.utf8 && lacks("SMTPUTF8")));
+        let is_utf8 = mail.utf8 && !mail.has_ascii_header() && lacks("SMTPUTF8");
+        let has_recipient = mail.recipients.iter().any(|it| self.can_have(it.address));
+        assert!(is_large || is_eight_bit || is_utf8 || !has_recipient);
     }
 }
 
 impl Transaction {
     /// The last unit that was sent of it.
-    fn units_end(&self) -> usize {
-        let recipient = self.recipients.last().copied();
-        self.content.or(self.data).or(recipient).unwrap_or(self.mail_unit)
+    fn last_unit(&self) -> usize {
+        let recipient = self.recipients.iter().rev().find_map(|(_, unit)| *unit);
+        let content = self.content.as_ref().map(|units| units.end - 1);
+        content.or(self.data).or(recipient).unwrap_or(self.mail_unit)
     }
 }

@@ -15,8 +15,9 @@ use std::sync::Arc;
 
 use fuzzing::{Cuts, Script};
 use smtp::{
-    ContentSummary, ForwardPath, MailParameters, OUTPUT_LEN_MAX, RecipientParameters, Refusal,
-    ReversePath, ServerEvent, ServerLimits, ServerSession,
+    ContentSummary, ForwardPath, MailParameters, OUTPUT_LEN_MAX, OriginalRecipient,
+    RecipientParameters, Refusal, ReversePath, ServerEvent, ServerLimits, ServerSession,
+    decode_utf8_addr_xtext, decode_xtext, encode_utf8_addr_xtext, encode_xtext,
 };
 
 use super::rules;
@@ -82,7 +83,7 @@ struct Log {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     Idle,
-    Envelope { recipients: usize },
+    Envelope { recipients: usize, utf8: bool },
     Content,
     Over,
 }
@@ -156,10 +157,10 @@ impl Host {
         }
         match (event, self.stage) {
             (ServerEvent::Mail(mail), Stage::Idle) => self.judge_mail(&mail),
-            (ServerEvent::Recipient(to), Stage::Envelope { recipients }) => {
-                self.judge_recipient(&to, recipients);
+            (ServerEvent::Recipient(to), Stage::Envelope { recipients, utf8 }) => {
+                self.judge_recipient(&to, recipients, utf8);
             }
-            (ServerEvent::DataRequested, Stage::Envelope { recipients: 1.. }) => {
+            (ServerEvent::DataRequested, Stage::Envelope { recipients: 1.., .. }) => {
                 if self.decide() {
                     self.content.clear();
                     self.session.accept_data();
@@ -185,35 +186,38 @@ impl Host {
 
     fn judge_mail(&mut self, mail: &MailParameters) {
         let path = mail.reverse_path.as_str();
-        check_path(path);
+        check_path(path, mail.utf8);
         let bracketed = format!("<{path}>");
         let again = ReversePath::parse(bracketed.as_bytes()).expect("a path that was taken");
         assert_eq!((again.0.as_str(), again.1), (path, &b""[..]));
         assert!(mail.size.is_none_or(|size| size <= self.limits.message_size_max));
         assert!(mail.priority.is_none_or(|priority| (-9..=9).contains(&priority)));
-        assert!(mail.envelope_id.as_ref().is_none_or(|id| id.len() <= 100 && is_xtext(id)));
+        if let Some(id) = &mail.envelope_id {
+            let decoded = decode_xtext(id).expect("an ENVID that was taken is xtext");
+            assert!(id.len() <= 100 && is_printable(&decoded, false));
+            assert_eq!(decode_xtext(&encode_xtext(&decoded)), Some(decoded));
+        }
         if self.decide() {
             self.session.accept_mail();
-            self.stage = Stage::Envelope { recipients: 0 };
+            self.stage = Stage::Envelope { recipients: 0, utf8: mail.utf8 };
         }
     }
 
-    fn judge_recipient(&mut self, to: &RecipientParameters, recipients: usize) {
+    fn judge_recipient(&mut self, to: &RecipientParameters, recipients: usize, utf8: bool) {
         assert!(recipients < self.limits.recipients_max);
         let path = &to.path;
-        check_path(path.as_str());
+        check_path(path.as_str(), utf8);
         let bracketed = format!("<{}>", path.as_str());
         let again = ForwardPath::parse(bracketed.as_bytes()).expect("a path that was taken");
         assert_eq!((&again.0, again.1), (path, &b""[..]));
         let domain = path.domain().is_none_or(|domain| path.as_str().ends_with(domain));
         assert!(domain, "the domain is the end of the path");
         if let Some(original) = &to.original {
-            let (kind, address) = original.split_once(';').expect("a type and an address");
-            assert!(is_xtext(kind) && is_xtext(address) && original.len() <= 500);
+            check_original(original, utf8);
         }
         if self.decide() {
             self.session.accept_recipient();
-            self.stage = Stage::Envelope { recipients: recipients + 1 };
+            self.stage = Stage::Envelope { recipients: recipients + 1, utf8 };
         }
     }
 
@@ -322,19 +326,29 @@ impl Log {
     }
 }
 
-fn check_path(path: &str) {
+fn check_path(path: &str, utf8: bool) {
     assert!(path.len() <= 254, "a path has at most 256 octets with its brackets");
-    assert!(path.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "a path is safe to print");
+    assert!(is_printable(path, utf8), "a path is safe to print");
 }
 
-/// Whether it is `xtext` of RFC 3461 §4, or nothing.
-fn is_xtext(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte);
-    (0..bytes.len()).all(|at| match bytes[at] {
-        b'+' => bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(|b| is_hex(*b))),
-        byte => (b'!'..=b'~').contains(&byte) && byte != b'=',
-    })
+/// Checks what ORCPT said.
+fn check_original(original: &str, utf8: bool) {
+    assert!(original.len() <= 500 && is_printable(original, utf8) && !original.contains(' '));
+    let decoded = OriginalRecipient::decode(original).expect("an ORCPT that was taken");
+    let is_utf8 = &*decoded.address_type == "utf-8";
+    assert!(is_printable(&decoded.address_type, false) && !decoded.address_type.contains(';'));
+    assert!(is_printable(&decoded.address, is_utf8));
+    let again = if is_utf8 {
+        decode_utf8_addr_xtext(&encode_utf8_addr_xtext(&decoded.address))
+    } else {
+        decode_xtext(&encode_xtext(&decoded.address))
+    };
+    assert_eq!(again.as_deref(), Some(&*decoded.address));
+}
+
+/// Whether text has neither control characters nor, unless `utf8`, any beyond ASCII.
+fn is_printable(text: &str, utf8: bool) -> bool {
+    text.chars().all(|char| !char.is_control() && (utf8 || char.is_ascii()))
 }
 
 fn octets(content: &[u8]) -> u64 {
