@@ -20,7 +20,12 @@ END
 # rustc needs a linker and the C library's start files; cargo needs certificates to fetch packages.
 PACKAGES=(gcc libc6-dev ca-certificates)
 # The linter for scripts; the mail programs of the scenarios; jq reads cargo's metadata and reports.
-TEST_PACKAGES=(git jq shellcheck swaks postfix curl python3)
+TEST_PACKAGES=(git jq shellcheck swaks postfix curl python3 python3-venv)
+# Mail servers that exclude each other as packages are unpacked and not installed: to $PROGRAMS.
+UNPACKED=(exim:exim4-daemon-light opensmtpd:opensmtpd)
+# From PyPI and npm, with what they need, for $PROGRAMS.
+PYTHON_PACKAGES=(aiosmtpd==1.4.6 atpublic==7.0.0 attrs==25.4.0)
+NODE_PACKAGES=(nodemailer@8.0.9)
 # libFuzzer is C++.
 FUZZ_PACKAGES=(g++)
 # The oldest Rust that builds the workspace: `rust-version` in Cargo.toml.
@@ -43,9 +48,14 @@ main() {
         esac
         shift
     done
-    [ "$test" = no ] || PACKAGES+=("${TEST_PACKAGES[@]}")
     [ "$fuzz" = no ] || PACKAGES+=("${FUZZ_PACKAGES[@]}")
+    if [ "$test" = yes ]; then
+        PACKAGES+=("${TEST_PACKAGES[@]}")
+        # Node.js may come from elsewhere.
+        command -v npm >/dev/null || PACKAGES+=(nodejs npm)
+    fi
     install_packages
+    [ "$test" = no ] || install_programs
     check_rust "$test"
     [ "$fuzz" = no ] || install_fuzzer
 }
@@ -69,6 +79,46 @@ install_packages() {
     fi
     as_root env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# Programs of the scenarios that the system's package manager does not install, to $PROGRAMS.
+install_programs() {
+    local entry
+    mkdir -p "$PROGRAMS"
+    for entry in "${UNPACKED[@]}"; do
+        [ -d "$PROGRAMS/${entry%%:*}" ] || unpack "${entry%%:*}" "${entry#*:}"
+    done
+    if [ ! -d "$PROGRAMS/python" ]; then
+        say "installing ${PYTHON_PACKAGES[*]}"
+        # The system's Python is the one that python3-venv is for.
+        /usr/bin/python3 -m venv "$PROGRAMS/python.new"
+        "$PROGRAMS/python.new/bin/pip" install --quiet --disable-pip-version-check --no-deps \
+            "${PYTHON_PACKAGES[@]}"
+        mv "$PROGRAMS/python.new" "$PROGRAMS/python"
+    fi
+    if [ ! -d "$PROGRAMS/node" ]; then
+        say "installing ${NODE_PACKAGES[*]}"
+        npm install --silent --no-save --ignore-scripts --no-audit --no-fund \
+            --prefix "$PROGRAMS/node.new" "${NODE_PACKAGES[@]}"
+        mv "$PROGRAMS/node.new" "$PROGRAMS/node"
+    fi
+}
+
+# unpack NAME PACKAGE: what is in a Debian package, to $PROGRAMS/NAME, and the libraries that it needs to
+# where all libraries are.
+unpack() {
+    local name=$1 package=$2 libraries
+    say "unpacking $package"
+    as_root apt-get update -qq
+    mapfile -t libraries < <(apt-cache depends "$package" | sed -n 's/^ *Depends: \(lib[^ ]*\)$/\1/p')
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends --no-upgrade "${libraries[@]}" >/dev/null
+    rm -rf "$PROGRAMS/$name.new"
+    mkdir "$PROGRAMS/$name.new"
+    (cd "$PROGRAMS/$name.new" && apt-get download -qq -o APT::Sandbox::User=root "$package" >/dev/null)
+    dpkg -x "$PROGRAMS/$name.new"/*.deb "$PROGRAMS/$name.new"
+    rm "$PROGRAMS/$name.new"/*.deb
+    mv "$PROGRAMS/$name.new" "$PROGRAMS/$name"
 }
 
 is_installed() {

@@ -6,6 +6,10 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck disable=SC2034  # used by those who source this
 BIN=${CARGO_TARGET_DIR:-$ROOT/target}/release
 
+# Mail programs of others that setup/install.sh --test puts here for the scenarios.
+# shellcheck disable=SC2034
+PROGRAMS=${XDG_CACHE_HOME:-$HOME/.cache}/hikyaku/programs
+
 say() { printf '%s\n' "$*"; }
 warn() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() {

@@ -4,8 +4,8 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-SECTIONS=(install format scripts rules lint docs tests no-c examples demo clients kill-gateway kill-kvs
-    drivers backlog next-hop stop)
+SECTIONS=(install format scripts rules lint docs tests no-c examples demo clients mtas kill-gateway
+    kill-kvs drivers backlog next-hop stop)
 
 usage() {
     cat <<END
@@ -23,7 +23,8 @@ Runs all checks, or the sections named:
   no-c          the build without the bypass compiles no C
   examples      the example configurations are accepted
   demo          a small run of setup/demo.sh
-  clients       mail of well-known clients arrives as it was sent
+  clients       odd mail of well-known clients arrives as it was sent
+  mtas          odd mail from and to Postfix, OpenSMTPD and Exim, and to aiosmtpd
   kill-gateway  the gateway is killed ten times under load
   kill-kvs      a KVS is killed under load
   drivers       several workers, merged and split, at the gateway and at the KVS

@@ -1,0 +1,176 @@
+"""Which way mail goes, and what each program on it is documented to do to a mail.
+
+A program that is named here may put its trace on top and make the changes of its function below, and no
+others: what arrives has to equal, to the octet, what the functions of the way make of what was sent.
+"""
+
+import dataclasses
+import re
+
+# RFC 5321 §4.5.3.1.6, without the line's end.
+LINE_MAX = 998
+# How a header field begins (RFC 5322 §3.6.8).
+FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
+
+
+class Refusal(Exception):
+    """A program does not take the mail, or not for this recipient. Its argument is the program's name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """`programs` have the mail in this order; `desk` is the recorder's port where it has to arrive."""
+
+    domain: str
+    desk: str
+    programs: tuple
+
+    @property
+    def receiver(self):
+        """Whose answers the sender sees."""
+        return next(program for program in self.programs if program in TRACES)
+
+    def declares(self):
+        """Whether a declaration of 8-bit content has to arrive."""
+        return not WITHOUT_BODY & {*self.programs}
+
+    def expected(self, case, recipient):
+        """What has to arrive; raises Refusal if nothing may."""
+        content = case.wire()
+        for program in self.programs:
+            content = CHANGES[program](case, recipient, content)
+        return content
+
+    def without_trace(self, content):
+        """What arrived, without what the programs put on top of it; None if that is not there."""
+        for program in reversed(self.programs):
+            if program not in TRACES:
+                continue
+            found = TRACES[program].match(content)
+            if not found:
+                return None
+            content = content[found.end() :]
+        return content
+
+
+WAYS = {
+    "raw": Way("raw.example", "gateway", ("gateway",)),
+    "from-postfix": Way("from-postfix.example", "gateway", ("postfix", "gateway")),
+    "from-opensmtpd": Way("from-opensmtpd.example", "gateway", ("opensmtpd", "gateway")),
+    "from-exim": Way("from-exim.example", "gateway", ("exim", "gateway")),
+    "to-postfix": Way("postfix.example", "postfix", ("gateway", "postfix")),
+    "to-opensmtpd": Way("opensmtpd.example", "opensmtpd", ("gateway", "opensmtpd")),
+    "to-exim": Way("exim.example", "exim", ("gateway", "exim")),
+    "to-aiosmtpd": Way("aiosmtpd.example", "aiosmtpd", ("gateway", "aiosmtpd")),
+    "smtplib": Way("smtplib.example", "gateway", ("smtplib", "gateway")),
+    "nodemailer": Way("nodemailer.example", "gateway", ("nodemailer", "gateway")),
+    "curl": Way("curl.example", "gateway", ("curl", "gateway")),
+    "swaks": Way("swaks.example", "gateway", ("swaks", "gateway")),
+}
+# They carry 8-bit content as it is, and do not declare it, or do not pass on that it was declared.
+WITHOUT_BODY = {"opensmtpd", "exim", "curl", "swaks"}
+
+
+def notifies(program, case):
+    """Whether it tells the sender that the next one refused the mail for a long line."""
+    if program == "postfix":
+        return True
+    # Exim returns the header, and the gateway refuses the line that it refused before. OpenSMTPD always
+    # does so with the whole mail.
+    return (
+        program == "exim"
+        and max(map(len, case.content.split(b"\r\n\r\n")[0].split(b"\r\n"))) <= LINE_MAX
+    )
+
+
+def gateway(_case, _recipient, content):
+    """Changes nothing; takes no line that is too long (RFC 5321 §4.5.3.1.6)."""
+    if max(map(len, content.split(b"\r\n"))) > LINE_MAX:
+        raise Refusal("gateway")
+    return content
+
+
+def postfix(_case, _recipient, content):
+    """Ends the header where a line is no field (cleanup), and folds long lines as smtp_line_length_limit
+    says."""
+    if content and not content.startswith(b"\r\n") and not FIELD.match(content):
+        content = b"\r\n" + content
+    folded = []
+    for line in content.split(b"\r\n"):
+        while len(line) > LINE_MAX:
+            folded.append(line[:LINE_MAX])
+            line = b" " + line[LINE_MAX:]
+        folded.append(line)
+    return b"\r\n".join(folded)
+
+
+def opensmtpd(case, recipient, content):
+    """Takes no header that is none, and no quoted local part; adds Date and Message-ID behind a header
+    without them; keeps of each line what stands before a NUL."""
+    local = recipient.rsplit("@", 1)[0]
+    if local.startswith('"') or case.sender.startswith('"'):
+        raise Refusal("opensmtpd")
+    if content and not content.startswith(b"\r\n") and not FIELD.match(content):
+        raise Refusal("opensmtpd")
+    return re.sub(rb"\0[^\r\n]*", b"", content)
+
+
+def exim(_case, _recipient, content):
+    """Ends every header with an empty line, also where there is none or where a line is no field."""
+    lines = content.split(b"\r\n")
+    for number, line in enumerate(lines[:-1]):
+        if line == b"":
+            return content
+        if not FIELD.match(line) and not (number > 0 and line[:1] in b" \t"):
+            return b"\r\n".join([*lines[:number], b"", *lines[number:]])
+    return content + b"\r\n"
+
+
+def ended(_case, _recipient, content):
+    """Ends a mail with CRLF, also where there is no line."""
+    return content or b"\r\n"
+
+
+def unchanged(_case, _recipient, content):
+    """Changes nothing."""
+    return content
+
+
+CHANGES = {
+    "gateway": gateway,
+    "postfix": postfix,
+    "opensmtpd": opensmtpd,
+    "exim": exim,
+    "aiosmtpd": unchanged,
+    "smtplib": ended,
+    "nodemailer": ended,
+    "curl": unchanged,
+    "swaks": unchanged,
+}
+
+
+def received(by):
+    """One Received field of that host, folded as it likes."""
+    value = rb"(?:[^\r\n]|\r\n[ \t])*"
+    return re.compile(rb"Received: " + value + rb"\bby " + re.escape(by) + rb"\b" + value + rb"\r\n")
+
+
+# What the servers among them put on top (RFC 5321 §4.4).
+TRACES = {
+    "gateway": received(b"gw1.example"),
+    "postfix": received(b"postfix.example"),
+    "opensmtpd": received(b"opensmtpd.example"),
+    "exim": received(b"exim.example"),
+}
+# What OpenSMTPD adds to a header without it.
+ADDED = re.compile(
+    rb"(?P<date>Date: [A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d \+0000 \(UTC\)\r\n)"
+    rb"(?P<id>Message-ID: <[0-9a-f]+@opensmtpd\.example>\r\n)"
+)
+
+
+def without_added(program, sent, arrived):
+    """What arrived, without the fields with changing values that the program added to what was sent."""
+    if program != "opensmtpd" or re.search(rb"(?im)^Message-ID:", sent.split(b"\r\n\r\n", 1)[0]):
+        return arrived
+    return ADDED.sub(b"", arrived, count=1)
