@@ -1,7 +1,7 @@
 //! What reception may promise: one shared board of budgets and switches.
 //!
-//! The shards write the switches, reception reads them and takes room from the budgets before it
-//! promises anything (354). Numbers are relaxed atomics: each stands for itself, nothing is
+//! The shards write whether a queue accepts, the operator whether its receipt is suspended;
+//! reception reads both and takes room from the budgets before it promises anything (354). Numbers are relaxed atomics: each stands for itself, nothing is
 //! ordered by them.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
@@ -23,6 +23,7 @@ pub struct Board {
 #[derive(Debug)]
 struct QueueBoard {
     accepting: AtomicBool,
+    suspended: AtomicBool,
     messages_left: AtomicI64,
     bytes_left: AtomicI64,
 }
@@ -48,6 +49,7 @@ impl Board {
         let queue = |(messages, bytes)| {
             CachePadded::new(QueueBoard {
                 accepting: AtomicBool::new(false),
+                suspended: AtomicBool::new(false),
                 messages_left: AtomicI64::new(messages),
                 bytes_left: AtomicI64::new(bytes),
             })
@@ -69,12 +71,37 @@ impl Board {
         self.queue(queue).accepting.load(Relaxed)
     }
 
-    /// Whether any queue accepts: else the ports close.
+    /// Whether the operator has suspended the queue's receipt: RCPT gets 450 4.2.1. What a client
+    /// has begun before is taken, so room can be reserved all the same.
+    pub fn is_suspended(&self, queue: QueueIndex) -> bool {
+        self.queue(queue).suspended.load(Relaxed)
+    }
+
+    /// For the operator: suspends the queue's receipt, or resumes it.
+    pub fn set_suspended(&self, queue: QueueIndex, suspended: bool) {
+        self.queue(queue).suspended.store(suspended, Relaxed);
+    }
+
+    /// For the operator: moves the queue's bounds by so many messages and bytes. Where more is
+    /// taken than the new bounds allow, nothing is left until enough has gone.
+    pub fn move_bounds(&self, queue: QueueIndex, messages: i64, bytes: i64) {
+        self.queue(queue).messages_left.fetch_add(messages, Relaxed);
+        self.queue(queue).bytes_left.fetch_add(bytes, Relaxed);
+    }
+
+    /// For the operator: moves the budget of all queues together by so many bytes.
+    pub fn move_budget(&self, bytes: i64) {
+        self.bytes_left.fetch_add(bytes, Relaxed);
+    }
+
+    /// Whether any queue accepts: else the ports close. A suspended queue counts by its copies
+    /// alone: an operator who suspends every queue keeps the ports, and clients are told 450.
     pub fn any_accepting(&self) -> bool {
         self.queues.iter().any(|queue| queue.accepting.load(Relaxed))
     }
 
-    /// Bytes that all queues together may still take; below zero after a recovery beyond the bounds.
+    /// Bytes that all queues together may still take; below zero after a recovery beyond the bounds,
+    /// or when the budget was made smaller than what is taken.
     pub fn bytes_left(&self) -> i64 {
         self.bytes_left.load(Relaxed)
     }
@@ -145,7 +172,8 @@ impl Board {
         self.bytes_left.fetch_sub(bytes, Relaxed);
     }
 
-    /// What a queue may still take: messages and bytes. Below zero only by what was recovered.
+    /// What a queue may still take: messages and bytes. Below zero only by what was recovered, and by
+    /// bounds that were made smaller.
     pub fn left(&self, queue: QueueIndex) -> (i64, i64) {
         let board = self.queue(queue);
         (board.messages_left.load(Relaxed), board.bytes_left.load(Relaxed))
@@ -180,4 +208,46 @@ fn take(left: &AtomicI64, amount: i64) -> bool {
 
 fn signed(bytes: usize) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUEUE: QueueIndex = QueueIndex(0);
+
+    fn board() -> Board {
+        let board = Board::new([(2, 10_000)], 20_000);
+        board.set_accepting(QUEUE, true);
+        board
+    }
+
+    #[test]
+    fn bounds_below_what_is_taken_let_nothing_in_until_enough_has_gone() {
+        let board = board();
+        assert_eq!((board.reserve(QUEUE, 100), board.reserve(QUEUE, 100)), (Ok(()), Ok(())));
+        board.move_bounds(QUEUE, -1, 0);
+        assert_eq!(board.left(QUEUE).0, -1);
+        board.release(QUEUE, 100);
+        assert_eq!(board.reserve(QUEUE, 100), Err(Shortage::QueueFull));
+        board.release(QUEUE, 100);
+        assert_eq!(board.reserve(QUEUE, 100), Ok(()));
+        board.move_bounds(QUEUE, 1, -9500);
+        assert_eq!(board.reserve(QUEUE, 100), Err(Shortage::QueueFull));
+        board.move_bounds(QUEUE, 0, 9500);
+        board.move_budget(-19_500);
+        assert_eq!(board.reserve(QUEUE, 100), Err(Shortage::MemoryFull));
+        board.move_budget(19_500);
+        assert_eq!(board.reserve(QUEUE, 100), Ok(()));
+    }
+
+    #[test]
+    fn a_suspended_queue_keeps_the_ports_and_what_has_begun() {
+        let board = board();
+        board.set_suspended(QUEUE, true);
+        assert!(board.is_suspended(QUEUE) && board.any_accepting());
+        assert_eq!(board.reserve(QUEUE, 100), Ok(()));
+        board.set_suspended(QUEUE, false);
+        assert!(!board.is_suspended(QUEUE));
+    }
 }

@@ -12,7 +12,7 @@ use crate::board::Board;
 use crate::front::Front;
 use crate::register::{FileRegister, RegisterThread};
 use crate::replication::record::RegisterAnswer;
-use crate::settings::{self, Settings};
+use crate::settings::{self, SESSIONS_MAX, Settings};
 use crate::shard::Shard;
 use crate::turn::{Drivers, Fatal, Places};
 use crate::worker::{RegisterAnswers, Rings, Shared, Worker};
@@ -24,6 +24,7 @@ const OTHER_CONNECTIONS_MAX: usize = 16_384;
 #[derive(Debug)]
 pub struct Gateway {
     shared: Arc<Shared>,
+    board: Arc<Board>,
     threads: Vec<JoinHandle<Result<(), Fatal>>>,
     /// Ends after the workers, which call it.
     register: RegisterThread,
@@ -48,7 +49,7 @@ impl Gateway {
             let text = format!("register {}: {error}", settings.register.display());
             io::Error::new(error.kind(), text)
         })?;
-        let board = Arc::new(Board::new(settings.bounds(), signed(settings.memory_bytes)));
+        let board = Arc::new(settings.board());
         let plans = plan(settings.threads.drivers);
         let mut random = fastrand::Rng::with_seed(seed);
         let built = Built::new(settings, &plans, &board, &mut random)?;
@@ -70,6 +71,7 @@ impl Gateway {
                 register: register.caller(),
                 register_answers: RegisterAnswers::new(parts.register_answers),
                 spin: settings.threads.spin,
+                changes_seen: 0,
             };
             let core = settings.threads.cores.get(number).copied();
             threads.push(spawn(worker, core, shared.clone())?);
@@ -80,12 +82,17 @@ impl Gateway {
             queues = settings.queues.len(),
             "the gateway has started"
         );
-        Ok(Gateway { shared, threads, register })
+        Ok(Gateway { shared, board, threads, register })
     }
 
     /// Something that can make it stop, from any thread.
     pub fn stopper(&self) -> Arc<Shared> {
         self.shared.clone()
+    }
+
+    /// What promises are made from, to move its bounds and switches.
+    pub fn board(&self) -> Arc<Board> {
+        self.board.clone()
     }
 
     /// Waits until every thread has ended.
@@ -135,7 +142,7 @@ impl Built {
             let mut waker = None;
             let mut front = None;
             if let Some(number) = plan.front {
-                let transport = smtp_transport(settings, fronts > 1)?;
+                let transport = smtp_transport(fronts > 1)?;
                 waker = Some(transport.waker());
                 let config = settings.front(number, fronts_u16, random.u64(..));
                 front = Some(Front::new(&config, transport, board.clone()));
@@ -186,9 +193,10 @@ pub fn plan(drivers: settings::Drivers) -> Vec<Plan> {
     }
 }
 
-fn smtp_transport(settings: &Settings, reuse_port: bool) -> io::Result<KernelTransport> {
+fn smtp_transport(reuse_port: bool) -> io::Result<KernelTransport> {
     KernelTransport::new(KernelOptions {
-        connections_max: settings.reception.sessions_max + OTHER_CONNECTIONS_MAX,
+        // Reception keeps its own bound, which may be raised while it runs.
+        connections_max: SESSIONS_MAX + OTHER_CONNECTIONS_MAX,
         reuse_port,
         ..KernelOptions::default()
     })
@@ -235,8 +243,4 @@ impl Drop for Watch {
             self.shared.abort();
         }
     }
-}
-
-fn signed(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
 }

@@ -9,7 +9,7 @@
 //! * [`shard`] ties queues, cohorts and links together on one thread.
 //! * [`register`] keeps the records of ownership.
 //! * [`turn`] is one turn of that work; [`worker`] is a thread around it, [`gateway`] all of them,
-//!   made from their [`settings`].
+//!   made from their [`settings`]; [`reload`] gives them other ones while they run.
 
 pub mod api;
 pub mod board;
@@ -19,6 +19,7 @@ pub mod link;
 pub mod message;
 pub mod queue;
 pub mod register;
+pub mod reload;
 pub mod replication;
 pub mod settings;
 pub mod shard;

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use gateway::gateway::Gateway;
+use gateway::reload::Reloader;
 use gateway::settings::Settings;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
     }
     settings.policy.accept_loss = arguments.accept_loss;
     begin_to_log(settings.log_json);
-    match run(&settings) {
+    match run(arguments.config, text, settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             error!("{why}");
@@ -61,16 +62,23 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(settings: &Settings) -> Result<(), String> {
+fn run(path: PathBuf, text: String, settings: Settings) -> Result<(), String> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(|error| format!("no random numbers: {error}"))?;
-    let gateway = Gateway::start(settings, u64::from_le_bytes(seed));
+    // Before the start: a signal that comes meanwhile waits.
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]);
+    let mut signals = signals.map_err(|error| error.to_string())?;
+    let handle = signals.handle();
+    let gateway = Gateway::start(&settings, u64::from_le_bytes(seed));
     let gateway = gateway.map_err(|error| error.to_string())?;
     let stopper = gateway.stopper();
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| error.to_string())?;
-    let handle = signals.handle();
+    let mut reloader = Reloader::new(path, text, settings, gateway.board(), gateway.stopper());
     let waiting = std::thread::spawn(move || {
         for signal in &mut signals {
+            if signal == SIGHUP {
+                reloader.reload();
+                continue;
+            }
             info!(signal, "stopping: no more mail is accepted, what is under way is finished");
             stopper.stop();
         }

@@ -173,6 +173,18 @@ impl<T: Transport> Shard<T> {
         }
     }
 
+    /// Works by other bounds and schedules from now on, for those of the queues that are its own.
+    /// Times that are set already stay.
+    pub fn reconfigure(&mut self, queues: impl IntoIterator<Item = (UnitSettings, RetryPolicy)>) {
+        for (unit, retry) in queues {
+            let Some(home) = &mut self.state.homes[unit.queue.0 as usize] else { continue };
+            home.retry = retry;
+            let cohort = &mut self.state.cohorts[home.cohort].cohort;
+            cohort.unit_mut(home.place).reconfigure(unit);
+            cohort.touch(home.place);
+        }
+    }
+
     /// The register's answer to an errand.
     pub fn handle_register(&mut self, now: Instant, cohort: usize, answer: RegisterAnswer) {
         let team = &mut self.state.cohorts[cohort];

@@ -17,6 +17,7 @@ use tracing::error;
 use crate::api::{Command, Notice};
 use crate::front::Front;
 use crate::replication::record::RegisterAnswer;
+use crate::settings::Settings;
 use crate::shard::{RegisterErrand, Shard};
 
 /// What passes between workers.
@@ -109,6 +110,17 @@ impl<T: Transport> Drivers<T> {
         }
         worked |= self.route_notices(surroundings);
         Ok(worked)
+    }
+
+    /// Works by other settings from now on, which differ from those before in nothing that only a
+    /// start can change (see [`Settings::fixed_differences`]).
+    pub fn reconfigure(&mut self, settings: &Settings) {
+        if let Some(front) = &mut self.front {
+            front.reconfigure(&settings.reception, &settings.delivery);
+        }
+        if let Some(shard) = &mut self.shard {
+            shard.reconfigure(settings.units());
+        }
     }
 
     /// When the next turn is due, if nothing comes in before. A time in the past: at once.

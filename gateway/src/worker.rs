@@ -5,9 +5,9 @@
 //! for, one for each attempt that delivery has asked for.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rtrb::{Consumer, Producer, RingBuffer};
@@ -16,6 +16,7 @@ use tracing::info;
 
 use crate::register::Asker;
 use crate::replication::record::{RegisterAnswer, RegisterCall};
+use crate::settings::Settings;
 use crate::shard::RegisterErrand;
 use crate::turn::{Drivers, Fatal, PARCELS_PER_TURN, Parcel, Surroundings};
 
@@ -46,6 +47,10 @@ pub struct Shared {
     aborting: AtomicBool,
     /// Fronts that have not stopped yet.
     fronts_left: AtomicUsize,
+    /// The settings that the workers are to work by, once they have changed.
+    settings: Mutex<Option<Arc<Settings>>>,
+    /// How often those have changed. A worker compares it with what it has seen, once a turn.
+    changes: AtomicU64,
     /// By worker.
     sleepers: Vec<Sleeper>,
 }
@@ -64,6 +69,8 @@ impl Shared {
             stopping: AtomicBool::new(false),
             aborting: AtomicBool::new(false),
             fronts_left: AtomicUsize::new(fronts),
+            settings: Mutex::new(None),
+            changes: AtomicU64::new(0),
             sleepers: wakers.into_iter().map(sleeper).collect(),
         }
     }
@@ -77,6 +84,16 @@ impl Shared {
     /// Ends every worker before its next turn: nothing more is answered, stored or delivered.
     pub fn abort(&self) {
         self.aborting.store(true, Ordering::SeqCst);
+        self.wake_all();
+    }
+
+    /// Has every worker work by these settings from its next turn on, and wakes it for that.
+    pub fn reconfigure(&self, settings: Arc<Settings>) {
+        let mut place = self.settings.lock().expect("nobody panics while holding it");
+        *place = Some(settings);
+        // Before the lock is left: who sees this finds those settings, or later ones.
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        drop(place);
         self.wake_all();
     }
 
@@ -189,6 +206,8 @@ pub struct Worker {
     pub register_answers: RegisterAnswers,
     /// How long to spin without work.
     pub spin: Duration,
+    /// The changes of the settings that it has taken in; 0 at first.
+    pub changes_seen: u64,
 }
 
 /// Answers of the register, each with the cohort that asked.
@@ -254,6 +273,7 @@ impl Worker {
         let mut stop = Stop::default();
         let mut counters_at = clock.now() + COUNTERS_EVERY;
         while !self.shared.aborting.load(Ordering::SeqCst) {
+            self.take_settings();
             let (now, unix_ms) = (clock.now(), clock.unix_ms());
             let worked = self.turn(now, unix_ms)?;
             if self.shared.stopping.load(Ordering::SeqCst) && self.stop(now, &mut stop) {
@@ -273,6 +293,19 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Works by the newest settings from now on.
+    fn take_settings(&mut self) {
+        let changes = self.shared.changes.load(Ordering::Relaxed);
+        if changes == self.changes_seen {
+            return;
+        }
+        self.changes_seen = changes;
+        let settings = self.shared.settings.lock().expect("nobody panics while holding it").clone();
+        if let Some(settings) = settings {
+            self.drivers.reconfigure(&settings);
+        }
     }
 
     fn turn(&mut self, now: Instant, unix_ms: u64) -> Result<bool, Fatal> {
@@ -328,7 +361,8 @@ impl Worker {
         sleeper.asleep.store(true, Ordering::SeqCst);
         // Who sends after this sees that we sleep, and wakes us.
         let has_parcels = self.rings.has_incoming() || self.rings.has_waiting();
-        if !has_parcels && self.register_answers.is_empty() {
+        let is_current = self.shared.changes.load(Ordering::SeqCst) == self.changes_seen;
+        if is_current && !has_parcels && self.register_answers.is_empty() {
             match (&mut self.drivers.front, &mut self.drivers.shard) {
                 (Some(front), Some(shard)) => {
                     wait_on_both(front.transport_mut(), shard.transport(), now, Some(until));
@@ -470,6 +504,7 @@ mod tests {
             register,
             register_answers: RegisterAnswers::new(register_answers),
             spin: Duration::MAX,
+            changes_seen: 0,
         };
         let other = std::thread::spawn(move || worker.run());
         shared.abort();

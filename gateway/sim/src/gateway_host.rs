@@ -53,8 +53,7 @@ impl GatewayHost {
         rng: &mut Rng,
         saboteur: Option<Saboteur>,
     ) -> GatewayHost {
-        let signed = |bytes| i64::try_from(bytes).expect("a budget below 2^63");
-        let board = Arc::new(Board::new(settings.bounds(), signed(settings.memory_bytes)));
+        let board = Arc::new(settings.board());
         let plans = plan(settings.threads.drivers);
         let places = places(settings, &plans);
         let fronts = places.front_workers.len();

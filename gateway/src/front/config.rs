@@ -116,6 +116,9 @@ pub struct Destination {
     pub messages_per_connection_max: u32,
     /// Send the next transaction right behind the end of data (RFC 2920 §3.1).
     pub pipeline_transactions: bool,
+    /// The operator has suspended sending: what is on a connection is finished, nothing else is
+    /// begun.
+    pub is_suspended: bool,
     /// How many attempts to hold ready beyond those under way, so that no connection waits for
     /// the queue. 0 where a failure of the head must hold back what is behind it.
     pub prefetch: u32,

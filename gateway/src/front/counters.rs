@@ -34,7 +34,9 @@ pub struct ReceptionCounters {
     pub shortages: u64,
     /// Recipients answered 550: no route.
     pub recipients_unrouted: u64,
-    /// Recipients answered 451: their queue accepts nothing.
+    /// Recipients answered 451: their queue lacks the copies to accept anything.
+    pub recipients_unreplicated: u64,
+    /// Recipients answered 450: the operator has suspended their queue's receipt.
     pub recipients_suspended: u64,
     /// Messages that wait for their commit now.
     pub waiting: u64,

@@ -83,6 +83,17 @@ impl<T: Transport> Front<T> {
         has_worked
     }
 
+    /// Works by another configuration from now on: of the same queues, hostname and ports.
+    /// Sessions that are there keep the limits that they began with.
+    ///
+    /// # Panics
+    /// If the configuration breaks a bound that it documents, or has another number of queues.
+    pub fn reconfigure(&mut self, reception: &ReceptionConfig, delivery: &DeliveryConfig) {
+        self.reception.reconfigure(reception);
+        self.delivery.reconfigure(&mut self.transport, delivery);
+        self.is_woken = true;
+    }
+
     /// Takes a notice of a shard.
     pub fn handle_notice(&mut self, notice: Notice) {
         match notice {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use config::Table;
 
+use super::read_switch;
 use crate::front::{DeliveryConfig, DeliveryTimeouts, Destination};
 
 /// What all destinations have in common, from `[times]`.
@@ -37,6 +38,7 @@ pub(super) fn read_destination(table: &Table<'_>, name: &str) -> Destination {
             .range(1..=u32::MAX)
             .default(10_000),
         pipeline_transactions: table.boolean("pipeline").default(true),
+        is_suspended: read_switch(table, "send"),
         prefetch: table.integer("prefetch").range(0..=10_000).default(64),
     }
 }

@@ -1,18 +1,19 @@
 //! The gateway's configuration: one TOML file, read and checked as a whole.
 
+mod change;
 mod delivery;
 mod links;
 mod queues;
 mod reception;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod threads;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use config::{Document, Mistakes};
+use config::{Document, Mistakes, Table};
 use kvs_proto::body::QueueName;
 
 use self::delivery::read_delivery;
@@ -29,6 +30,9 @@ use crate::shard::{BACKUPS, CohortSettings, ShardSettings};
 
 /// Most queues of one gateway. A configuration with more is refused.
 pub const QUEUES_MAX: usize = 1000;
+
+/// Most sessions of one front that a configuration may allow.
+pub const SESSIONS_MAX: usize = 1_000_000;
 
 /// Cohorts that the queues of a group are spread over, by name. Fixed, so that a queue's record
 /// stays where it is when queues or workers are added.
@@ -95,7 +99,7 @@ pub enum Drivers {
 }
 
 /// Two servers that back queues up.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Group {
     /// Its name.
     pub name: String,
@@ -114,6 +118,8 @@ pub struct QueueSettings {
     pub messages_max: u64,
     /// Bound on bytes.
     pub bytes_max: u64,
+    /// The operator has suspended receipt.
+    pub is_suspended: bool,
     /// When deferred messages are tried again.
     pub retry: RetryPolicy,
 }
@@ -203,24 +209,25 @@ impl Settings {
         owners
     }
 
-    /// The bounds of each queue, for the board.
-    pub fn bounds(&self) -> impl Iterator<Item = (i64, i64)> {
-        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        self.queues.iter().map(move |it| (signed(it.messages_max), signed(it.bytes_max)))
-    }
-
-    fn cohorts(&self) -> Vec<CohortSettings> {
-        let mut cohorts = BTreeMap::new();
-        for (index, queue) in (0..).zip(&self.queues) {
-            let number = stable_hash(&queue.name) % COHORTS_PER_GROUP;
+    /// What each queue is configured as towards its copies and its schedule, by index.
+    pub fn units(&self) -> impl Iterator<Item = (UnitSettings, RetryPolicy)> {
+        (0..).map(QueueIndex).zip(&self.queues).map(|(index, queue)| {
             let unit = UnitSettings {
-                queue: QueueIndex(index),
+                queue: index,
                 name: queue.name.clone(),
                 server_name: format!("{}/{}", self.name, queue.name).into(),
                 messages_max: queue.messages_max.saturating_mul(2),
                 bytes_max: queue.bytes_max.saturating_mul(2) + SERVER_SLACK_BYTES,
                 headroom_bytes: self.reception.message_size_max,
             };
+            (unit, queue.retry)
+        })
+    }
+
+    fn cohorts(&self) -> Vec<CohortSettings> {
+        let mut cohorts = BTreeMap::new();
+        for (unit, queue) in self.units().zip(&self.queues) {
+            let number = stable_hash(&queue.name) % COHORTS_PER_GROUP;
             let group = &self.groups[queue.group];
             let key = (queue.group, number);
             let cohort = cohorts.entry(key).or_insert_with(|| CohortSettings {
@@ -228,10 +235,15 @@ impl Settings {
                 members: group.members,
                 queues: Vec::new(),
             });
-            cohort.queues.push((unit, queue.retry));
+            cohort.queues.push(unit);
         }
         cohorts.into_values().collect()
     }
+}
+
+/// A switch of the operator's, on by default; returns whether it is suspended.
+fn read_switch(table: &Table<'_>, key: &'static str) -> bool {
+    table.choice(key, &[("on", false), ("suspended", true)]).default(false)
 }
 
 /// Names become parts of names at the servers.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use config::Table;
 
 use super::delivery::read_destination;
-use super::{Group, QUEUES_MAX, QueueSettings, server_name_is_allowed};
+use super::{Group, QUEUES_MAX, QueueSettings, read_switch, server_name_is_allowed};
 use crate::front::{Destination, Routes};
 use crate::message::QueueIndex;
 use crate::queue::RetryPolicy;
@@ -69,6 +69,7 @@ fn read_queue(table: &Table<'_>, gateway: &str, groups: &[Group]) -> QueueSettin
         group: group_place.unwrap_or(0),
         messages_max: table.integer("messages_max").range(1..=1 << 32).default(1_000_000),
         bytes_max: table.bytes("bytes_max").range(1 << 20..=1 << 46).default(1 << 30),
+        is_suspended: read_switch(table, "receive"),
         retry: RetryPolicy {
             first: table.duration("retry_first").default(default.first),
             max: table.duration("retry_max").default(default.max),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use config::Table;
 
+use super::SESSIONS_MAX;
 use crate::front::{ReceptionConfig, Routes};
 use crate::message::RECIPIENTS_MAX;
 
@@ -26,7 +27,7 @@ pub(super) fn read_reception(
     }
     ReceptionConfig {
         listen,
-        sessions_max: limits.integer("sessions_max").range(1..=1_000_000).default(10_000),
+        sessions_max: limits.integer("sessions_max").range(1..=SESSIONS_MAX).default(10_000),
         messages_per_session_max: limits
             .integer("messages_per_session_max")
             .range(1..=u32::MAX)

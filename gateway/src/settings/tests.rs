@@ -3,7 +3,8 @@ use std::num::NonZeroU32;
 
 use super::*;
 
-const GOOD: &str = r#"
+/// A file without mistakes.
+pub(crate) const GOOD: &str = r#"
 name = "gw1"
 hostname = "gw1.example"
 listen = ["127.0.0.1:2525", "[::1]:2525"]
@@ -135,4 +136,53 @@ fn all_mistakes_are_named_at_once() {
     for expected in ["did you mean `workers`", "did you mean `listen`", "`rate_max` is"] {
         assert!(text.contains(expected), "{expected} in {text}");
     }
+}
+
+/// The settings of the good file with `from` replaced.
+fn changed(from: &str, to: &str) -> Settings {
+    assert!(GOOD.contains(from), "{from:?} is in the file");
+    parse(&GOOD.replace(from, to)).unwrap()
+}
+
+#[test]
+fn what_only_a_start_can_change_is_known() {
+    let running = parse(GOOD).unwrap();
+    assert_eq!(parse(GOOD).unwrap().fixed_differences(&running), [""; 0]);
+    for (from, to, key) in [
+        ("name = \"gw1\"", "name = \"gw2\"", "name"),
+        ("gw1.example", "gw2.example", "hostname"),
+        ("\"127.0.0.1:2525\", ", "", "listen"),
+        ("\"register\"", "\"registry\"", "register"),
+        ("account = \"gw1\"", "account = \"gw2\"", "account"),
+        ("between us", "between all", "secret"),
+        ("[threads]", "log = \"json\"\n[threads]", "log"),
+        ("workers = 3", "workers = 2", "threads"),
+        ("[threads]", "min_sync = 1\n[threads]", "min_sync"),
+        ("127.0.0.1:7002", "127.0.0.1:7003", "kvs"),
+        ("kvs = [\"a\", \"b\"]", "kvs = [\"b\", \"a\"]", "group"),
+        ("name = \"example.net\"", "name = \"example.com\"", "queue (names, groups, order)"),
+        ("[threads]", "[times]\nheart_beat = \"1 s\"\n[threads]", "times.heart_beat"),
+        ("[threads]", "[times]\nlink_deadline = \"1 s\"\n[threads]", "times.link_deadline"),
+        ("[threads]", "[times]\nisolate_after = \"2 s\"\n[threads]", "times.isolate_after"),
+        ("[threads]", "[times]\nrecovery_wait = \"2 s\"\n[threads]", "times.recovery_wait"),
+    ] {
+        assert_eq!(changed(from, to).fixed_differences(&running), [key]);
+    }
+    for to in
+        ["memory = \"1 MiB\"\n", "[limits]\nsessions_max = 3\n", "[times]\nsession = \"1 s\"\n"]
+    {
+        let settings = changed("[threads]", &format!("{to}[threads]"));
+        assert_eq!(settings.fixed_differences(&running), [""; 0]);
+    }
+}
+
+#[test]
+fn a_gateway_may_start_with_suspended_queues() {
+    let settings = changed("rate_max = 7", "receive = \"suspended\"\nsend = \"suspended\"");
+    let destinations = &settings.delivery.destinations;
+    assert!(destinations[0].is_suspended && !destinations[1].is_suspended);
+    let board = settings.board();
+    assert!(board.is_suspended(QueueIndex(0)) && !board.is_suspended(QueueIndex(1)));
+    let text = mistakes("rate_max = 7", "receive = \"suspend\"");
+    assert!(text.contains("did you mean \"suspended\"?"), "{text}");
 }

@@ -58,6 +58,7 @@
 
 #![forbid(unsafe_code)]
 
+mod difference;
 mod document;
 mod field;
 mod mistake;
@@ -66,6 +67,7 @@ mod secret;
 mod table;
 mod units;
 
+pub use difference::{Difference, differences};
 pub use document::Document;
 pub use field::Field;
 pub use mistake::{MISTAKES_MAX, Mistake, Mistakes};

@@ -76,7 +76,34 @@ impl Lane {
 
     /// Whether attempts are taken.
     pub(super) fn takes_attempts(&self) -> bool {
-        matches!(self.state, State::Open | State::Probing)
+        matches!(self.state, State::Open | State::Probing) && !self.destination.is_suspended
+    }
+
+    /// Goes on by what is now said of its destination. With other addresses, and when sending is
+    /// resumed, nothing that went wrong before counts, and a pause ends.
+    pub(super) fn reconfigure(&mut self, destination: &Destination) {
+        let before = std::mem::replace(&mut self.destination, destination.clone());
+        if before.rate_per_second != destination.rate_per_second {
+            self.rate = RateLimit::new(destination.rate_per_second);
+        }
+        let is_elsewhere = before.next_hops != destination.next_hops;
+        if is_elsewhere || (before.is_suspended && !destination.is_suspended) {
+            self.next_hop = 0;
+            self.hops_failed = 0;
+            self.failures = 0;
+            self.connect_at = Instant::ZERO;
+            if matches!(self.state, State::Paused { .. }) {
+                self.state = State::Probing;
+            }
+        }
+    }
+
+    /// Whether a connection to that address, with so many others before it, has a place here.
+    pub(super) fn keeps_connection(&self, next_hop: SocketAddr, others: usize) -> bool {
+        let destination = &self.destination;
+        !destination.is_suspended
+            && destination.next_hops.contains(&next_hop)
+            && others < destination.connections_max as usize
     }
 
     /// The window, if the shard must be told.
@@ -94,6 +121,7 @@ impl Lane {
             State::Probing => 1,
             State::Paused { .. } | State::Stopped => 0,
         };
+        let most = if self.destination.is_suspended { 0 } else { most };
         let may_connect = self.connections.len() < most && self.connect_at <= now;
         may_connect.then(|| self.destination.next_hops[self.next_hop])
     }
@@ -170,6 +198,7 @@ impl Lane {
     fn window(&self) -> u32 {
         let depth = if self.destination.pipeline_transactions { 2 } else { 1 };
         match self.state {
+            _ if self.destination.is_suspended => 0,
             State::Open => self
                 .destination
                 .connections_max
@@ -183,6 +212,8 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
 
     fn lane(hops: usize, connections_max: u32) -> Lane {
@@ -193,6 +224,7 @@ mod tests {
             rate_per_second: None,
             messages_per_connection_max: 10,
             pipeline_transactions: true,
+            is_suspended: false,
             prefetch: 1,
         })
     }
@@ -262,5 +294,56 @@ mod tests {
         assert_eq!(lane.next_hop(now), None);
         lane.connections.clear();
         assert!(lane.pause_if_cut_off(now));
+    }
+    fn changed(lane: &mut Lane, change: impl FnOnce(&mut Destination)) {
+        let mut destination = lane.destination.clone();
+        change(&mut destination);
+        lane.reconfigure(&destination);
+    }
+
+    #[test]
+    fn a_suspended_lane_takes_nothing_and_resumes_at_once_even_from_a_pause() {
+        let mut lane = lane(1, 3);
+        let now = Instant::ZERO;
+        assert_eq!(lane.poll_window(), Some(7));
+        changed(&mut lane, |it| it.is_suspended = true);
+        assert_eq!((lane.poll_window(), lane.next_hop(now)), (Some(0), None));
+        assert!(!lane.takes_attempts());
+        // What was under way fails meanwhile.
+        lane.handle_failure(now, delay);
+        changed(&mut lane, |it| it.is_suspended = false);
+        assert!(lane.takes_attempts() && lane.next_hop(now).is_some());
+        assert!(lane.handle_failure(now, delay), "the lane pauses");
+        changed(&mut lane, |it| it.is_suspended = true);
+        changed(&mut lane, |it| it.is_suspended = false);
+        assert_eq!(lane.poll_window(), Some(1), "it probes");
+        assert!(lane.next_hop(now).is_some());
+    }
+
+    #[test]
+    fn other_addresses_are_tried_at_once_and_the_same_ones_not() {
+        let mut lane = lane(2, 1);
+        let now = Instant::ZERO;
+        assert!(!lane.handle_failure(now, delay));
+        assert!(lane.handle_failure(now, delay), "the lane pauses");
+        changed(&mut lane, |it| it.connections_max = 2);
+        assert_eq!(lane.next_hop(now), None, "the pause goes on");
+        let elsewhere = "198.51.100.1:25".parse().unwrap();
+        changed(&mut lane, |it| it.next_hops = vec![elsewhere]);
+        assert_eq!(lane.next_hop(now), Some(elsewhere));
+        assert!(lane.keeps_connection(elsewhere, 1) && !lane.keeps_connection(elsewhere, 2));
+        assert!(!lane.keeps_connection("192.0.2.0:25".parse().unwrap(), 0));
+    }
+
+    #[test]
+    fn a_rate_that_stays_keeps_its_count() {
+        let mut lane = lane(1, 1);
+        let now = Instant::ZERO + Duration::from_secs(1);
+        changed(&mut lane, |it| it.rate_per_second = NonZeroU32::new(1));
+        assert!(lane.rate.take(now) && !lane.rate.take(now));
+        changed(&mut lane, |it| it.connections_max = 2);
+        assert!(!lane.rate.take(now));
+        changed(&mut lane, |it| it.rate_per_second = None);
+        assert!(lane.rate.take(now));
     }
 }

@@ -191,6 +191,27 @@ impl Delivery {
         }
     }
 
+    /// Works by another configuration, with as many queues. What is on a connection is finished
+    /// as it was begun; connections that have no place any more carry nothing else.
+    pub(super) fn reconfigure<T: Transport>(&mut self, transport: &mut T, config: &DeliveryConfig) {
+        assert_eq!(config.destinations.len(), self.lanes.len(), "queues come and go by a start");
+        if self.is_stopping {
+            return;
+        }
+        self.config = DeliveryConfig { destinations: Vec::new(), ..config.clone() };
+        for (place, destination) in config.destinations.iter().enumerate() {
+            let Some(lane) = &mut self.lanes[place] else { continue };
+            lane.reconfigure(destination);
+            let is_suspended = destination.is_suspended;
+            let queue = index(place);
+            if is_suspended {
+                self.give_back_waiting(queue);
+            }
+            self.end_surplus_connections(transport, queue);
+            self.list_lane(queue);
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.connections.len() == 0 && self.commands.is_empty()
     }
@@ -379,6 +400,28 @@ impl Delivery {
     fn give_back(&mut self, queue: QueueIndex, id: MessageId) {
         self.counters.not_attempted += 1;
         self.commands.push_back(Command::Outcome { queue, id, outcome: Outcome::NotAttempted });
+    }
+
+    /// Lets connections go that a lane may not have any more. Those that carry something end when
+    /// it is finished; for those in the making nothing would come.
+    fn end_surplus_connections<T: Transport>(&mut self, transport: &mut T, queue: QueueIndex) {
+        let lane = self.lane_mut(queue);
+        let ids = lane.connections.clone();
+        let mut kept = 0;
+        for id in ids {
+            let connection = self.connections.get_mut(id).expect("a lane knows its connections");
+            let lane = self.lanes[place(queue)].as_ref().expect("the lane is ours");
+            if lane.keeps_connection(connection.next_hop, kept) {
+                kept += 1;
+                continue;
+            }
+            connection.messages_left = 0;
+            if connection.is_greeted {
+                self.retire(id);
+            } else {
+                self.remove(transport, id, None);
+            }
+        }
     }
 
     /// Takes up what `submit` finished at once.

@@ -20,7 +20,7 @@ use self::commits::{Commits, Progress, WaitingMail};
 use self::desk::Desk;
 use self::ports::Ports;
 use self::session::{STOPPING, Session};
-use super::config::FrontConfig;
+use super::config::{FrontConfig, ReceptionConfig};
 use super::connections::Connections;
 use super::counters::ReceptionCounters;
 use super::record;
@@ -44,17 +44,9 @@ pub(super) struct Reception {
 impl Reception {
     pub(super) fn new(config: &FrontConfig, board: Arc<Board>) -> Reception {
         let reception = &config.reception;
-        assert!(reception.recipients_max <= RECIPIENTS_MAX, "more than a queue takes");
-        let limits = ServerLimits {
-            hostname: config.hostname.clone(),
-            message_size_max: reception.message_size_max,
-            recipients_max: reception.recipients_max,
-            text_line_max: reception.text_line_max,
-            errors_max: reception.errors_max,
-        };
         Reception {
             ports: Ports::new(&reception.listen),
-            limits: Arc::new(limits),
+            limits: Arc::new(limits(&config.hostname, reception)),
             sessions: Connections::new(),
             timers: Timers::new(),
             to_flush: Vec::new(),
@@ -78,6 +70,12 @@ impl Reception {
                 is_stopping: false,
             },
         }
+    }
+
+    /// Works by another configuration: new sessions by its limits, new transactions by its routes.
+    pub(super) fn reconfigure(&mut self, config: &ReceptionConfig) {
+        self.limits = Arc::new(limits(&self.desk.hostname, config));
+        self.desk.config = config.clone();
     }
 
     pub(super) fn set_time(&mut self, now: Instant, unix_ms: u64) {
@@ -328,6 +326,18 @@ impl Reception {
             session.is_listed = true;
             self.to_flush.push(connection);
         }
+    }
+}
+
+/// What sessions announce and enforce.
+fn limits(hostname: &str, config: &ReceptionConfig) -> ServerLimits {
+    assert!(config.recipients_max <= RECIPIENTS_MAX, "more than a queue takes");
+    ServerLimits {
+        hostname: hostname.into(),
+        message_size_max: config.message_size_max,
+        recipients_max: config.recipients_max,
+        text_line_max: config.text_line_max,
+        errors_max: config.errors_max,
     }
 }
 

@@ -149,9 +149,13 @@ impl Session {
             desk.counters.recipients_unrouted += 1;
             return self.smtp.refuse(&NO_ROUTE);
         };
-        if !desk.board.is_accepting(queue) {
+        if desk.board.is_suspended(queue) {
             desk.counters.recipients_suspended += 1;
             return self.smtp.refuse(&SUSPENDED);
+        }
+        if !desk.board.is_accepting(queue) {
+            desk.counters.recipients_unreplicated += 1;
+            return self.smtp.refuse(&NOT_REPLICATED);
         }
         let recipient = Recipient { address: path.into_boxed_str(), notify, original };
         self.transaction.recipients.push((queue, recipient));
@@ -269,7 +273,7 @@ fn take_recipients(
 
 fn refusal_for(shortage: Shortage) -> &'static Refusal {
     match shortage {
-        Shortage::NotReplicated => &SUSPENDED,
+        Shortage::NotReplicated => &NOT_REPLICATED,
         Shortage::QueueFull => &QUEUE_FULL,
         Shortage::MemoryFull => &MEMORY_FULL,
     }
@@ -283,6 +287,8 @@ const SLACK_BYTES: usize = 2048;
 
 const NO_ROUTE: Refusal = Refusal::new(550, (5, 7, 1), "No mail for this domain here");
 const SUSPENDED: Refusal =
+    Refusal::new(450, (4, 2, 1), "Mail for this recipient is suspended by the operator, try later");
+const NOT_REPLICATED: Refusal =
     Refusal::new(451, (4, 4, 0), "Mail for this recipient cannot be kept safe now, try later");
 const QUEUE_FULL: Refusal = Refusal::new(452, (4, 3, 1), "The queue is full, try later");
 const MEMORY_FULL: Refusal = Refusal::new(452, (4, 3, 1), "Out of room, try later");

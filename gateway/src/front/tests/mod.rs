@@ -6,6 +6,7 @@ mod delivery;
 mod kernel;
 mod peer;
 mod reception;
+mod reconfigure;
 mod shard;
 
 use std::net::{IpAddr, SocketAddr};
@@ -55,6 +56,7 @@ fn config(listen: SocketAddr, next_hop: SocketAddr) -> FrontConfig {
             rate_per_second: None,
             messages_per_connection_max: 1000,
             pipeline_transactions: true,
+            is_suspended: false,
             prefetch: 1,
         });
     }

@@ -78,6 +78,17 @@ impl Unit {
         }
     }
 
+    /// Has other bounds from now on. A copy that is at a server keeps the bounds that it was made
+    /// with.
+    ///
+    /// # Panics
+    /// If they are another queue's.
+    pub(crate) fn reconfigure(&mut self, settings: UnitSettings) {
+        let same = |it: &UnitSettings| (it.queue, it.server_name.clone());
+        assert_eq!(same(&self.settings), same(&settings), "a queue stays what it is");
+        self.settings = settings;
+    }
+
     /// The queue's place in the configuration.
     pub fn queue_index(&self) -> QueueIndex {
         self.settings.queue

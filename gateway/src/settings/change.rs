@@ -1,0 +1,73 @@
+//! Other settings for a running gateway: what cannot change, and the board's part of what can.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::Settings;
+use crate::board::Board;
+use crate::message::QueueIndex;
+
+impl Settings {
+    /// A board with these bounds, budget and switches. No queue accepts yet.
+    pub fn board(&self) -> Board {
+        let board = Board::new(self.bounds(), signed(self.memory_bytes));
+        self.set_switches(&board);
+        board
+    }
+
+    /// The bounds of each queue: messages and bytes.
+    pub fn bounds(&self) -> impl Iterator<Item = (i64, i64)> {
+        self.queues.iter().map(|it| (signed(it.messages_max), signed(it.bytes_max)))
+    }
+
+    /// Moves a board that was made by the settings `from` to these. Both have the same queues.
+    pub fn change_board(&self, from: &Settings, board: &Board) {
+        self.set_switches(board);
+        for (queue, (old, new)) in (0..).zip(from.bounds().zip(self.bounds())) {
+            board.move_bounds(QueueIndex(queue), new.0 - old.0, new.1 - old.1);
+        }
+        board.move_budget(signed(self.memory_bytes) - signed(from.memory_bytes));
+    }
+
+    /// The keys whose values are not those of the running gateway, although only a start can
+    /// change them: as they are called in the file. Everything that is not compared here changes
+    /// while the gateway runs.
+    pub fn fixed_differences(&self, running: &Settings) -> Vec<&'static str> {
+        type Same = fn(&Settings, &Settings) -> bool;
+        let fixed: [(&str, Same); 16] = [
+            ("name", |a, b| a.name == b.name),
+            ("hostname", |a, b| a.hostname == b.hostname),
+            ("listen", |a, b| a.reception.listen == b.reception.listen),
+            ("register", |a, b| a.register == b.register),
+            ("log", |a, b| a.log_json == b.log_json),
+            ("threads", |a, b| a.threads == b.threads),
+            ("min_sync", |a, b| a.policy.min_sync == b.policy.min_sync),
+            ("account", |a, b| a.links[0].account == b.links[0].account),
+            ("secret", |a, b| a.links[0].secret == b.links[0].secret),
+            ("kvs", |a, b| a.servers().eq(b.servers())),
+            ("group", |a, b| a.groups == b.groups),
+            ("queue (names, groups, order)", |a, b| a.homes().eq(b.homes())),
+            ("times.heart_beat", |a, b| a.links[0].heart_beat == b.links[0].heart_beat),
+            ("times.link_deadline", |a, b| a.links[0].deadline == b.links[0].deadline),
+            ("times.isolate_after", |a, b| a.policy.isolate_after == b.policy.isolate_after),
+            ("times.recovery_wait", |a, b| a.policy.recovery_wait == b.policy.recovery_wait),
+        ];
+        fixed.into_iter().filter(|(_, same)| !same(self, running)).map(|(key, _)| key).collect()
+    }
+    fn set_switches(&self, board: &Board) {
+        for (queue, it) in (0..).zip(&self.queues) {
+            board.set_suspended(QueueIndex(queue), it.is_suspended);
+        }
+    }
+
+    fn servers(&self) -> impl Iterator<Item = (&str, SocketAddr, Option<IpAddr>)> {
+        self.links.iter().map(|it| (it.server.as_str(), it.address, it.local))
+    }
+
+    fn homes(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.queues.iter().map(|it| (it.name.as_str(), it.group))
+    }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
