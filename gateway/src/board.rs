@@ -4,10 +4,12 @@
 //! reception reads both and takes room from the budgets before it promises anything (354). Numbers are relaxed atomics: each stands for itself, nothing is
 //! ordered by them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use crossbeam_utils::CachePadded;
 
+use crate::clients::Clients;
 use crate::message::QueueIndex;
 
 /// Budgets and switches of all queues and of the gateway.
@@ -18,6 +20,7 @@ pub struct Board {
     bytes_left: CachePadded<AtomicI64>,
     /// How often a switch has changed.
     changes: CachePadded<AtomicU64>,
+    clients: Arc<Clients>,
 }
 
 #[derive(Debug)]
@@ -58,12 +61,18 @@ impl Board {
             queues: queues.into_iter().map(queue).collect(),
             bytes_left: CachePadded::new(AtomicI64::new(bytes_max)),
             changes: CachePadded::new(AtomicU64::new(0)),
+            clients: Arc::default(),
         }
     }
 
     /// Number of queues.
     pub fn queue_count(&self) -> usize {
         self.queues.len()
+    }
+
+    /// What each client may still do.
+    pub fn clients(&self) -> &Arc<Clients> {
+        &self.clients
     }
 
     /// Whether mail for the queue can be committed now.

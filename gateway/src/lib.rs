@@ -2,6 +2,7 @@
 //!
 //! * [`message`] is what is queued.
 //! * [`board`] is what reception may promise: budgets and switches, shared by all threads.
+//! * [`clients`] is what each client may still do, [`rate`] the token buckets for that.
 //! * [`front`] is the SMTP side: reception and delivery.
 //! * [`api`] is all that passes between the SMTP side and the queues.
 //! * [`queue`] is one in-order queue, [`replication`] its copies at the backup queue servers.
@@ -13,11 +14,13 @@
 
 pub mod api;
 pub mod board;
+pub mod clients;
 pub mod front;
 pub mod gateway;
 pub mod link;
 pub mod message;
 pub mod queue;
+pub mod rate;
 pub mod register;
 pub mod reload;
 pub mod replication;

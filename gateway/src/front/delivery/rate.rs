@@ -1,51 +1,38 @@
 //! How many messages a second a destination gets.
 
 use std::num::NonZeroU32;
-use std::time::Duration;
 
 use tcpstack::Instant;
 
-/// A token bucket, kept as the time at which it would be full again (the generic cell rate
-/// algorithm): no tokens to refill.
+use crate::rate::{Bucket, Rate};
+
+/// The rate of a destination, if it has one, and what it has used of it.
 #[derive(Debug)]
 pub(super) struct RateLimit {
-    /// Between two messages; none without a limit.
-    interval: Option<Duration>,
-    /// How far `full_at` may lie ahead and still let a message through.
-    tolerance: Duration,
-    full_at: Instant,
+    rate: Option<Rate>,
+    bucket: Bucket,
 }
 
 impl RateLimit {
     pub(super) fn new(per_second: Option<NonZeroU32>) -> RateLimit {
-        let interval = per_second.map(|rate| Duration::from_secs(1) / rate.get());
-        let tolerance = interval.map_or(Duration::ZERO, |interval| BURST.saturating_sub(interval));
-        RateLimit { interval, tolerance, full_at: Instant::ZERO }
+        RateLimit { rate: per_second.map(Rate::per_second), bucket: Bucket::default() }
     }
 
     /// When the next message may go; a time that is past means now.
     pub(super) fn next_at(&self) -> Instant {
-        let ahead = self.full_at.saturating_since(Instant::ZERO);
-        Instant::ZERO + ahead.saturating_sub(self.tolerance)
+        self.rate.map_or(Instant::ZERO, |rate| self.bucket.next_at(rate))
     }
 
     /// Takes a token, if there is one.
     pub(super) fn take(&mut self, now: Instant) -> bool {
-        let Some(interval) = self.interval else { return true };
-        if self.next_at() > now {
-            return false;
-        }
-        self.full_at = self.full_at.max(now) + interval;
-        true
+        self.rate.is_none_or(|rate| self.bucket.take(rate, now))
     }
 }
-
-/// So much time's worth of messages may go at once, at least one.
-const BURST: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn a_burst_then_the_rate() {
