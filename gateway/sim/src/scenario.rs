@@ -176,6 +176,9 @@ memory = "16 MiB"
 message_size_max = "1 MiB"
 min_sync = {min_sync}
 
+[relay]
+networks = ["10.0.0.0/8"]
+
 [threads]
 {drivers}
 

@@ -3,8 +3,13 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::addresses::AddressSet;
+use super::networks::Networks;
+use super::policy::{Checks, RelayPolicy};
+use crate::clients::ClientLimits;
 use crate::message::QueueIndex;
 
 /// All that one front needs to know.
@@ -53,6 +58,17 @@ pub struct ReceptionConfig {
     pub trace_header: bool,
     /// Which mail goes to which queue.
     pub routes: Routes,
+    /// Who may relay where.
+    pub relay: RelayPolicy,
+    /// Which senders and recipients are refused.
+    pub checks: Checks,
+    /// By queue: all recipients that it takes mail for, if it has a list. Others get 550 5.1.1,
+    /// but for the postmaster of each domain. A queue beyond the end has none.
+    pub known_recipients: Vec<Option<Arc<AddressSet>>>,
+    /// What each client may do; all fronts count together.
+    pub client_limits: ClientLimits,
+    /// Clients without limits of their own.
+    pub exempt_networks: Networks,
 }
 
 /// Which recipients go to which queue.

@@ -54,6 +54,10 @@ impl<V> Connections<V> {
         self.places[place(id)].take().map(|(_, value)| value)
     }
 
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.places.iter_mut().flatten().map(|(_, value)| value)
+    }
+
     pub(super) fn ids(&self) -> impl Iterator<Item = ConnectionId> {
         self.places.iter().flatten().map(|(id, _)| *id)
     }

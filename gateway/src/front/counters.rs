@@ -16,8 +16,10 @@ pub struct ReceptionCounters {
     pub sessions: u64,
     /// Sessions begun.
     pub sessions_begun: u64,
-    /// Connections turned away with 421: too many, or stopping.
+    /// Connections turned away with 421: too many in all or of one client, or stopping.
     pub sessions_refused: u64,
+    /// Sessions, transactions and recipients beyond what their client may have.
+    pub clients_limited: u64,
     /// Sessions ended because the client was silent.
     pub sessions_timed_out: u64,
     /// Messages whose end of data came.
@@ -32,6 +34,12 @@ pub struct ReceptionCounters {
     pub commit_timeouts: u64,
     /// DATA or content answered 452 or 451 for shortage.
     pub shortages: u64,
+    /// MAIL answered 550: the sender, or the name that the client gave itself.
+    pub senders_refused: u64,
+    /// Recipients answered 550: not to be relayed to for this client, or not for anybody.
+    pub recipients_refused: u64,
+    /// Recipients answered 550: their queue knows its recipients, and them not.
+    pub recipients_unknown: u64,
     /// Recipients answered 550: no route.
     pub recipients_unrouted: u64,
     /// Recipients answered 451: their queue lacks the copies to accept anything.

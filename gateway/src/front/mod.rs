@@ -3,10 +3,13 @@
 //! A [`Front`] owns an SMTP transport with its listeners, server sessions and delivery lanes. It
 //! holds no queue: mail goes to the shards as [`Command`]s and comes back as [`Notice`]s.
 
+mod addresses;
 mod config;
 mod connections;
 mod counters;
 mod delivery;
+mod networks;
+mod policy;
 mod reception;
 mod record;
 #[cfg(test)]
@@ -18,10 +21,13 @@ use std::sync::Arc;
 
 use tcpstack::{Event, Instant, Transport};
 
+pub use self::addresses::AddressSet;
 pub use self::config::{
     DeliveryConfig, DeliveryTimeouts, Destination, FrontConfig, ReceptionConfig, Routes,
 };
 pub use self::counters::{DeliveryCounters, FrontCounters, ReceptionCounters};
+pub use self::networks::Networks;
+pub use self::policy::{Checks, RelayPolicy};
 pub use self::record::TARGET as RECORD_TARGET;
 
 use self::delivery::Delivery;

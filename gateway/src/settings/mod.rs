@@ -3,6 +3,7 @@
 mod change;
 mod delivery;
 mod links;
+mod policy;
 mod queues;
 mod reception;
 #[cfg(test)]
@@ -11,6 +12,7 @@ mod threads;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use config::{Document, Mistakes, Table};
@@ -21,7 +23,7 @@ use self::links::{read_groups, read_links};
 use self::queues::read_queues;
 use self::reception::read_reception;
 use self::threads::read_threads;
-use crate::front::{DeliveryConfig, FrontConfig, ReceptionConfig};
+use crate::front::{AddressSet, DeliveryConfig, FrontConfig, ReceptionConfig};
 use crate::link::LinkSettings;
 use crate::message::QueueIndex;
 use crate::queue::RetryPolicy;
@@ -120,6 +122,8 @@ pub struct QueueSettings {
     pub bytes_max: u64,
     /// The operator has suspended receipt.
     pub is_suspended: bool,
+    /// All its recipients, if it has a list of them.
+    pub known_recipients: Option<Arc<AddressSet>>,
     /// When deferred messages are tried again.
     pub retry: RetryPolicy,
 }
@@ -143,9 +147,10 @@ impl Settings {
         let register = directory.join(root.path("register").required());
         let links = read_links(&root, directory);
         let groups = read_groups(&root, &links);
-        let (queues, destinations, routes) = read_queues(&root, &name, &groups);
+        let (queues, destinations, routes) = read_queues(&root, &name, &groups, directory);
         let times = root.table("times");
-        let reception = read_reception(&root, &times, message_size_max, routes);
+        let mut reception = read_reception(&root, &times, message_size_max, routes);
+        reception.known_recipients = queues.iter().map(|it| it.known_recipients.clone()).collect();
         let delivery = read_delivery(&times, destinations);
         let policy = Policy {
             min_sync: root.integer("min_sync").range(1..=BACKUPS).default(BACKUPS),

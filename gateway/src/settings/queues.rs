@@ -1,10 +1,12 @@
 //! The queues and the routes to them: `[[queue]]` and `[default_route]`.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use config::Table;
 
 use super::delivery::read_destination;
+use super::policy::read_recipients;
 use super::{Group, QUEUES_MAX, QueueSettings, read_switch, server_name_is_allowed};
 use crate::front::{Destination, Routes};
 use crate::message::QueueIndex;
@@ -15,13 +17,14 @@ pub(super) fn read_queues(
     root: &Table<'_>,
     gateway: &str,
     groups: &[Group],
+    directory: &Path,
 ) -> (Vec<QueueSettings>, Vec<Destination>, Routes) {
     let mut names = BTreeMap::new();
     let mut queues = Vec::new();
     let mut destinations = Vec::new();
     let mut domains = Vec::new();
     for (index, table) in (0..).zip(root.required_tables("queue")) {
-        let queue = read_queue(&table, gateway, groups);
+        let queue = read_queue(&table, gateway, groups, directory);
         if names.insert(queue.name.clone(), QueueIndex(index)).is_some() {
             let why = format!("two queues are named {:?}; names differ", queue.name);
             table.mistake_at("name", why);
@@ -53,7 +56,12 @@ pub(super) fn read_queues(
     (queues, destinations, routes)
 }
 
-fn read_queue(table: &Table<'_>, gateway: &str, groups: &[Group]) -> QueueSettings {
+fn read_queue(
+    table: &Table<'_>,
+    gateway: &str,
+    groups: &[Group],
+    directory: &Path,
+) -> QueueSettings {
     let full_name_is_allowed = |name: &String| {
         server_name_is_allowed(name).and(server_name_is_allowed(&format!("{gateway}/{name}")))
     };
@@ -70,6 +78,7 @@ fn read_queue(table: &Table<'_>, gateway: &str, groups: &[Group]) -> QueueSettin
         messages_max: table.integer("messages_max").range(1..=1 << 32).default(1_000_000),
         bytes_max: table.bytes("bytes_max").range(1 << 20..=1 << 46).default(1 << 30),
         is_suspended: read_switch(table, "receive"),
+        known_recipients: read_recipients(table, directory),
         retry: RetryPolicy {
             first: table.duration("retry_first").default(default.first),
             max: table.duration("retry_max").default(default.max),

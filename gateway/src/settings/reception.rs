@@ -1,4 +1,4 @@
-//! How mail is received: `listen`, `[limits]` and the times of reception.
+//! How mail is received: `listen`, `[limits]`, policy and the times of reception.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use config::Table;
 
 use super::SESSIONS_MAX;
+use super::policy::{read_checks, read_client_limits, read_networks, read_relay};
 use crate::front::{ReceptionConfig, Routes};
 use crate::message::RECIPIENTS_MAX;
 
@@ -25,6 +26,8 @@ pub(super) fn read_reception(
             root.mistake_at_item("listen", item, format!("{address} is named twice"));
         }
     }
+    let relay = read_relay(root);
+    let exempt = read_networks(&limits, "exempt_networks");
     ReceptionConfig {
         listen,
         sessions_max: limits.integer("sessions_max").range(1..=SESSIONS_MAX).default(10_000),
@@ -43,5 +46,11 @@ pub(super) fn read_reception(
         commit_timeout: times.duration("commit").default(Duration::from_secs(30)),
         trace_header: root.boolean("trace_header").default(true),
         routes,
+        exempt_networks: exempt.unwrap_or_else(|| relay.networks.clone()),
+        relay,
+        checks: read_checks(root),
+        // From the queues.
+        known_recipients: Vec::new(),
+        client_limits: read_client_limits(&limits),
     }
 }

@@ -62,6 +62,43 @@ fn a_good_file_is_read_and_the_rest_has_defaults() {
 }
 
 #[test]
+fn policy_is_strict_where_nothing_is_said_and_read_where_something_is() {
+    let reception = parse(GOOD).unwrap().reception;
+    let ip = |text: &str| text.parse().unwrap();
+    assert!(reception.relay.is_trusted(ip("127.0.0.1")));
+    assert!(!reception.relay.is_trusted(ip("192.0.2.1")) && reception.relay.domains.is_empty());
+    assert_eq!(reception.client_limits.sessions_max, NonZeroU32::new(50));
+    let said = "[relay]\nnetworks = [\"192.0.2.0/24\"]\ndomains = [\".example.net\"]\n\
+                [limits]\nclient_sessions_max = 0\nclient_recipients_per_minute = 7\n\
+                [checks]\nsenders_refused = [\"@bad.example\"]\nhello_name = true\n[threads]";
+    let reception = parse(&GOOD.replace("[threads]", said)).unwrap().reception;
+    assert!(reception.relay.is_trusted(ip("192.0.2.1")));
+    assert!(!reception.relay.is_trusted(ip("127.0.0.1")));
+    assert_eq!(reception.exempt_networks, reception.relay.networks);
+    assert!(reception.relay.domains.contains_domain("a.example.net"));
+    assert_eq!(reception.client_limits.sessions_max, None);
+    assert_eq!(reception.client_limits.recipients_per_minute, NonZeroU32::new(7));
+    assert!(reception.checks.senders_refused.contains("x@bad.example"));
+    assert!(reception.checks.hello_name && !reception.checks.sender_domain);
+}
+
+#[test]
+fn a_list_of_recipients_belongs_to_its_queue() {
+    let directory = std::env::temp_dir().join(format!("hikyaku-lists-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let list = directory.join("list");
+    std::fs::write(&list, "# ours\n\nA@example.net\n  b@example.org\n").unwrap();
+    let key = format!("recipients_file = {:?}", list.display().to_string());
+    let settings = parse(&GOOD.replace("rate_max = 7", &key)).unwrap();
+    let known = &settings.reception.known_recipients;
+    assert!(known[0].as_ref().unwrap().contains("a@example.net") && known[1].is_none());
+    std::fs::write(&list, "a@example.net\nwhat is this\n").unwrap();
+    let text = mistakes("rate_max = 7", &key);
+    assert!(text.contains("list:2: \"what is this\" is no address"), "{text}");
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
 fn every_queue_has_one_cohort_and_one_shard_whatever_the_workers() {
     let queues = (0..1000).map(|number| {
         format!(
@@ -118,6 +155,14 @@ fn mistakes_between_keys_are_named_with_their_lines() {
         ("secret = \"between us\"", "secret_file = \"/does/not/exist\"", "/does/not/exist"),
         ("[threads]", "min_sync = 0\n[threads]", "from 1 to 2"),
         ("[threads]", "[times]\nheart_beat = \"9 s\"\n[threads]", "longer than `heart_beat`"),
+        (
+            "[threads]",
+            "[relay]\nnetworks = [\"::1\", \"1.2.3.4/8\"]\n[threads]",
+            "9:20: \"1.2.3.4/8\" has",
+        ),
+        ("[threads]", "[relay]\ndomains = [\"a b\"]\n[threads]", "9:12: \"a b\" is no address"),
+        ("[threads]", "[checks]\nsender_refused = []\n[threads]", "did you mean `senders_refused`"),
+        ("rate_max = 7", "recipients_file = \"none\"", "cannot read /etc/hikyaku/none"),
         ("127.0.0.1:2525\", \"[::1]:2525", "[::1]:2525\", \"[::1]:2525", "named twice"),
     ] {
         let text = mistakes(from, to);

@@ -1,5 +1,6 @@
 //! Reception: listeners and server sessions.
 
+mod admission;
 mod commits;
 mod desk;
 mod ports;
@@ -16,6 +17,7 @@ use kvs_proto::MessageId;
 use smtp::{Refusal, ServerLimits};
 use tcpstack::{ConnectionId, Instant, RecvError, Transport};
 
+use self::admission::Client;
 use self::commits::{Commits, Progress, WaitingMail};
 use self::desk::Desk;
 use self::ports::Ports;
@@ -72,10 +74,14 @@ impl Reception {
         }
     }
 
-    /// Works by another configuration: new sessions by its limits, new transactions by its routes.
+    /// Works by another configuration: new sessions by its limits, new transactions by its
+    /// routes and policy.
     pub(super) fn reconfigure(&mut self, config: &ReceptionConfig) {
         self.limits = Arc::new(limits(&self.desk.hostname, config));
         self.desk.config = config.clone();
+        for session in self.sessions.values_mut() {
+            session.client.reconsider(config);
+        }
     }
 
     pub(super) fn set_time(&mut self, now: Instant, unix_ms: u64) {
@@ -94,17 +100,26 @@ impl Reception {
         peer: SocketAddr,
     ) {
         let is_full = self.sessions.len() >= self.desk.config.sessions_max;
-        if is_full || self.desk.is_stopping {
-            self.desk.counters.sessions_refused += 1;
-            let refusal = if is_full { &TOO_MANY_SESSIONS } else { &STOPPING };
-            let line = format!("{refusal}\r\n");
-            // Nothing follows: whether it could be sent makes no difference.
-            let _ = transport.send(connection, &[IoSlice::new(line.as_bytes())]);
-            return transport.close(connection);
-        }
+        let admitted = if self.desk.is_stopping {
+            Err(&STOPPING)
+        } else if is_full {
+            Err(&TOO_MANY_SESSIONS)
+        } else {
+            Client::admit(peer.ip(), &mut self.desk)
+        };
+        let client = match admitted {
+            Ok(client) => client,
+            Err(refusal) => {
+                self.desk.counters.sessions_refused += 1;
+                let line = format!("{refusal}\r\n");
+                // Nothing follows: whether it could be sent makes no difference.
+                let _ = transport.send(connection, &[IoSlice::new(line.as_bytes())]);
+                return transport.close(connection);
+            }
+        };
         self.desk.counters.sessions_begun += 1;
         let deadline = self.desk.now + self.desk.config.session_timeout;
-        let session = Session::new(&self.limits, connection, peer, deadline);
+        let session = Session::new(&self.limits, connection, client, deadline);
         self.sessions.insert(connection, session);
         self.timers.arm(connection, deadline);
         self.list_to_flush(connection);

@@ -1,6 +1,5 @@
 //! One session of reception: what its events mean.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,6 +9,7 @@ use smtp::{
 };
 use tcpstack::{ConnectionId, Instant};
 
+use super::admission::{self, Client};
 use super::commits::{Part, WaitingMail};
 use super::desk::Desk;
 use super::reservation::Reservation;
@@ -23,7 +23,7 @@ use crate::message::{Envelope, Message, MessageRef, QueueIndex, Recipient};
 pub(super) struct Session {
     pub(super) smtp: ServerSession,
     connection: ConnectionId,
-    peer: SocketAddr,
+    pub(super) client: Client,
     transaction: Transaction,
     /// The content of the message under way, trace header included.
     content: Vec<u8>,
@@ -68,13 +68,13 @@ impl Session {
     pub(super) fn new(
         limits: &Arc<ServerLimits>,
         connection: ConnectionId,
-        peer: SocketAddr,
+        client: Client,
         deadline: Instant,
     ) -> Session {
         Session {
             smtp: ServerSession::new(Arc::clone(limits)),
             connection,
-            peer,
+            client,
             transaction: Transaction::default(),
             content: Vec::new(),
             ticket: None,
@@ -121,20 +121,27 @@ impl Session {
         }
     }
 
-    fn begin(&mut self, parameters: MailParameters, desk: &Desk) {
+    fn begin(&mut self, parameters: MailParameters, desk: &mut Desk) {
         if desk.is_stopping {
             return self.smtp.close(&STOPPING);
         }
         if self.messages >= desk.config.messages_per_session_max {
             return self.smtp.close(&TOO_MANY_MESSAGES);
         }
+        let (hello, _) = self.smtp.hello().expect("MAIL comes after a hello");
+        let reverse_path = parameters.reverse_path.as_str();
+        if let Err(refusal) = admission::judge_sender(&self.client, hello, reverse_path, desk) {
+            return self.smtp.refuse(refusal);
+        }
+        let is_trusted = self.client.is_trusted();
+        let allowed = |asked| desk.config.relay.priority(asked, is_trusted);
         self.transaction = Transaction {
             reverse_path: parameters.reverse_path.into_boxed_str(),
             eight_bit: parameters.eight_bit,
             utf8: parameters.utf8,
             ret: parameters.ret,
             envelope_id: parameters.envelope_id,
-            priority: parameters.priority,
+            priority: parameters.priority.map(allowed),
             declared_size: parameters.size,
             ..Transaction::default()
         };
@@ -143,20 +150,13 @@ impl Session {
 
     fn add_recipient(&mut self, parameters: RecipientParameters, desk: &mut Desk) {
         let RecipientParameters { path, notify, original } = parameters;
-        // A bare postmaster is ours (RFC 5321 §4.5.1), wherever our own name is routed to.
-        let domain = path.domain().unwrap_or(&desk.hostname);
-        let Some(queue) = desk.config.routes.queue_for(domain) else {
-            desk.counters.recipients_unrouted += 1;
-            return self.smtp.refuse(&NO_ROUTE);
+        let Transaction { reverse_path, recipients, .. } = &self.transaction;
+        let others = recipients.len();
+        let judged = admission::judge_recipient(&self.client, reverse_path, others, &path, desk);
+        let queue = match judged {
+            Ok(queue) => queue,
+            Err(refusal) => return self.smtp.refuse(refusal),
         };
-        if desk.board.is_suspended(queue) {
-            desk.counters.recipients_suspended += 1;
-            return self.smtp.refuse(&SUSPENDED);
-        }
-        if !desk.board.is_accepting(queue) {
-            desk.counters.recipients_unreplicated += 1;
-            return self.smtp.refuse(&NOT_REPLICATED);
-        }
         let recipient = Recipient { address: path.into_boxed_str(), notify, original };
         self.transaction.recipients.push((queue, recipient));
         self.smtp.accept_recipient();
@@ -196,7 +196,7 @@ impl Session {
         let (client_name, extended) = self.smtp.hello().expect("DATA comes after a hello");
         let header = TraceHeader {
             client_name,
-            client_address: self.peer.ip(),
+            client_address: self.client.address,
             hostname: &desk.hostname,
             extended,
             utf8: self.transaction.utf8,
@@ -285,10 +285,7 @@ const FIRST_PORTION: usize = 16 * 1024;
 /// so that memory stays near what the board counts.
 const SLACK_BYTES: usize = 2048;
 
-const NO_ROUTE: Refusal = Refusal::new(550, (5, 7, 1), "No mail for this domain here");
-const SUSPENDED: Refusal =
-    Refusal::new(450, (4, 2, 1), "Mail for this recipient is suspended by the operator, try later");
-const NOT_REPLICATED: Refusal =
+pub(super) const NOT_REPLICATED: Refusal =
     Refusal::new(451, (4, 4, 0), "Mail for this recipient cannot be kept safe now, try later");
 const QUEUE_FULL: Refusal = Refusal::new(452, (4, 3, 1), "The queue is full, try later");
 const MEMORY_FULL: Refusal = Refusal::new(452, (4, 3, 1), "Out of room, try later");

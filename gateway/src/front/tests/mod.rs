@@ -5,6 +5,7 @@ mod chaos;
 mod delivery;
 mod kernel;
 mod peer;
+mod policy;
 mod reception;
 mod reconfigure;
 mod shard;
@@ -20,6 +21,7 @@ use self::peer::{NextHop, Peer};
 use self::shard::FakeShard;
 use super::*;
 use crate::board::{Board, MESSAGE_OVERHEAD_BYTES};
+use crate::clients::ClientLimits;
 use crate::message::QueueIndex;
 
 const QUEUES: usize = 3;
@@ -77,6 +79,14 @@ fn config(listen: SocketAddr, next_hop: SocketAddr) -> FrontConfig {
             commit_timeout: Duration::from_secs(20),
             trace_header: true,
             routes,
+            relay: RelayPolicy {
+                networks: Networks::parse_all(["10.0.0.0/8", "127.0.0.0/8"]).unwrap(),
+                ..RelayPolicy::default()
+            },
+            checks: Checks::default(),
+            known_recipients: Vec::new(),
+            client_limits: ClientLimits::default(),
+            exempt_networks: Networks::default(),
         },
         delivery: DeliveryConfig {
             destinations,

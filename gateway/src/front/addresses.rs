@@ -1,0 +1,128 @@
+//! Sets of mail addresses and domains.
+
+use std::collections::HashSet;
+
+/// Addresses, the domains of all their addresses, and those with all their subdomains.
+///
+/// Nothing here distinguishes upper and lower case, in local parts neither: RFC 5321 §2.4 leaves
+/// those to the domain's own servers, of which none tells two people apart by case, and a sender
+/// who is refused must not come in by a capital letter.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct AddressSet {
+    /// In lower case: `user@example.net`, `@example.net`, and `.example.net` for subdomains.
+    entries: HashSet<Box<str>>,
+}
+
+impl AddressSet {
+    /// Adds an address (`user@example.net`), a domain (`@example.net` or `example.net`), or the
+    /// subdomains of a domain at any depth, without itself (`.example.net`).
+    ///
+    /// # Errors
+    /// Why it is none of them.
+    pub fn add(&mut self, entry: &str) -> Result<(), String> {
+        let (local, domain) = entry.rsplit_once('@').unwrap_or(("", entry));
+        let suffix = domain.strip_prefix('.').unwrap_or(domain);
+        let is_local = !local.chars().any(|it| it.is_whitespace() || it.is_control());
+        let is_domain = !suffix.is_empty()
+            && !suffix.chars().any(|it| it.is_whitespace() || it.is_control() || it == '<')
+            && suffix.split('.').all(|label| !label.is_empty());
+        let is_mixed = entry.contains('@') && domain.starts_with('.');
+        // A literal has no subdomains, and its dots are of another kind.
+        let is_literal = domain.starts_with('[') && domain.ends_with(']');
+        if !is_local || is_mixed || !(is_domain || is_literal) {
+            let right = "\"user@example.net\", \"example.net\" or \".example.net\"";
+            return Err(format!("{entry:?} is no address and no domain: give such as {right}"));
+        }
+        let has_prefix = entry.contains('@') || domain.starts_with('.');
+        let entry = entry.to_lowercase();
+        self.entries.insert(if has_prefix { entry } else { format!("@{entry}") }.into());
+        Ok(())
+    }
+
+    /// Whether the address itself, its domain, or a domain above that is in the set.
+    pub fn contains(&self, address: &str) -> bool {
+        if self.entries.is_empty() {
+            return false;
+        }
+        let address = lower_case(address);
+        let Some(at) = address.rfind('@') else { return false };
+        self.entries.contains(&*address) || self.has_domain(&address[at..])
+    }
+
+    /// Whether the domain (or an address literal in its brackets) is in the set, or one above it.
+    pub fn contains_domain(&self, domain: &str) -> bool {
+        !self.entries.is_empty() && self.has_domain(&format!("@{}", lower_case(domain)))
+    }
+
+    /// Whether nothing is in the set.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// With the at sign in front, in lower case.
+    fn has_domain(&self, domain: &str) -> bool {
+        if self.entries.contains(domain) {
+            return true;
+        }
+        // A literal is no name: nothing is above it.
+        !domain.starts_with("@[")
+            && domain.match_indices('.').any(|(dot, _)| self.entries.contains(&domain[dot..]))
+    }
+}
+
+fn lower_case(text: &str) -> std::borrow::Cow<'_, str> {
+    if text.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
+        text.into()
+    } else {
+        text.to_lowercase().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(entries: &[&str]) -> AddressSet {
+        let mut set = AddressSet::default();
+        entries.iter().for_each(|entry| set.add(entry).unwrap());
+        set
+    }
+
+    #[test]
+    fn addresses_domains_and_subdomains_are_found_in_any_case() {
+        let set = set(&["Bad@one.example", "two.example", "@[192.0.2.1]", ".Three.example"]);
+        for inside in [
+            "bad@one.example",
+            "BAD@One.Example",
+            "x@TWO.example",
+            "x@[192.0.2.1]",
+            "x@a.three.example",
+            "\"a@b\"@b.a.three.example",
+        ] {
+            assert!(set.contains(inside), "{inside}");
+        }
+        for outside in [
+            "good@one.example",
+            "x@a.two.example",
+            "x@three.example",
+            "x@notthree.example",
+            "x@[192.0.2.2]",
+            "two.example@x.example",
+            "",
+        ] {
+            assert!(!set.contains(outside), "{outside}");
+        }
+        assert!(set.contains_domain("Two.example") && set.contains_domain("x.three.example"));
+        assert!(!set.contains_domain("one.example"));
+        assert!(!AddressSet::default().contains("x@two.example"));
+    }
+
+    #[test]
+    fn what_is_neither_address_nor_domain_is_refused() {
+        let mut set = AddressSet::default();
+        for wrong in ["", "@", ".", "x@", "x@.example", "a b@c", "a..b", "x@a b", "example."] {
+            assert!(set.add(wrong).is_err(), "{wrong}");
+        }
+        assert!(set.is_empty());
+    }
+}
