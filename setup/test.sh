@@ -5,7 +5,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 SECTIONS=(install format scripts rules lint docs tests no-c examples demo clients mtas kill-gateway
-    kill-kvs drivers backlog next-hop stop)
+    kill-kvs drivers backlog next-hop stop reload)
 
 usage() {
     cat <<END
@@ -31,6 +31,7 @@ Runs all checks, or the sections named:
   backlog       mail piles up, the gateway is killed, then a next hop appears
   next-hop      a next hop that defers, refuses, hangs up or says nothing
   stop          stops, lost servers, lost copies, and starts that must fail
+  reload        the configuration changes under load; what is wrong is refused
 
 Exit status 0 only if no section failed. A section that needs root and cannot have it is skipped.
 END
