@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use loadgen::content::GeneratorConfig;
 use loadgen::ledger::{Ledger, NoRecord, Policy, ProblemKind, Verdict};
-use loadgen::sink::{Faults, Sink, SinkConfig, SinkCounts};
+use loadgen::sink::{Fault, Faults, Offer, Phase, Sink, SinkConfig, SinkCounts};
 use loadgen::smtp::{Pace, SmtpConfig, SmtpLoad, SmtpStatistics};
 use tcpstack::{Clock, KernelOptions, KernelTransport};
 
@@ -109,15 +109,14 @@ fn every_fault_of_the_sink_is_survived_and_accounted_for() {
     for (pipelining, ahead) in [(false, false), (true, true)] {
         let mut smtp = SmtpConfig { pipelining, ahead, ..smtp_config(600) };
         smtp.mail.recipients_per_mail = 3;
-        let faults = Faults {
-            recipient_4xx: 0.05,
-            recipient_5xx: 0.02,
-            data_4xx: 0.03,
-            data_5xx: 0.02,
-            drop_421: 0.01,
-            hang: 0.004,
-            close_after_dot: 0.02,
-        };
+        let faults = Faults::default()
+            .with(Phase::Rcpt, Fault::Transient, 0.05)
+            .with(Phase::Rcpt, Fault::Permanent, 0.02)
+            .with(Phase::Dot, Fault::Transient, 0.03)
+            .with(Phase::Dot, Fault::Permanent, 0.02)
+            .with(Phase::Rcpt, Fault::Closing, 0.01)
+            .with(Phase::Dot, Fault::Hang, 0.004)
+            .with(Phase::Dot, Fault::Drop, 0.02);
         let sink = SinkConfig { faults, seed: 5, ..SinkConfig::default() };
         let Outcome { sent, received, verdict } = run(smtp, sink, Policy::default());
         assert!(verdict.is_clean(), "{:?} {sent:?}", verdict.examples);
@@ -126,6 +125,40 @@ fn every_fault_of_the_sink_is_survived_and_accounted_for() {
         assert!(sent.unknown > 0 && sent.refused_4xx > 0 && sent.refused_5xx > 0);
         assert!(received.dropped_421 > 0 && received.repeated == 0 && received.altered == 0);
     }
+}
+
+/// Every fault of every phase, a few times each, phase by phase.
+#[test]
+fn every_fault_of_every_phase_is_survived_and_accounted_for() {
+    for (phase, pipelining) in Phase::ALL.into_iter().flat_map(|p| [(p, false), (p, true)]) {
+        let mut smtp = SmtpConfig { pipelining, ahead: pipelining, ..smtp_config(60) };
+        // Behind an early answer to EHLO nothing is offered, and the load cannot make 7 bits of 8.
+        smtp.mail.eight_bit = false;
+        smtp.mail.recipients_per_mail = 2;
+        smtp.mail.sizes = "1:4k".parse().unwrap();
+        smtp.mails_per_session = Some(5);
+        smtp.answer_timeout = Duration::from_millis(40);
+        let kinds =
+            Fault::ALL.into_iter().filter(|of| (phase, *of) != (Phase::Content, Fault::Trickle));
+        let faults = kinds.fold(Faults::default(), |faults, fault| faults.with(phase, fault, 0.04));
+        let sink = SinkConfig { faults, seed: 7, ..SinkConfig::default() };
+        let Outcome { sent, received, verdict } = run(smtp, sink, Policy::default());
+        assert!(verdict.is_clean(), "{phase:?} {pipelining}: {:?} {sent:?}", verdict.examples);
+        assert!(received.is_clean() && sent.unresolved == 0, "{phase:?}: {received:?}");
+    }
+}
+
+#[test]
+fn a_sink_without_extensions_gets_plain_mail() {
+    let mut offer = Offer::default();
+    for name in ["ehlo", "pipelining", "size", "8bitmime"] {
+        offer.without(name).unwrap();
+    }
+    let (mut smtp, sink) = (smtp_config(50), SinkConfig { offer, ..SinkConfig::default() });
+    (smtp.pipelining, smtp.ahead, smtp.mail.eight_bit) = (true, true, false);
+    let Outcome { sent, received, verdict } = run(smtp, sink, Policy::default());
+    assert!(sent.is_complete() && verdict.is_clean());
+    assert!(received.is_clean(), "{received:?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use fastrand::Rng;
-use loadgen::sink::Faults as SinkFaults;
+use loadgen::sink::{Fault as SinkFault, Faults as SinkFaults, Phase};
 use tcpstack::{Instant, SimPath};
 
 use crate::sabotage::Sabotage;
@@ -213,13 +213,12 @@ fn network_fault(rng: &mut Rng) -> Fault {
 
 fn sink_faults(rng: &mut Rng) -> SinkFaults {
     let mut draw = |most: f64| if rng.bool() { rng.f64() * most } else { 0.0 };
-    SinkFaults {
-        recipient_4xx: draw(0.05),
-        recipient_5xx: draw(0.01),
-        data_4xx: draw(0.05),
-        data_5xx: draw(0.01),
-        drop_421: draw(0.02),
-        hang: draw(0.001),
-        close_after_dot: draw(0.01),
-    }
+    SinkFaults::default()
+        .with(Phase::Rcpt, SinkFault::Transient, draw(0.05))
+        .with(Phase::Rcpt, SinkFault::Permanent, draw(0.01))
+        .with(Phase::Dot, SinkFault::Transient, draw(0.05))
+        .with(Phase::Dot, SinkFault::Permanent, draw(0.01))
+        .with(Phase::Rcpt, SinkFault::Closing, draw(0.02))
+        .with(Phase::Dot, SinkFault::Hang, draw(0.001))
+        .with(Phase::Dot, SinkFault::Drop, draw(0.01))
 }

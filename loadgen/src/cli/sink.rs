@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use loadgen::host::{CpuMeter, host_section, unix_origin_us};
 use loadgen::report::{Report, Section};
-use loadgen::sink::{Faults, Sink, SinkConfig, SinkCounts};
+use loadgen::sink::{Fault, Faults, Misbehaviour, Offer, Phase, Sink, SinkConfig, SinkCounts};
 use tcpstack::{Clock, Idle, Instant, KernelOptions, KernelTransport};
 
 use super::{Failure, Stop, conclude, probability, recorder};
@@ -30,28 +30,45 @@ pub(crate) struct Options {
     /// Count first attempts displaced by more than so many numbers.
     #[arg(long, value_name = "N")]
     displacement: Option<u64>,
-    /// Probability of 451 to a recipient.
+    /// Do something wrong: in the PHASE greeting, ehlo, mail, rcpt, data, content, dot or quit, one of
+    /// 4xx, 5xx, 421, drop, reset, hang, garbage, early, trickle, with that probability (1 if left
+    /// out). Repeatable; faults of one phase exclude each other.
+    #[arg(long, value_name = "PHASE=FAULT:P")]
+    misbehave: Vec<Misbehaviour>,
+    /// Short for --misbehave rcpt=4xx:P.
     #[arg(long, default_value_t = 0.0, value_parser = probability, value_name = "P")]
     fail_rcpt_4xx: f64,
-    /// Probability of 550 to a recipient.
+    /// Short for --misbehave rcpt=5xx:P.
     #[arg(long, default_value_t = 0.0, value_parser = probability, value_name = "P")]
     fail_5xx: f64,
-    /// Probability of 451 to the final dot.
+    /// Short for --misbehave dot=4xx:P.
     #[arg(long, default_value_t = 0.0, value_parser = probability, value_name = "P")]
     fail_data_4xx: f64,
-    /// Probability of 554 to the final dot.
+    /// Short for --misbehave dot=5xx:P.
     #[arg(long, default_value_t = 0.0, value_parser = probability, value_name = "P")]
     fail_data_5xx: f64,
-    /// Probability of 421 to a recipient and the end of the connection.
+    /// Short for --misbehave rcpt=421:P.
     #[arg(long, default_value_t = 0.0, value_parser = probability, value_name = "P")]
     drop_421: f64,
-    /// Probability of no answer to the final dot, ever.
+    /// Short for --misbehave dot=hang:P.
     #[arg(long, default_value_t = 0.0, value_parser = probability, value_name = "P")]
     hang: f64,
-    /// Probability of closing the connection instead of an answer to the final dot.
+    /// Short for --misbehave dot=drop:P.
     #[arg(long, default_value_t = 0.0, value_parser = probability, value_name = "P")]
     close_after_dot: f64,
-    /// Decides which mails are hit.
+    /// Do not offer these: ehlo, pipelining, 8bitmime, size, enhancedstatuscodes.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    without: Vec<String>,
+    /// Offer these too: smtputf8, dsn, chunking, mt-priority, limits=MAILMAX:RCPTMAX.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    with: Vec<String>,
+    /// Speak LMTP instead of SMTP.
+    #[arg(long)]
+    lmtp: bool,
+    /// Answer 452 to recipients of one mail beyond so many, without announcing it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    recipients_max: Option<u32>,
+    /// Decides what goes wrong when.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// This sink's number in ledgers.
@@ -115,7 +132,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
             sink.wait(now, Some(until));
         }
     }
-    let examples = sink.examples().to_vec();
+    let (examples, done_wrong) = (sink.examples().to_vec(), *sink.done_wrong());
     let counts = sink.finish().map_err(|error| format!("a mail could not be dumped: {error}"))?;
     if let Some(path) = &options.status {
         write_status(path, &addresses, &counts)?;
@@ -125,6 +142,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
         section.text(&format!("example_{place}"), "for example", what.as_str())
     };
     report.add(examples.iter().enumerate().fold(counts.section(), for_example));
+    report.add(done_wrong.section());
     report.add(cpu.section(counts.mails));
     report.add(host_section());
     conclude(&report, options.json.as_deref(), counts.is_clean())
@@ -134,20 +152,18 @@ fn open(options: &Options, now: Instant) -> Result<Sink<KernelTransport>, Failur
     if let Some(directory) = &options.dump {
         std::fs::create_dir_all(directory)?;
     }
+    let mut offer = Offer::default();
+    options.with.iter().try_for_each(|name| offer.with(name))?;
+    options.without.iter().try_for_each(|name| offer.without(name))?;
     let strict = options.order.as_ref().map(|_| 0);
     let config = SinkConfig {
         listen: options.listen.clone(),
         sink: options.number,
         seed: options.seed,
-        faults: Faults {
-            recipient_4xx: options.fail_rcpt_4xx,
-            recipient_5xx: options.fail_5xx,
-            data_4xx: options.fail_data_4xx,
-            data_5xx: options.fail_data_5xx,
-            drop_421: options.drop_421,
-            hang: options.hang,
-            close_after_dot: options.close_after_dot,
-        },
+        faults: faults(options)?,
+        offer,
+        lmtp: options.lmtp,
+        recipients_max: options.recipients_max,
         displacement_max: strict.or(options.displacement),
         size_bytes_max: options.size_max,
         dump: options.dump.clone(),
@@ -155,6 +171,20 @@ fn open(options: &Options, now: Instant) -> Result<Sink<KernelTransport>, Failur
     };
     let transport = KernelTransport::new(KernelOptions::default())?;
     Ok(Sink::open(transport, config, now, recorder(options.ledger.as_deref())?)?)
+}
+
+fn faults(options: &Options) -> Result<Faults, String> {
+    let short = [
+        (Phase::Rcpt, Fault::Transient, options.fail_rcpt_4xx),
+        (Phase::Rcpt, Fault::Permanent, options.fail_5xx),
+        (Phase::Dot, Fault::Transient, options.fail_data_4xx),
+        (Phase::Dot, Fault::Permanent, options.fail_data_5xx),
+        (Phase::Rcpt, Fault::Closing, options.drop_421),
+        (Phase::Dot, Fault::Hang, options.hang),
+        (Phase::Dot, Fault::Drop, options.close_after_dot),
+    ];
+    let short = short.map(|(phase, fault, probability)| Misbehaviour { phase, fault, probability });
+    Faults::default().with_all(&short)?.with_all(&options.misbehave)
 }
 
 fn status_line(counts: &SinkCounts) -> String {

@@ -47,18 +47,39 @@ pub struct SinkCounts {
     pub unanswered: u64,
     /// Commands not understood or in a wrong place.
     pub bad_commands: u64,
+    /// Commands and mails with a CR or LF alone.
+    pub bare_newlines: u64,
+    /// 8-bit content or addresses without the extension that allows them.
+    pub eight_bit: u64,
+    /// Parameters and commands of extensions that were not offered, or with a wrong value.
+    pub bad_parameters: u64,
+    /// Mails with more content than SIZE declared.
+    pub understated: u64,
+    /// Commands and mails sent before they may be.
+    pub pipelined: u64,
+    /// Mails and recipients beyond what LIMITS allows.
+    pub over_limits: u64,
 }
 
 impl SinkCounts {
-    /// Whether nothing was altered, sent astray, out of order, left out or badly reported.
+    /// Whether nothing was altered, sent astray, out of order, left out or badly reported, and the
+    /// client sent nothing that the protocol forbids. (Bad commands are answered, and are not.)
     pub fn is_clean(&self) -> bool {
-        let faults =
+        let mail =
             [self.altered, self.misdelivered, self.out_of_order, self.missing, self.bad_reports];
-        faults == [0; 5]
+        let manners = [
+            self.bare_newlines,
+            self.eight_bit,
+            self.bad_parameters,
+            self.understated,
+            self.pipelined,
+            self.over_limits,
+        ];
+        mail == [0; 5] && manners == [0; 6]
     }
 
     /// The counts by name, for reports and status files.
-    pub fn named(&self) -> [(&'static str, u64); 21] {
+    pub fn named(&self) -> [(&'static str, u64); 27] {
         [
             ("connections", self.connections),
             ("mails", self.mails),
@@ -81,6 +102,12 @@ impl SinkCounts {
             ("dropped_421", self.dropped_421),
             ("unanswered", self.unanswered),
             ("bad_commands", self.bad_commands),
+            ("bare_newlines", self.bare_newlines),
+            ("eight_bit", self.eight_bit),
+            ("bad_parameters", self.bad_parameters),
+            ("understated", self.understated),
+            ("pipelined", self.pipelined),
+            ("over_limits", self.over_limits),
         ]
     }
 

@@ -6,10 +6,11 @@ use std::io;
 use fastrand::Rng;
 use tcpstack::Instant;
 
+use super::SinkConfig;
 use super::counts::SinkCounts;
+use super::faults::{Fault, FaultCounts, Phase};
 use super::order::Order;
-use super::session::{Envelope, Judge, Reply};
-use super::{Faults, SinkConfig};
+use super::session::{Envelope, Judge, Violation};
 use crate::dsn::{Action, Dsn};
 use crate::host::unix_us;
 use crate::identity::{MailId, ReceivedIdentity, RecipientId, parse_sender};
@@ -18,6 +19,8 @@ use crate::ledger::{Event, Outcome, Recorder};
 pub(super) struct Desk {
     pub(super) config: SinkConfig,
     pub(super) counts: SinkCounts,
+    /// What went wrong on purpose.
+    pub(super) done_wrong: FaultCounts,
     pub(super) recorder: Box<dyn Recorder>,
     /// The time of this turn.
     pub(super) now: Instant,
@@ -35,6 +38,7 @@ impl Desk {
         let mut desk = Desk {
             rng: Rng::with_seed(config.seed),
             counts: SinkCounts::default(),
+            done_wrong: FaultCounts::default(),
             order: Order::default(),
             recorder,
             position: 0,
@@ -52,25 +56,6 @@ impl Desk {
         unix_us(self.config.unix_origin_us, self.now)
     }
 
-    fn happens(&mut self, probability: f64) -> bool {
-        probability > 0.0 && self.rng.f64() < probability
-    }
-
-    fn draw_mail_fault(&mut self) -> Reply {
-        let Faults { hang, close_after_dot, data_4xx, data_5xx, .. } = self.config.faults;
-        if self.happens(hang) {
-            Reply::Hang
-        } else if self.happens(close_after_dot) {
-            Reply::Close
-        } else if self.happens(data_4xx) {
-            Reply::Transient
-        } else if self.happens(data_5xx) {
-            Reply::Permanent
-        } else {
-            Reply::Accept
-        }
-    }
-
     fn record(&mut self, address: &str, outcome: Outcome, identity: Option<&ReceivedIdentity>) {
         let at_us = self.unix_us();
         self.recorder.record(Event::Delivery {
@@ -83,6 +68,19 @@ impl Desk {
             recipient: address.into(),
         });
         self.position += 1;
+    }
+
+    /// Records what became of a recipient whose mail was not seen, or is known.
+    fn record_unseen(&mut self, reverse_path: &str, address: &str, outcome: Outcome) {
+        match parse_sender(address).filter(|_| reverse_path.is_empty()) {
+            Some(mail) => self.record_notice(outcome, None, Some(mail), None),
+            None => self.record(address, outcome, None),
+        }
+    }
+
+    fn count_refusal(&mut self, outcome: Outcome) {
+        self.counts.refused_4xx += u64::from(outcome == Outcome::Transient);
+        self.counts.refused_5xx += u64::from(outcome == Outcome::Permanent);
     }
 
     fn note_example(&mut self, what: impl FnOnce() -> String) {
@@ -113,7 +111,8 @@ impl Desk {
     }
 
     /// Checks and records a DSN. Answers whether it was one about our mail.
-    fn handle_dsn(&mut self, envelope: &Envelope, content: &[u8], outcome: Outcome) -> bool {
+    fn handle_dsn(&mut self, envelope: &Envelope, content: &[u8], outcomes: &[Outcome]) -> bool {
+        let outcome = best(outcomes);
         if !envelope.reverse_path.is_empty() {
             return false;
         }
@@ -160,7 +159,7 @@ impl Desk {
         envelope: &Envelope,
         content: &[u8],
         identity: Option<&ReceivedIdentity>,
-        outcome: Outcome,
+        outcomes: &[Outcome],
     ) {
         let Some(identity) = identity else {
             self.counts.foreign += 1;
@@ -173,7 +172,7 @@ impl Desk {
         };
         let places = ReceivedIdentity::places(content);
         let mut last = None;
-        for address in &envelope.recipients {
+        for (address, outcome) in envelope.recipients.iter().zip(outcomes) {
             let recipient = RecipientId::parse(address).filter(|(id, _)| id.mail == mail);
             let place = recipient.and_then(|(_, domain)| places.iter().find(|p| p.0 == domain));
             let Some(&(queue, sequence)) = place else {
@@ -182,7 +181,7 @@ impl Desk {
             };
             // Recipients of one queue stand together; the mail counts once in it.
             if last.replace(queue) != Some(queue) {
-                self.check_order(mail, queue, sequence, outcome == Outcome::Accepted);
+                self.check_order(mail, queue, sequence, *outcome == Outcome::Accepted);
             }
         }
     }
@@ -203,9 +202,10 @@ impl Desk {
     fn dump(&self, envelope: &Envelope, content: &[u8]) -> io::Result<()> {
         let Some(directory) = &self.config.dump else { return Ok(()) };
         let number = self.counts.mails - 1;
-        let mut text = format!("MAIL FROM:<{}>\n", envelope.reverse_path);
-        for recipient in &envelope.recipients {
-            writeln!(text, "RCPT TO:<{recipient}>").expect("memory takes every write");
+        let Envelope { reverse_path, parameters, recipients, recipient_parameters } = envelope;
+        let mut text = format!("MAIL FROM:<{reverse_path}>{parameters}\n");
+        for (recipient, parameters) in recipients.iter().zip(recipient_parameters) {
+            writeln!(text, "RCPT TO:<{recipient}>{parameters}").expect("memory takes every write");
         }
         std::fs::write(directory.join(format!("{number:08}.envelope")), text)?;
         // The content comes last and at once: when it is there the mail is complete.
@@ -219,59 +219,93 @@ impl Desk {
 const EXAMPLES_MAX: usize = 10;
 
 impl Judge for Desk {
-    fn judge_recipient(&mut self, reverse_path: &str, address: &str) -> Reply {
-        let Faults { drop_421, recipient_4xx, recipient_5xx, .. } = self.config.faults;
-        let reply = if self.happens(drop_421) {
-            self.counts.dropped_421 += 1;
-            Reply::Closing
-        } else if self.happens(recipient_4xx) {
-            self.counts.refused_4xx += 1;
-            Reply::Transient
-        } else if self.happens(recipient_5xx) {
-            self.counts.refused_5xx += 1;
-            Reply::Permanent
-        } else {
-            return Reply::Accept;
-        };
-        let permanent = reply == Reply::Permanent;
-        let outcome = if permanent { Outcome::Permanent } else { Outcome::Transient };
-        match parse_sender(address).filter(|_| reverse_path.is_empty()) {
-            Some(mail) => self.record_notice(outcome, None, Some(mail), None),
-            None => self.record(address, outcome, None),
-        }
-        reply
+    fn draw(&mut self, phase: Phase) -> Option<Fault> {
+        let fault = self.config.faults.draw(phase, &mut self.rng)?;
+        self.done_wrong.add(phase, fault);
+        self.counts.dropped_421 += u64::from(fault == Fault::Closing);
+        Some(fault)
     }
 
-    fn judge_mail(&mut self, envelope: &Envelope, content: &[u8]) -> Reply {
-        let reply = self.draw_mail_fault();
-        let outcome = match reply {
-            Reply::Accept => Outcome::Accepted,
-            Reply::Transient | Reply::Closing => Outcome::Transient,
-            Reply::Permanent => Outcome::Permanent,
-            Reply::Hang | Reply::Close => Outcome::Unknown,
-        };
-        if !self.handle_dsn(envelope, content, outcome) {
-            let identity = ReceivedIdentity::find(content);
-            self.check(envelope, content, identity.as_ref(), outcome);
-            for recipient in &envelope.recipients {
-                self.record(recipient, outcome, identity.as_ref());
-            }
-        }
-        match outcome {
-            Outcome::Accepted => {
-                self.counts.mails += 1;
-                self.counts.bytes += content.len() as u64;
-                self.counts.delivered += envelope.recipients.len() as u64;
-                if let Err(error) = self.dump(envelope, content) {
-                    self.dump_error.get_or_insert(error);
-                }
-            }
-            Outcome::Transient => self.counts.refused_4xx += 1,
-            Outcome::Permanent => self.counts.refused_5xx += 1,
-            Outcome::Unknown | Outcome::Doubtful => self.counts.unanswered += 1,
-        }
-        reply
+    fn draw_below(&mut self, end: u64) -> u64 {
+        self.rng.u64(..end)
     }
+
+    fn handle_violation(&mut self, violation: Violation, what: &str) {
+        let counts = &mut self.counts;
+        let count = match violation {
+            Violation::Bare => &mut counts.bare_newlines,
+            Violation::EightBit => &mut counts.eight_bit,
+            Violation::Parameter => &mut counts.bad_parameters,
+            Violation::Size => &mut counts.understated,
+            Violation::Pipelined => &mut counts.pipelined,
+            Violation::Limits => &mut counts.over_limits,
+        };
+        *count += 1;
+        self.note_example(|| what.into());
+    }
+
+    fn handle_refused_mail(&mut self, reverse_path: &str, outcome: Outcome) {
+        self.count_refusal(outcome);
+        if outcome != Outcome::Permanent {
+            return;
+        }
+        if let Some(mail) = parse_sender(reverse_path) {
+            let (sink, at_us) = (self.config.sink, self.unix_us());
+            self.recorder.record(Event::Refusal { sink, at_us, mail });
+        } else if reverse_path.is_empty() {
+            self.record_notice(outcome, None, None, None);
+        }
+    }
+
+    fn handle_refused_recipient(&mut self, reverse_path: &str, address: &str, outcome: Outcome) {
+        self.count_refusal(outcome);
+        self.record_unseen(reverse_path, address, outcome);
+    }
+
+    fn handle_mail(&mut self, envelope: &Envelope, content: Option<&[u8]>, outcomes: &[Outcome]) {
+        let recipients = envelope.recipients.iter().zip(outcomes);
+        match content {
+            None => recipients.for_each(|(address, &outcome)| {
+                self.record_unseen(&envelope.reverse_path, address, outcome);
+            }),
+            Some(content) if self.handle_dsn(envelope, content, outcomes) => {}
+            Some(content) => {
+                let identity = ReceivedIdentity::find(content);
+                self.check(envelope, content, identity.as_ref(), outcomes);
+                recipients.for_each(|(address, &outcome)| {
+                    self.record(address, outcome, identity.as_ref());
+                });
+            }
+        }
+        // SMTP answers for all recipients at once, LMTP for each.
+        let answers = if self.config.lmtp { outcomes } else { &outcomes[..outcomes.len().min(1)] };
+        for &outcome in answers {
+            self.count_refusal(outcome);
+            self.counts.unanswered += u64::from(outcome == Outcome::Unknown);
+        }
+        let delivered = outcomes.iter().filter(|of| **of == Outcome::Accepted).count() as u64;
+        if delivered > 0 {
+            let content = content.expect("what was accepted was seen");
+            self.counts.mails += 1;
+            self.counts.bytes += content.len() as u64;
+            self.counts.delivered += delivered;
+            if let Err(error) = self.dump(envelope, content) {
+                self.dump_error.get_or_insert(error);
+            }
+        }
+    }
+
+    fn handle_doubt(&mut self, envelope: &Envelope) {
+        for address in &envelope.recipients {
+            self.record_unseen(&envelope.reverse_path, address, Outcome::Doubtful);
+        }
+    }
+}
+
+/// What a DSN's sender was told, at best.
+fn best(outcomes: &[Outcome]) -> Outcome {
+    let order = [Outcome::Accepted, Outcome::Permanent, Outcome::Unknown];
+    order.into_iter().find(|of| outcomes.contains(of)).unwrap_or(Outcome::Transient)
 }
 
 #[cfg(test)]
@@ -305,9 +339,10 @@ mod tests {
         (0..count).map(make).collect()
     }
 
-    fn deliver(desk: &mut Desk, plan: &Plan, content: &[u8]) -> Reply {
+    fn deliver(desk: &mut Desk, plan: &Plan, content: &[u8]) {
         let recipients = plan.recipients().map(Into::into).collect();
-        desk.judge_mail(&Envelope { reverse_path: String::new(), recipients }, content)
+        let envelope = Envelope { recipients, ..Envelope::default() };
+        desk.handle_mail(&envelope, Some(content), &[Outcome::Accepted]);
     }
 
     #[test]
@@ -315,7 +350,7 @@ mod tests {
         let mut desk = desk(Some(0));
         for (plan, content) in mails(5) {
             let traced = [b"Received: from a\r\n by b\r\n".as_slice(), &content].concat();
-            assert_eq!(deliver(&mut desk, &plan, &traced), Reply::Accept);
+            deliver(&mut desk, &plan, &traced);
         }
         assert!(desk.counts.is_clean());
         assert_eq!((desk.counts.mails, desk.counts.distinct, desk.counts.foreign), (5, 5, 0));
@@ -386,8 +421,9 @@ mod tests {
     }
 
     fn deliver_dsn(desk: &mut Desk, from: &str, to: &str, content: &str) {
-        let envelope = Envelope { reverse_path: from.into(), recipients: vec![to.into()] };
-        desk.judge_mail(&envelope, content.as_bytes());
+        let (reverse_path, recipients) = (from.into(), vec![to.into()]);
+        let envelope = Envelope { reverse_path, recipients, ..Envelope::default() };
+        desk.handle_mail(&envelope, Some(content.as_bytes()), &[Outcome::Accepted]);
     }
 
     const SENDER: &str = "load-00000001-5@sender.example";
@@ -427,7 +463,7 @@ mod tests {
     fn other_peoples_mail_is_taken_and_counted() {
         let mut desk = desk(Some(0));
         let envelope = Envelope { recipients: vec!["someone@a".into()], ..Envelope::default() };
-        assert_eq!(desk.judge_mail(&envelope, b"Subject: x\r\n\r\nhello\r\n"), Reply::Accept);
+        desk.handle_mail(&envelope, Some(b"Subject: x\r\n\r\nhello\r\n"), &[Outcome::Accepted]);
         assert_eq!((desk.counts.foreign, desk.counts.is_clean()), (1, true));
     }
 }

@@ -2,9 +2,14 @@
 
 mod counts;
 mod desk;
+mod faults;
+mod offer;
 mod order;
+mod parameters;
 mod session;
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,10 +19,12 @@ use tcpstack::{
 };
 
 pub use counts::SinkCounts;
+pub use faults::{Fault, FaultCounts, Faults, Misbehaviour, Phase};
+pub use offer::{Limits, Offer};
 
 use crate::ledger::{Event, Recorder};
 use desk::Desk;
-use session::Session;
+use session::{Session, Settings};
 
 /// How a [`Sink`] behaves.
 #[derive(Clone, Debug)]
@@ -34,6 +41,12 @@ pub struct SinkConfig {
     /// strict; `None`: not judged here. Judged by sequence numbers, so it fits senders with one
     /// session or few, and no faults at recipients; the ledger judges by acceptance.
     pub displacement_max: Option<u64>,
+    /// What it offers.
+    pub offer: Offer,
+    /// It speaks LMTP (RFC 2033) instead of SMTP.
+    pub lmtp: bool,
+    /// Recipients of one mail beyond that are answered 452, without a word in EHLO.
+    pub recipients_max: Option<u32>,
     /// Largest mail that is taken; larger ones are answered 552.
     pub size_bytes_max: usize,
     /// Where each accepted mail is written: `N.eml` as received (dots undone) and `N.envelope`.
@@ -51,30 +64,14 @@ impl Default for SinkConfig {
             seed: 0,
             faults: Faults::default(),
             displacement_max: None,
+            offer: Offer::default(),
+            lmtp: false,
+            recipients_max: None,
             size_bytes_max: 64 << 20,
             dump: None,
             unix_origin_us: 0,
         }
     }
-}
-
-/// How often what goes wrong: probabilities from 0 to 1.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
-pub struct Faults {
-    /// 451 to a recipient.
-    pub recipient_4xx: f64,
-    /// 550 to a recipient.
-    pub recipient_5xx: f64,
-    /// 451 to the final dot.
-    pub data_4xx: f64,
-    /// 554 to the final dot.
-    pub data_5xx: f64,
-    /// 421 to a recipient, and the connection ends.
-    pub drop_421: f64,
-    /// No answer to the final dot, for as long as the peer waits.
-    pub hang: f64,
-    /// No answer to the final dot, and the connection ends.
-    pub close_after_dot: f64,
 }
 
 /// The sink: sessions on one transport, as many as the transport takes. The loop around it calls
@@ -84,6 +81,8 @@ pub struct Sink<T: Transport> {
     listeners: Vec<ListenerId>,
     /// By the connection's index.
     sessions: Vec<Option<(ConnectionId, Session)>>,
+    /// When replies go on that go a byte at a time.
+    timers: BinaryHeap<Reverse<(Instant, ConnectionId)>>,
     desk: Desk,
 }
 
@@ -104,7 +103,7 @@ impl<T: Transport> Sink<T> {
             .map(|&address| transport.listen(address))
             .collect::<Result<_, _>>()?;
         let desk = Desk::new(config, now, recorder);
-        Ok(Sink { transport, listeners, sessions: Vec::new(), desk })
+        Ok(Sink { transport, listeners, sessions: Vec::new(), timers: BinaryHeap::new(), desk })
     }
 
     /// Where it listens, with real ports.
@@ -120,6 +119,11 @@ impl<T: Transport> Sink<T> {
     /// The first faults that it counted, in words.
     pub fn examples(&self) -> &[String] {
         &self.desk.examples
+    }
+
+    /// What it has done wrong on purpose.
+    pub fn done_wrong(&self) -> &FaultCounts {
+        &self.desk.done_wrong
     }
 
     /// Sets what it does wrong from now on.
@@ -142,6 +146,11 @@ impl<T: Transport> Sink<T> {
                 TcpEvent::Connected(_) => unreachable!("a sink connects to nobody"),
             }
         }
+        while self.timers.peek().is_some_and(|&Reverse((due, _))| due <= now) {
+            let Some(Reverse((_, connection))) = self.timers.pop() else { break };
+            worked = true;
+            self.send(connection);
+        }
         self.desk.recorder.turn(now);
         self.transport.flush(now);
         worked
@@ -149,7 +158,8 @@ impl<T: Transport> Sink<T> {
 
     /// When it wants its next turn, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.transport.next_deadline()
+        let timer = self.timers.peek().map(|&Reverse((due, _))| due);
+        [timer, self.transport.next_deadline()].into_iter().flatten().min()
     }
 
     /// Sleeps until something happens, or until then.
@@ -173,7 +183,9 @@ impl<T: Transport> Sink<T> {
         if self.sessions.len() <= index {
             self.sessions.resize_with(index + 1, || None);
         }
-        let session = Session::new(self.desk.config.size_bytes_max);
+        let SinkConfig { size_bytes_max, offer, lmtp, recipients_max, .. } = self.desk.config;
+        let settings = Settings { size_bytes_max, offer, lmtp, recipients_max };
+        let session = Session::new(settings, &mut self.desk);
         self.sessions[index] = Some((connection, session));
         self.send(connection);
     }
@@ -199,27 +211,31 @@ impl<T: Transport> Sink<T> {
     /// Sends what there is. While the peer does not take it nothing more is received, so that
     /// replies cannot pile up.
     fn send(&mut self, connection: ConnectionId) {
+        let now = self.desk.now;
         let Some(session) = session_of(&mut self.sessions, connection) else { return };
-        let rest = &session.out[session.sent..];
+        let rest = session.output.sendable(now);
         if !rest.is_empty() {
             let Ok(sent) = self.transport.send(connection, &[IoSlice::new(rest)]) else { return };
-            session.sent += sent;
+            session.output.note_sent(sent, now);
         }
-        let all_sent = session.sent == session.out.len();
-        if all_sent {
-            session.out.clear();
-            session.sent = 0;
-        }
+        let all_sent = session.output.is_empty();
         if all_sent && session.is_ending() {
             self.transport.close(connection);
             self.forget(connection);
+        } else if all_sent && session.is_resetting() {
+            self.transport.abort(connection);
+            self.forget(connection);
         } else {
-            self.transport.set_receiving(connection, all_sent);
+            self.transport.set_receiving(connection, all_sent && !session.is_stalled());
+            if let Some(due) = session.output.next_due() {
+                self.timers.push(Reverse((due, connection)));
+            }
         }
     }
 
     fn forget(&mut self, connection: ConnectionId) {
-        if session_of(&mut self.sessions, connection).is_some() {
+        if let Some(session) = session_of(&mut self.sessions, connection) {
+            session.handle_end(&mut self.desk);
             self.sessions[connection.index as usize] = None;
         }
     }

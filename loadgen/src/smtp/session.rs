@@ -53,6 +53,7 @@ pub(super) enum Ending {
 enum Expect {
     Greeting,
     Hello,
+    PlainHello,
     Mail,
     Recipient(usize),
     Data,
@@ -221,8 +222,15 @@ impl Session {
                 self.command("EHLO client.example\r\n");
                 self.expected.push_back(Expect::Hello);
             }
-            Expect::Hello if code == 250 => self.open(&reply.text),
-            Expect::Greeting | Expect::Hello | Expect::Quit => self.phase = Phase::Over,
+            Expect::Hello | Expect::PlainHello if code == 250 => self.open(&reply.text),
+            // RFC 5321 §3.2: a server that does not know EHLO may know HELO.
+            Expect::Hello if code >= 500 => {
+                self.command("HELO client.example\r\n");
+                self.expected.push_back(Expect::PlainHello);
+            }
+            Expect::Greeting | Expect::Hello | Expect::PlainHello | Expect::Quit => {
+                self.phase = Phase::Over;
+            }
             Expect::Mail => self.handle_mail_reply(code),
             Expect::Recipient(place) => self.handle_recipient_reply(place, code),
             Expect::Data => self.handle_data_reply(code),
@@ -436,6 +444,17 @@ mod tests {
         assert_eq!(ending, Ending::Answered(250));
         assert_eq!(work.recipients, [Recipient::InTransaction; 2]);
         assert!(work.dot_sent.is_some() && session.is_free());
+    }
+
+    #[test]
+    fn a_server_without_ehlo_is_greeted_by_helo() {
+        let mut session = Session::new(true);
+        session.handle_bytes(b"220 hello\r\n502 what?\r\n");
+        assert!(session.out.ends_with(b"HELO client.example\r\n"));
+        session.handle_bytes(b"250 hello\r\n");
+        assert!(session.is_free());
+        session.start(work(1));
+        assert!(session.out.ends_with(b"@sender.example>\r\n"), "no extension, no parameter");
     }
 
     #[test]
