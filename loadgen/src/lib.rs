@@ -8,6 +8,7 @@
 
 pub mod content;
 mod corpus;
+pub mod crowd;
 pub mod data;
 pub mod digest;
 pub mod dsn;

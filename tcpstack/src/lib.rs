@@ -58,7 +58,10 @@ mod time;
 mod transport;
 
 pub use idle::Idle;
-pub use kernel::{Clock, KernelOptions, KernelStatistics, KernelTransport, Waker, wait_on_both};
+pub use kernel::{
+    Clock, KernelOptions, KernelStatistics, KernelTransport, Waker, raise_descriptor_limit,
+    wait_on_both,
+};
 pub use pin::{PinError, pin_current_thread};
 #[cfg(feature = "sim")]
 pub use sim::{SimNetwork, SimOptions, SimPath, SimStatistics, SimTransport};

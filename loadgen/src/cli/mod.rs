@@ -1,5 +1,6 @@
 //! The command line.
 
+pub(crate) mod crowd;
 pub(crate) mod kvs;
 pub(crate) mod ledger;
 pub(crate) mod sink;
@@ -53,6 +54,19 @@ pub(crate) fn recorder(path: Option<&Path>) -> Result<Box<dyn Recorder>, Failure
             Ok(Box::new(log))
         }
     }
+}
+
+/// Replaces a status file at once, so that a reader never sees half of it: a line `name = value` for each.
+pub(crate) fn write_status(
+    path: &Path,
+    lines: impl IntoIterator<Item = (String, String)>,
+) -> Result<(), Failure> {
+    let text: String =
+        lines.into_iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
+    let partial = path.with_extension("partial");
+    std::fs::write(&partial, text)?;
+    std::fs::rename(&partial, path)?;
+    Ok(())
 }
 
 /// Prints the report, writes its JSON, and turns the verdict into an exit status.

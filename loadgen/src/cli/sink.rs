@@ -1,8 +1,7 @@
 //! `loadgen sink`.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +13,7 @@ use loadgen::report::{Report, Section};
 use loadgen::sink::{Fault, Faults, Misbehaviour, Offer, Phase, Sink, SinkConfig, SinkCounts};
 use tcpstack::{Clock, Idle, Instant, KernelOptions, KernelTransport};
 
-use super::{Failure, Stop, conclude, probability, recorder};
+use super::{Failure, Stop, conclude, probability, recorder, write_status};
 
 /// Receive mail, check it, misbehave on demand. Ends on SIGTERM or SIGINT with a report; exit status
 /// 0 only if nothing was altered, sent astray, out of order or left out of it. SIGUSR1 prints a line
@@ -121,7 +120,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
         if now >= next_status {
             next_status = now + STATUS_INTERVAL;
             if let Some(path) = &options.status {
-                write_status(path, &addresses, sink.counts())?;
+                write_status(path, status_lines(&addresses, sink.counts()))?;
             }
         }
         if sink.turn(now) {
@@ -135,7 +134,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
     let (examples, done_wrong) = (sink.examples().to_vec(), *sink.done_wrong());
     let counts = sink.finish().map_err(|error| format!("a mail could not be dumped: {error}"))?;
     if let Some(path) = &options.status {
-        write_status(path, &addresses, &counts)?;
+        write_status(path, status_lines(&addresses, &counts))?;
     }
     let mut report = Report::new("sink");
     let for_example = |section: Section, (place, what): (usize, &String)| {
@@ -192,17 +191,8 @@ fn status_line(counts: &SinkCounts) -> String {
     words.join(", ")
 }
 
-/// Replaces the file at once, so that a reader never sees half of it.
-fn write_status(path: &Path, listen: &[SocketAddr], counts: &SinkCounts) -> Result<(), Failure> {
-    let mut text = String::new();
-    for address in listen {
-        writeln!(text, "listen = {address}")?;
-    }
-    for (name, count) in counts.named() {
-        writeln!(text, "{name} = {count}")?;
-    }
-    let partial = path.with_extension("partial");
-    std::fs::write(&partial, text)?;
-    std::fs::rename(&partial, path)?;
-    Ok(())
+fn status_lines(listen: &[SocketAddr], counts: &SinkCounts) -> Vec<(String, String)> {
+    let listen = listen.iter().map(|address| ("listen".into(), address.to_string()));
+    let counts = counts.named().map(|(name, count)| (name.into(), count.to_string()));
+    listen.chain(counts).collect()
 }

@@ -2,7 +2,7 @@
 //! accepted or refused for good.
 
 mod pace;
-mod reply;
+pub(crate) mod reply;
 mod session;
 mod stats;
 

@@ -2,20 +2,20 @@
 
 /// One reply, all its lines.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Reply {
+pub(crate) struct Reply {
     /// Its code, 200 to 599.
-    pub(super) code: u16,
+    pub(crate) code: u16,
     /// The lines' texts behind the code, a line feed behind each.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 /// The server does not speak SMTP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct NotSmtp;
+pub(crate) struct NotSmtp;
 
 /// Gathers bytes to replies.
 #[derive(Debug, Default)]
-pub(super) struct ReplyReader {
+pub(crate) struct ReplyReader {
     line: Vec<u8>,
     text: String,
 }
@@ -25,7 +25,7 @@ const REPLY_SIZE_BYTES_MAX: usize = 16 * 1024;
 
 impl ReplyReader {
     /// Takes bytes up to the end of the next reply, if it is among them.
-    pub(super) fn next_reply(&mut self, bytes: &mut &[u8]) -> Option<Result<Reply, NotSmtp>> {
+    pub(crate) fn next_reply(&mut self, bytes: &mut &[u8]) -> Option<Result<Reply, NotSmtp>> {
         while let Some(end) = memchr::memchr(b'\n', bytes) {
             let (head, rest) = bytes.split_at(end + 1);
             self.line.extend_from_slice(head);

@@ -46,6 +46,25 @@ pub(super) fn boot_time() -> Duration {
     Duration::new(seconds, nanos)
 }
 
+/// Raises the bound of this process's open descriptors (RLIMIT_NOFILE) to what the system allows it, and
+/// answers the bound.
+///
+/// # Errors
+/// What the system says.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place for one rlimit.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: `limit` is an initialised rlimit that lives across the call.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(limit.rlim_cur)
+}
+
 /// Lets `bind` to an address leave the choice of the port to `connect`, which knows the remote end
 /// too: else some 28,000 connections from one address would be all (ip(7),
 /// IP_BIND_ADDRESS_NO_PORT). The option is of the level IP for both families.
@@ -63,4 +82,16 @@ pub(super) fn set_bind_address_no_port(socket: &impl AsRawFd) -> io::Result<()> 
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn raising_the_bound_of_descriptors_twice_changes_nothing_more() {
+        let limit = raise_descriptor_limit().unwrap();
+        assert!(limit > 0);
+        assert_eq!(raise_descriptor_limit().unwrap(), limit);
+    }
 }
