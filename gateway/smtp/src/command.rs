@@ -7,10 +7,18 @@ use crate::reply::Refusal;
 /// A command that a server may act on.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum Command {
-    Hello { name: HelloName, extended: bool },
+    Hello {
+        name: HelloName,
+        extended: bool,
+    },
     Mail(MailParameters),
     Recipient(RecipientParameters),
     Data,
+    /// BDAT (RFC 3030 §2).
+    Chunk {
+        size: u64,
+        is_last: bool,
+    },
     Reset,
     Noop,
     Quit,
@@ -28,7 +36,8 @@ pub(crate) struct Dialect {
 }
 
 impl Command {
-    /// Parses a line without its CRLF.
+    /// Parses a line without its CRLF. Behind a BDAT that is refused stands content whose length
+    /// is not known, so that the next command cannot be found.
     pub(crate) fn parse(line: &[u8], dialect: Dialect) -> Result<Command, Refusal> {
         if line.contains(&0) {
             return Err(NUL_IN_COMMAND);
@@ -52,16 +61,15 @@ impl Command {
             b"MAIL" => mail(argument, dialect),
             b"RCPT" => recipient(argument, dialect),
             b"DATA" => alone(argument, Command::Data),
+            b"BDAT" => chunk(argument),
             b"RSET" => alone(argument, Command::Reset),
             b"QUIT" => alone(argument, Command::Quit),
             b"NOOP" => Ok(Command::Noop),
             b"HELP" => Ok(Command::Help),
             b"VRFY" if argument.is_empty() => Err(ARGUMENT_MISSING),
             b"VRFY" => Ok(Command::Verify),
-            b"EXPN" | b"TURN" | b"ETRN" | b"ATRN" | b"BDAT" | b"AUTH" | b"STARTTLS" | b"SEND"
-            | b"SOML" | b"SAML" | b"BURL" | b"XCLIENT" | b"XFORWARD" | b"LHLO" => {
-                Err(NOT_IMPLEMENTED)
-            }
+            b"EXPN" | b"TURN" | b"ETRN" | b"ATRN" | b"AUTH" | b"STARTTLS" | b"SEND" | b"SOML"
+            | b"SAML" | b"BURL" | b"XCLIENT" | b"XFORWARD" | b"LHLO" => Err(NOT_IMPLEMENTED),
             _ => Err(UNKNOWN_COMMAND),
         }
     }
@@ -73,6 +81,9 @@ pub(crate) const NUL_IN_COMMAND: Refusal = Refusal::new(501, (5, 5, 2), "NUL in 
 pub(crate) const BARE_NEWLINE: Refusal =
     Refusal::new(500, (5, 5, 2), "Lines must end with CR LF, and have no CR or LF inside");
 pub(crate) const LINE_TOO_LONG: Refusal = Refusal::new(500, (5, 5, 2), "Line too long");
+/// The session cannot go on after this: see [`Command::parse`].
+pub(crate) const BAD_CHUNK: Refusal =
+    Refusal::new(501, (5, 5, 4), "Syntax: BDAT chunk-size [LAST]");
 const UNKNOWN_COMMAND: Refusal = Refusal::new(500, (5, 5, 2), "Command not recognised");
 const NOT_IMPLEMENTED: Refusal = Refusal::new(502, (5, 5, 1), "Command not implemented");
 const ARGUMENT_MISSING: Refusal = Refusal::new(501, (5, 5, 4), "An argument is missing");
@@ -119,6 +130,26 @@ fn recipient(argument: &[u8], dialect: Dialect) -> Result<Command, Refusal> {
     }
     let parameters = parameters(rest, dialect, BAD_RECIPIENT)?;
     RecipientParameters::new(path).with_parameters(parameters, dialect.utf8).map(Command::Recipient)
+}
+
+/// `bdat-cmd` of RFC 3030 §2.
+fn chunk(argument: &[u8]) -> Result<Command, Refusal> {
+    let mut words = argument.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+    let digits = words.next().ok_or(BAD_CHUNK)?;
+    let add = |size: u64, digit: &u8| match digit {
+        b'0'..=b'9' => size.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
+        _ => None,
+    };
+    let size = digits.iter().try_fold(0, add).ok_or(BAD_CHUNK)?;
+    let is_last = match words.next() {
+        None => false,
+        Some(marker) if marker.eq_ignore_ascii_case(b"LAST") => true,
+        Some(_) => return Err(BAD_CHUNK),
+    };
+    if words.next().is_some() {
+        return Err(BAD_CHUNK);
+    }
+    Ok(Command::Chunk { size, is_last })
 }
 
 fn alone(argument: &[u8], command: Command) -> Result<Command, Refusal> {
@@ -211,7 +242,16 @@ mod tests {
             ("VRFY a", 0),
             ("HELP", 0),
             ("EXPN list", 502),
-            ("BDAT 5 LAST", 502),
+            ("BDAT 5", 0),
+            ("bdat 005 last", 0),
+            ("BDAT 18446744073709551615", 0),
+            ("BDAT 18446744073709551616", 501),
+            ("BDAT", 501),
+            ("BDAT LAST", 501),
+            ("BDAT -5", 501),
+            ("BDAT 5x", 501),
+            ("BDAT 5 FIRST", 501),
+            ("BDAT 5 LAST x", 501),
             ("STARTTLS", 502),
             ("AUTH PLAIN x", 502),
             ("MAILX FROM:<a@b>", 500),

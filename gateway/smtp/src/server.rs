@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
 use crate::command::{self, Command, Dialect};
-use crate::content::{ContentErrors, ContentSummary, Decoder};
+use crate::content::{BareNewlines, ContentErrors, ContentSummary, Decoder, Framing};
 use crate::esmtp::{ENVELOPE_ID_LEN_MAX, MailParameters, ORIGINAL_LEN_MAX, RecipientParameters};
 use crate::path::HelloName;
 use crate::reply::Refusal;
@@ -16,7 +16,7 @@ use crate::reply::Refusal;
 /// The order of calls:
 ///
 /// 1. [`handle_bytes`](Self::handle_bytes) with what was received. It takes bytes up to the next
-///    event; call it again with the rest while it takes any.
+///    event or to where content begins; call it again with the rest while it takes any.
 /// 2. [`poll_event`](Self::poll_event) after each call, until `None`.
 /// 3. An event that asks for a verdict gets exactly one of its `accept_` method (or
 ///    [`commit`](Self::commit)) and [`refuse`](Self::refuse). Until then no bytes are taken, so a
@@ -24,11 +24,21 @@ use crate::reply::Refusal;
 /// 4. [`output`](Self::output) and [`consume_output`](Self::consume_output) once all is taken, so
 ///    that the replies to a group leave in one write (RFC 2920 §3.2).
 ///
+/// Before each call while [`is_receiving_content`](Self::is_receiving_content), the caller makes
+/// sure of room for [`content_len_max`](Self::content_len_max) of the input.
+///
+/// Content may come by DATA or in chunks by BDAT (RFC 3030). To the caller that is the same: the
+/// first BDAT asks for the verdict that DATA asks for, and the last one ends the data. A chunk that
+/// is refused is read and dropped before its refusal is written, and the transaction is over then;
+/// chunks that the client has sent behind it are dropped too, each with a 503.
+///
 /// Memory is bounded by one command line and [`OUTPUT_LEN_MAX`] of replies; content goes straight
-/// to the caller's buffer.
+/// to the caller's buffer. A session between commands holds its client's name and at most
+/// [`OUTPUT_KEPT`] octets.
 #[derive(Debug)]
 pub struct ServerSession {
     limits: Arc<ServerLimits>,
+    rules: SessionRules,
     phase: Phase,
     event: Option<ServerEvent>,
     /// A command line that has begun; at most [`COMMAND_LINE_MAX`].
@@ -38,6 +48,14 @@ pub struct ServerSession {
     output: Vec<u8>,
     hello: Option<Hello>,
     decoder: Decoder,
+    /// The chunk whose octets are coming in, or wait for the verdict. None while content comes by
+    /// DATA.
+    chunk: Option<Chunk>,
+    /// A chunk of this transaction was taken: the rest of it comes in chunks too.
+    is_chunked: bool,
+    /// A transaction with chunks has failed, and no other has begun: chunks without a transaction
+    /// are no mistake of the client, which may have sent them before it knew.
+    has_failed_chunks: bool,
     has_mail: bool,
     /// MAIL of this transaction, accepted or waiting, said SMTPUTF8.
     is_utf8: bool,
@@ -61,6 +79,35 @@ pub struct ServerLimits {
     pub text_line_max: usize,
     /// So many bad commands since the last good message end the session: 421 4.7.0.
     pub errors_max: u32,
+    /// Most transactions of a session, announced by LIMITS (RFC 9422) up to [`LIMIT_MAX`]. The
+    /// caller counts them and closes the session.
+    pub mails_max: u32,
+}
+
+/// How strict one session is; may differ from client to client.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct SessionRules {
+    /// Of content.
+    pub bare_newlines: BareNewlines,
+    /// Of commands.
+    pub illegal_pipelining: IllegalPipelining,
+}
+
+/// What becomes of a client that does not wait where it must (RFC 2920 §3.1).
+///
+/// Judged are EHLO, HELO, DATA and VRFY, whose answers decide what the client may send next: what
+/// was sent behind them was sent blindly, or is content that somebody has made to look like
+/// commands. Behind NOOP and QUIT nothing can be won by it, so they may stand anywhere. Only what
+/// lies behind the command in the same call of [`ServerSession::handle_bytes`] counts: what comes
+/// in later may have been sent after our answer. So a client that waits is never suspected,
+/// however its bytes were split or joined on the way.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum IllegalPipelining {
+    /// 554 5.5.0, and the session is over.
+    #[default]
+    Refuse,
+    /// The commands are answered in order.
+    Allow,
 }
 
 /// What the client did.
@@ -70,18 +117,28 @@ pub enum ServerEvent {
     Mail(MailParameters),
     /// RCPT. Verdict: [`ServerSession::accept_recipient`] or `refuse`.
     Recipient(RecipientParameters),
-    /// DATA, with at least one recipient accepted. Reserve what the message needs before the
-    /// verdict: [`ServerSession::accept_data`] or `refuse`.
+    /// DATA or the first BDAT, with at least one recipient accepted. Reserve what the message needs
+    /// before the verdict, and [`ServerSession::content_len_max`] of nothing on top:
+    /// [`ServerSession::accept_data`] or `refuse`.
     DataRequested,
     /// The whole content is in the caller's buffer. Verdict: [`ServerSession::commit`], once the
     /// message is safe, or `refuse`.
     EndOfData(ContentSummary),
-    /// The transaction is over without a message (RSET, a new hello, content that was wrong): give
-    /// everything back.
+    /// The transaction is over without a message (RSET, a new hello, content that was wrong, a
+    /// first chunk that was refused): give everything back.
     Aborted,
     /// The session is over, and so is the transaction if one was under way: send what there is
     /// and close.
     Quit,
+}
+
+/// A part of a message that comes by BDAT.
+#[derive(Clone, Copy, Debug)]
+struct Chunk {
+    size: u64,
+    /// Octets that have not come in; at most `size`.
+    left: u64,
+    is_last: bool,
 }
 
 /// How the client introduced itself.
@@ -102,7 +159,7 @@ enum Phase {
     EndOfData,
     /// Taking content.
     Content,
-    /// Skipping content; this is what the client gets at its end, unless it was wrong itself.
+    /// Skipping content; this is what the client gets at its end. None: what was wrong in it.
     Skip(Option<Refusal>),
     /// Over. What the client still sends is ignored.
     Closed,
@@ -110,16 +167,20 @@ enum Phase {
 
 impl ServerSession {
     /// A session that begins with its greeting.
-    pub fn new(limits: Arc<ServerLimits>) -> ServerSession {
+    pub fn new(limits: Arc<ServerLimits>, rules: SessionRules) -> ServerSession {
         let mut session = ServerSession {
             decoder: Decoder::new(limits.text_line_max, limits.message_size_max),
             limits,
+            rules,
             phase: Phase::Command,
             event: None,
             line: Vec::new(),
             line_too_long: false,
             output: Vec::new(),
             hello: None,
+            chunk: None,
+            is_chunked: false,
+            has_failed_chunks: false,
             has_mail: false,
             is_utf8: false,
             recipients: 0,
@@ -130,9 +191,9 @@ impl ServerSession {
         session
     }
 
-    /// Takes bytes from the client, up to the next event, and appends content to `content`.
-    /// Returns how many were taken: none while a verdict is due, an event was not polled, or
-    /// [`OUTPUT_LEN_MAX`] of replies wait to be sent.
+    /// Takes bytes from the client, up to the next event or to where content begins, and appends
+    /// content to `content`. Returns how many were taken: none while a verdict is due, an event was
+    /// not polled, or [`OUTPUT_LEN_MAX`] of replies wait to be sent.
     pub fn handle_bytes(&mut self, input: &[u8], content: &mut Vec<u8>) -> usize {
         let mut used = 0;
         while used < input.len() && self.is_ready() {
@@ -140,7 +201,15 @@ impl ServerSession {
             used += match self.phase {
                 Phase::Content | Phase::Skip(_) => self.take_content(rest, content),
                 Phase::Closed => rest.len(),
-                _ => self.take_line(rest),
+                _ => {
+                    let taken = self.take_line(rest);
+                    self.end_empty_chunk(content);
+                    if self.phase == Phase::Content {
+                        // The caller has to make room first.
+                        return used + taken;
+                    }
+                    taken
+                }
             };
         }
         used
@@ -161,6 +230,17 @@ impl ServerSession {
         self.phase == Phase::Content
     }
 
+    /// The most octets of content that [`handle_bytes`](Self::handle_bytes) may append for an
+    /// input of `input_len`. What it does not need of them is needed at the end of the message.
+    pub fn content_len_max(&self, input_len: usize) -> usize {
+        self.decoder.appended_max(input_len)
+    }
+
+    /// Bad commands since the last good message: to slow a client down before it reaches the limit.
+    pub fn errors(&self) -> u32 {
+        self.errors
+    }
+
     /// Whether no transaction is under way.
     pub fn is_idle(&self) -> bool {
         self.phase == Phase::Command && !self.has_mail
@@ -179,27 +259,46 @@ impl ServerSession {
     /// Says that the first `len` octets of the output were sent.
     pub fn consume_output(&mut self, len: usize) {
         self.output.drain(..len);
+        if self.output.is_empty() && self.output.capacity() > OUTPUT_KEPT {
+            self.output = Vec::new();
+        }
     }
 
     /// Accepts MAIL.
     pub fn accept_mail(&mut self) {
-        assert!(self.phase == Phase::Mail, "no MAIL waits");
-        self.has_mail = true;
-        self.answer(Phase::Command, "250 2.1.0 Sender ok\r\n");
+        self.begin_transaction();
+        self.write_str("250 2.1.0 Sender ok\r\n");
+    }
+
+    /// Accepts MAIL with another MT-PRIORITY than it asked for (RFC 6710 has X.3.6 for that, with
+    /// the priority at the start of the text).
+    pub fn accept_mail_with_priority(&mut self, priority: i8) {
+        self.begin_transaction();
+        self.write(format_args!("250 2.3.6 {priority} is the priority of this message\r\n"));
     }
 
     /// Accepts RCPT.
     pub fn accept_recipient(&mut self) {
         assert!(self.phase == Phase::Recipient, "no RCPT waits");
         self.recipients += 1;
-        self.answer(Phase::Command, "250 2.1.5 Recipient ok\r\n");
+        self.phase = Phase::Command;
+        self.write_str("250 2.1.5 Recipient ok\r\n");
     }
 
-    /// Accepts DATA: content follows.
+    /// Accepts DATA or the first BDAT: content follows.
     pub fn accept_data(&mut self) {
         assert!(self.phase == Phase::Data, "no DATA waits");
-        self.decoder = Decoder::new(self.limits.text_line_max, self.limits.message_size_max);
-        self.answer(Phase::Content, "354 End data with <CR><LF>.<CR><LF>\r\n");
+        self.is_chunked = self.chunk.is_some();
+        let framing = if self.is_chunked { Framing::Chunks } else { Framing::Dots };
+        self.decoder = Decoder::new(self.limits.text_line_max, self.limits.message_size_max)
+            .with_framing(framing)
+            .with_bare_newlines(self.rules.bare_newlines);
+        self.phase = Phase::Content;
+        if !self.is_chunked {
+            self.write_str("354 End data with <CR><LF>.<CR><LF>\r\n");
+        }
+        // Content without an octet ends without an octet: nothing is appended here.
+        self.end_empty_chunk(&mut Vec::new());
     }
 
     /// Takes responsibility for the message (RFC 5321 §4.2.5): the one place that writes the 250
@@ -212,9 +311,16 @@ impl ServerSession {
         self.write(format_args!("250 2.0.0 Ok: queued as {id}\r\n"));
     }
 
-    /// Refuses what waits for a verdict. After `EndOfData` the transaction is over.
+    /// Refuses what waits for a verdict. After `EndOfData` the transaction is over; at a first
+    /// chunk it is too, and `Aborted` follows.
     pub fn refuse(&mut self, refusal: &Refusal) {
         assert!(self.awaits_verdict(), "nothing waits");
+        if self.chunk.is_some() {
+            self.fail_chunks();
+            self.event = Some(ServerEvent::Aborted);
+            self.phase = Phase::Skip(Some(*refusal));
+            return self.end_empty_chunk(&mut Vec::new());
+        }
         if self.phase == Phase::EndOfData {
             self.end_transaction();
         }
@@ -222,12 +328,11 @@ impl ServerSession {
         self.write_refusal(refusal);
     }
 
-    /// Refuses the content that is streaming in: the rest is skipped, and its end gets the
-    /// refusal. The transaction is over for the caller; no `Aborted` follows.
+    /// Refuses the content that is streaming in: the rest is skipped, and its end, or that of the
+    /// chunk, gets the refusal. The transaction is over for the caller; no `Aborted` follows.
     pub fn refuse_content(&mut self, refusal: &Refusal) {
         assert!(self.phase == Phase::Content, "no content streams");
-        self.end_transaction();
-        self.decoder.discard();
+        self.abandon_content();
         self.phase = Phase::Skip(Some(*refusal));
     }
 
@@ -242,6 +347,14 @@ impl ServerSession {
         }
     }
 
+    /// Ends a session whose client spoke before our greeting, instead of the greeting. Only while
+    /// none of that was sent.
+    pub fn refuse_early_talker(&mut self) {
+        assert!(self.phase == Phase::Command && self.hello.is_none(), "the greeting is sent");
+        self.output.clear();
+        self.close(&EARLY_TALKER);
+    }
+
     /// Whether the session is over: close once the output is sent.
     pub fn is_closed(&self) -> bool {
         self.phase == Phase::Closed
@@ -252,62 +365,140 @@ impl ServerSession {
     }
 
     fn take_content(&mut self, input: &[u8], content: &mut Vec<u8>) -> usize {
-        let (used, ended) = self.decoder.decode(input, content);
-        let errors = self.decoder.errors();
-        if self.phase == Phase::Content && errors.any() {
-            self.end_transaction();
+        let (used, ended) = match &mut self.chunk {
+            None => self.decoder.decode(input, content),
+            Some(chunk) => {
+                let used = usize::try_from(chunk.left).unwrap_or(usize::MAX).min(input.len());
+                chunk.left -= u64::try_from(used).expect("it is at most what is left");
+                // A chunk that was refused is not even looked at.
+                if !matches!(self.phase, Phase::Skip(Some(_))) {
+                    self.decoder.decode(&input[..used], content);
+                }
+                (used, chunk.left == 0)
+            }
+        };
+        if self.phase == Phase::Content && self.decoder.errors().any() {
+            self.abandon_content();
             self.event = Some(ServerEvent::Aborted);
             self.phase = Phase::Skip(None);
         }
-        if !ended {
-            return used;
-        }
-        if let Phase::Skip(refusal) = self.phase {
-            self.phase = Phase::Command;
-            self.write_refusal(&refusal.unwrap_or_else(|| content_refusal(errors)));
-        } else {
-            self.phase = Phase::EndOfData;
-            self.event = Some(ServerEvent::EndOfData(self.decoder.summary()));
+        if ended {
+            self.end_content(content);
         }
         used
+    }
+
+    /// A chunk of no octets ends where it begins.
+    fn end_empty_chunk(&mut self, content: &mut Vec<u8>) {
+        let is_streaming = matches!(self.phase, Phase::Content | Phase::Skip(_));
+        if is_streaming && self.chunk.is_some_and(|chunk| chunk.left == 0) {
+            self.end_content(content);
+        }
+    }
+
+    /// All the content has come in, or all of a chunk.
+    fn end_content(&mut self, content: &mut Vec<u8>) {
+        let chunk = self.chunk.take();
+        match self.phase {
+            Phase::Skip(refusal) => {
+                self.phase = Phase::Command;
+                let errors = self.decoder.errors();
+                let refusal = refusal.unwrap_or_else(|| content_refusal(errors));
+                if refusal == MAIL_FIRST && !self.has_failed_chunks {
+                    return self.refuse_command(&refusal);
+                }
+                return self.write_refusal(&refusal);
+            }
+            _ => match chunk {
+                Some(chunk) if !chunk.is_last => {
+                    self.phase = Phase::Command;
+                    return self.write(format_args!("250 2.0.0 {} octets taken\r\n", chunk.size));
+                }
+                Some(_) => self.decoder.finish(content),
+                None => {}
+            },
+        }
+        let errors = self.decoder.errors();
+        if errors.any() {
+            self.abandon_content();
+            self.event = Some(ServerEvent::Aborted);
+            self.phase = Phase::Command;
+            return self.write_refusal(&content_refusal(errors));
+        }
+        self.phase = Phase::EndOfData;
+        self.event = Some(ServerEvent::EndOfData(self.decoder.summary()));
+    }
+
+    /// The transaction ends while its content comes in.
+    fn abandon_content(&mut self) {
+        self.decoder.discard();
+        if self.is_chunked {
+            self.fail_chunks();
+        } else {
+            self.end_transaction();
+        }
+    }
+
+    fn fail_chunks(&mut self) {
+        self.end_transaction();
+        self.has_failed_chunks = true;
     }
 
     fn take_line(&mut self, input: &[u8]) -> usize {
         let end = memchr::memchr(b'\n', input);
         let used = end.map_or(input.len(), |end| end + 1);
+        let is_followed = used < input.len();
+        // Of a line that came in parts, only the parts are kept, and nothing behind its end.
         let mut line = core::mem::take(&mut self.line);
-        if line.len() + used > COMMAND_LINE_MAX {
+        if line.len() + used > COMMAND_LINE_MAX && !self.line_too_long {
             self.line_too_long = true;
-            line.clear();
+            let is_chunk = is_chunk_command(line.iter().chain(input));
+            line = Vec::new();
+            if is_chunk {
+                self.end_session(&command::BAD_CHUNK);
+                return input.len();
+            }
         }
         if end.is_none() {
             if !self.line_too_long {
                 line.extend_from_slice(input);
+                self.line = line;
             }
         } else if core::mem::take(&mut self.line_too_long) {
             self.refuse_command(&command::LINE_TOO_LONG);
         } else if line.is_empty() {
             // The usual case: the line lies whole in the input, and is parsed there.
-            self.handle_line(&input[..used]);
+            self.handle_line(&input[..used], is_followed);
         } else {
             line.extend_from_slice(&input[..used]);
-            self.handle_line(&line);
-            line.clear();
+            self.handle_line(&line, is_followed);
         }
-        self.line = line;
         used
     }
 
-    fn handle_line(&mut self, line: &[u8]) {
-        let Some(line) = line.strip_suffix(b"\r\n") else {
-            return self.refuse_command(&command::BARE_NEWLINE);
-        };
+    /// `is_followed` says that there is input behind the line.
+    fn handle_line(&mut self, line: &[u8], is_followed: bool) {
         let extended = self.hello.as_ref().is_some_and(|hello| hello.extended);
         let dialect = Dialect { extended, utf8: self.has_mail && self.is_utf8 };
-        match Command::parse(line, dialect) {
+        let command = match line.strip_suffix(b"\r\n") {
+            Some(line) => Command::parse(line, dialect),
+            None => Err(command::BARE_NEWLINE),
+        };
+        match command {
+            Ok(command) if is_followed && self.forbids_more_behind(&command) => {
+                self.end_session(&ILLEGAL_PIPELINING);
+            }
             Ok(command) => self.handle_command(command),
+            // What follows is content, and how much of it cannot be known.
+            Err(_) if is_chunk_command(line.iter()) => self.end_session(&command::BAD_CHUNK),
             Err(refusal) => self.refuse_command(&refusal),
         }
+    }
+
+    fn forbids_more_behind(&self, command: &Command) -> bool {
+        let must_be_last =
+            matches!(command, Command::Hello { .. } | Command::Data | Command::Verify);
+        must_be_last && self.rules.illegal_pipelining == IllegalPipelining::Refuse
     }
 
     fn handle_command(&mut self, command: Command) {
@@ -321,6 +512,8 @@ impl ServerSession {
             Command::Mail(_) if self.has_mail => self.refuse_command(&NESTED_MAIL),
             Command::Mail(mail) => self.handle_mail(mail),
             Command::Recipient(_) if !self.has_mail => self.refuse_command(&MAIL_FIRST),
+            // What the message needs was reserved for the recipients before.
+            Command::Recipient(_) if self.is_chunked => self.refuse_command(&CHUNKS_BEGUN),
             Command::Recipient(_) if self.recipients >= self.limits.recipients_max => {
                 self.write_refusal(&TOO_MANY_RECIPIENTS);
             }
@@ -329,11 +522,16 @@ impl ServerSession {
                 self.event = Some(ServerEvent::Recipient(parameters));
             }
             Command::Data if !self.has_mail => self.refuse_command(&MAIL_FIRST),
+            // RFC 3030 §2.
+            Command::Data if self.is_chunked => self.refuse_command(&CHUNKS_BEGUN),
             // RFC 5321 §3.3: 503 or 554 when no RCPT was accepted.
             Command::Data if self.recipients == 0 => self.write_refusal(&NO_RECIPIENTS),
             Command::Data => {
                 self.phase = Phase::Data;
                 self.event = Some(ServerEvent::DataRequested);
+            }
+            Command::Chunk { size, is_last } => {
+                self.handle_chunk(Chunk { size, left: size, is_last });
             }
             Command::Reset => {
                 self.abort_transaction();
@@ -352,17 +550,45 @@ impl ServerSession {
         }
     }
 
+    /// RFC 3030 §2: whatever is wrong with it, its octets are taken before the answer.
+    fn handle_chunk(&mut self, chunk: Chunk) {
+        self.chunk = Some(chunk);
+        let before = if self.is_chunked { self.decoder.summary().size } else { 0 };
+        if !self.has_mail {
+            self.phase = Phase::Skip(Some(MAIL_FIRST));
+        } else if self.recipients == 0 {
+            self.phase = Phase::Skip(Some(NO_RECIPIENTS));
+        } else if before.saturating_add(chunk.size) > self.limits.message_size_max {
+            self.fail_chunks();
+            self.event = Some(ServerEvent::Aborted);
+            self.phase = Phase::Skip(Some(TOO_LARGE));
+        } else if self.is_chunked {
+            self.phase = Phase::Content;
+        } else {
+            self.phase = Phase::Data;
+            self.event = Some(ServerEvent::DataRequested);
+        }
+    }
+
     fn handle_mail(&mut self, mail: MailParameters) {
         // RFC 1870 §6.1.
         if mail.size.is_some_and(|size| size > self.limits.message_size_max) {
             return self.write_refusal(&TOO_LARGE);
         }
         self.is_utf8 = mail.utf8;
+        self.has_failed_chunks = false;
         self.phase = Phase::Mail;
         self.event = Some(ServerEvent::Mail(mail));
     }
 
+    fn begin_transaction(&mut self) {
+        assert!(self.phase == Phase::Mail, "no MAIL waits");
+        self.has_mail = true;
+        self.phase = Phase::Command;
+    }
+
     fn abort_transaction(&mut self) {
+        self.has_failed_chunks = false;
         if self.has_mail {
             self.end_transaction();
             self.event = Some(ServerEvent::Aborted);
@@ -371,6 +597,7 @@ impl ServerSession {
 
     fn end_transaction(&mut self) {
         self.has_mail = false;
+        self.is_chunked = false;
         self.recipients = 0;
     }
 
@@ -379,29 +606,37 @@ impl ServerSession {
         self.write_refusal(refusal);
         self.errors += 1;
         if self.errors >= self.limits.errors_max {
-            self.write_refusal(&TOO_MANY_ERRORS);
-            self.end_transaction();
-            self.phase = Phase::Closed;
-            self.event = Some(ServerEvent::Quit);
+            self.end_session(&TOO_MANY_ERRORS);
         }
     }
 
-    fn answer(&mut self, phase: Phase, reply: &str) {
-        self.phase = phase;
-        self.write_str(reply);
+    /// Ends the session for something that the client did.
+    fn end_session(&mut self, refusal: &Refusal) {
+        self.write_refusal(refusal);
+        self.end_transaction();
+        self.phase = Phase::Closed;
+        self.event = Some(ServerEvent::Quit);
     }
 
     fn write_hello(&mut self, extended: bool) {
         let limits = Arc::clone(&self.limits);
-        if extended {
-            self.write(format_args!(
-                "250-{}\r\n250-PIPELINING\r\n250-SIZE {}\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
-                 250-DSN\r\n250-MT-PRIORITY\r\n250 ENHANCEDSTATUSCODES\r\n",
-                limits.hostname, limits.message_size_max
-            ));
-        } else {
-            self.write(format_args!("250 {}\r\n", limits.hostname));
+        if !extended {
+            return self.write(format_args!("250 {}\r\n", limits.hostname));
         }
+        self.write(format_args!(
+            "250-{}\r\n250-PIPELINING\r\n250-SIZE {}\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
+             250-CHUNKING\r\n250-DSN\r\n250-MT-PRIORITY\r\n",
+            limits.hostname, limits.message_size_max
+        ));
+        let recipients_max = u32::try_from(limits.recipients_max).unwrap_or(u32::MAX);
+        let announced = [("MAILMAX", limits.mails_max), ("RCPTMAX", recipients_max)];
+        let announced = announced.into_iter().filter(|(_, limit)| (1..=LIMIT_MAX).contains(limit));
+        for (place, (name, limit)) in announced.clone().enumerate() {
+            self.write_str(if place == 0 { "250-LIMITS" } else { "" });
+            self.write(format_args!(" {name}={limit}"));
+        }
+        self.write_str(if announced.count() > 0 { "\r\n" } else { "" });
+        self.write_str("250 ENHANCEDSTATUSCODES\r\n");
     }
 
     fn write_refusal(&mut self, refusal: &Refusal) {
@@ -410,12 +645,21 @@ impl ServerSession {
     }
 
     fn write_str(&mut self, reply: &str) {
+        self.make_room();
         self.output.extend_from_slice(reply.as_bytes());
     }
 
     fn write(&mut self, reply: fmt::Arguments<'_>) {
+        self.make_room();
         let result = Append(&mut self.output).write_fmt(reply);
         debug_assert!(result.is_ok(), "appending to a vector does not fail");
+    }
+
+    /// One allocation for the usual replies, instead of one for each few octets.
+    fn make_room(&mut self) {
+        if self.output.capacity() == 0 {
+            self.output.reserve_exact(OUTPUT_KEPT);
+        }
     }
 }
 
@@ -436,10 +680,20 @@ pub const COMMAND_LINE_MAX: usize = {
 /// While so many octets of replies wait to be sent, no more commands are taken: a client that
 /// sends and does not read is slowed down.
 pub const OUTPUT_LEN_MAX: usize = 16 * 1024;
+/// Octets of memory for replies that a session keeps when all are sent; above it all is given
+/// back. The replies to one group of commands are shorter, those to EHLO are not.
+pub const OUTPUT_KEPT: usize = 192;
+/// The largest number that LIMITS can announce: six digits (RFC 9422 §4). A higher limit is not
+/// announced.
+pub const LIMIT_MAX: u32 = 999_999;
 
 const HELLO_FIRST: Refusal = Refusal::new(503, (5, 5, 1), "EHLO or HELO first");
 const MAIL_FIRST: Refusal = Refusal::new(503, (5, 5, 1), "MAIL first");
 const NESTED_MAIL: Refusal = Refusal::new(503, (5, 5, 1), "A transaction is under way");
+const CHUNKS_BEGUN: Refusal = Refusal::new(503, (5, 5, 1), "The message has begun to come by BDAT");
+const ILLEGAL_PIPELINING: Refusal =
+    Refusal::new(554, (5, 5, 0), "Wait for the answer before sending more");
+const EARLY_TALKER: Refusal = Refusal::new(554, (5, 5, 0), "Wait for the greeting");
 const NO_RECIPIENTS: Refusal = Refusal::new(554, (5, 5, 1), "No valid recipients");
 const TOO_MANY_RECIPIENTS: Refusal = Refusal::new(452, (4, 5, 3), "Too many recipients");
 const TOO_MANY_ERRORS: Refusal = Refusal::new(421, (4, 7, 0), "Too many errors");
@@ -459,6 +713,10 @@ fn content_refusal(errors: ContentErrors) -> Refusal {
     }
 }
 
+fn is_chunk_command<'a>(line: impl Iterator<Item = &'a u8>) -> bool {
+    line.take(4).map(u8::to_ascii_uppercase).eq(*b"BDAT")
+}
+
 /// Formats straight into a byte buffer.
 struct Append<'a>(&'a mut Vec<u8>);
 
@@ -470,276 +728,4 @@ impl Write for Append<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use alloc::string::String;
-    use alloc::vec;
-    use proptest::prelude::*;
-
-    /// A session whose events get the verdicts of a simple caller.
-    struct Harness {
-        session: ServerSession,
-        content: Vec<u8>,
-        replies: String,
-        events: Vec<String>,
-        messages: Vec<Vec<u8>>,
-    }
-
-    impl Harness {
-        fn new() -> Harness {
-            let limits = ServerLimits {
-                hostname: "mx.example".into(),
-                message_size_max: 2000,
-                recipients_max: 2,
-                text_line_max: 998,
-                errors_max: 5,
-            };
-            Harness {
-                session: ServerSession::new(Arc::new(limits)),
-                content: Vec::new(),
-                replies: String::new(),
-                events: Vec::new(),
-                messages: Vec::new(),
-            }
-        }
-
-        fn send(&mut self, input: &[u8]) -> &mut Harness {
-            let mut rest = input;
-            loop {
-                let used = self.session.handle_bytes(rest, &mut self.content);
-                rest = &rest[used..];
-                let event = self.session.poll_event();
-                self.take_output();
-                match event {
-                    Some(event) => self.judge(event),
-                    None if rest.is_empty() => return self,
-                    None => assert!(used > 0, "stuck at {rest:?}"),
-                }
-            }
-        }
-
-        fn judge(&mut self, event: ServerEvent) {
-            self.events.push(alloc::format!("{event:?}"));
-            match event {
-                ServerEvent::Mail(_) => self.session.accept_mail(),
-                ServerEvent::Recipient(to) if to.path.as_str().starts_with("no") => {
-                    self.session.refuse(&Refusal::new(550, (5, 1, 1), "Unknown"));
-                }
-                ServerEvent::Recipient(_) => self.session.accept_recipient(),
-                ServerEvent::DataRequested => {
-                    self.content.clear();
-                    self.session.accept_data();
-                }
-                ServerEvent::EndOfData(_) => {
-                    self.messages.push(core::mem::take(&mut self.content));
-                    self.session.commit(self.messages.len());
-                }
-                ServerEvent::Aborted | ServerEvent::Quit => self.content.clear(),
-            }
-            self.take_output();
-        }
-
-        fn take_output(&mut self) {
-            let output = self.session.output();
-            self.replies.push_str(core::str::from_utf8(output).unwrap());
-            let len = output.len();
-            self.session.consume_output(len);
-        }
-
-        /// The codes of the replies so far, one for each reply.
-        fn codes(&mut self) -> Vec<String> {
-            let is_last = |line: &&str| line.as_bytes()[3] == b' ';
-            let codes = self.replies.lines().filter(is_last).map(|line| line[..3].into()).collect();
-            self.replies.clear();
-            codes
-        }
-    }
-
-    fn started() -> Harness {
-        let mut harness = Harness::new();
-        harness.send(b"EHLO client.example\r\n").codes();
-        harness
-    }
-
-    #[test]
-    fn a_pipelined_transaction() {
-        let mut harness = Harness::new();
-        harness.send(
-            b"EHLO c.example\r\nMAIL FROM:<a@b> SIZE=8\r\nRCPT TO:<c@d>\r\nRCPT TO:<no@d>\r\nDATA\r\n\
-              ..x\r\ny\r\n.\r\nQUIT\r\n",
-        );
-        assert_eq!(
-            harness.replies,
-            "220 mx.example ESMTP Hikyaku\r\n250-mx.example\r\n250-PIPELINING\r\n250-SIZE 2000\r\n\
-             250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-MT-PRIORITY\r\n\
-             250 ENHANCEDSTATUSCODES\r\n250 2.1.0 Sender ok\r\n\
-             250 2.1.5 Recipient ok\r\n550 5.1.1 Unknown\r\n\
-             354 End data with <CR><LF>.<CR><LF>\r\n250 2.0.0 Ok: queued as 1\r\n221 2.0.0 Bye\r\n"
-        );
-        assert_eq!(harness.messages, [b".x\r\ny\r\n"]);
-        assert!(harness.session.is_closed());
-    }
-
-    #[test]
-    fn nothing_behind_a_verdict_is_taken_before_it() {
-        let mut harness = started();
-        let group = b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\n";
-        let used = harness.session.handle_bytes(group, &mut Vec::new());
-        assert_eq!(used, 14);
-        assert!(matches!(harness.session.poll_event(), Some(ServerEvent::Mail(_))));
-        assert_eq!(harness.session.handle_bytes(&group[used..], &mut Vec::new()), 0);
-        harness.session.accept_mail();
-        assert_eq!(harness.session.handle_bytes(&group[used..], &mut Vec::new()), 15);
-    }
-
-    #[test]
-    fn smtputf8_counts_for_its_transaction_only() {
-        let mut harness = started();
-        let utf8 = "RCPT TO:<ü@b>\r\n".as_bytes();
-        harness.send(b"MAIL FROM:<a@b> SMTPUTF8\r\n").send(utf8).send(b"RSET\r\n");
-        assert_eq!(harness.codes(), ["250", "250", "250"]);
-        assert_eq!(harness.send(utf8).codes(), ["553"]);
-        harness.send(b"MAIL FROM:<a@b>\r\n").send(utf8).send("VRFY ü SMTPUTF8\r\n".as_bytes());
-        assert_eq!(harness.codes(), ["250", "553", "252"]);
-    }
-
-    #[test]
-    fn a_command_out_of_sequence_gets_503() {
-        // RFC 5321 §4.1.4 and §3.3.
-        let table: [(&[u8], &[&str]); 6] = [
-            (b"MAIL FROM:<>\r\n", &["220", "503"]),
-            (b"EHLO c\r\nRCPT TO:<a@b>\r\n", &["220", "250", "503"]),
-            (b"EHLO c\r\nDATA\r\n", &["220", "250", "503"]),
-            (b"HELO c\r\nMAIL FROM:<>\r\nMAIL FROM:<>\r\n", &["220", "250", "250", "503"]),
-            (b"HELO c\r\nMAIL FROM:<>\r\nDATA\r\n", &["220", "250", "250", "554"]),
-            (
-                b"NOOP\r\nRSET\r\nVRFY a\r\nHELP\r\nQUIT\r\n",
-                &["220", "250", "250", "252", "214", "221"],
-            ),
-        ];
-        for (input, codes) in table {
-            assert_eq!(Harness::new().send(input).codes(), codes, "{input:?}");
-        }
-    }
-
-    #[test]
-    fn size_is_refused_when_declared_and_when_counted() {
-        let mut harness = started();
-        assert_eq!(harness.send(b"MAIL FROM:<a@b> SIZE=2001\r\n").codes(), ["552"]);
-        harness.send(b"MAIL FROM:<a@b> SIZE=1\r\nRCPT TO:<a@b>\r\nDATA\r\n").codes();
-        harness.send(&b"0123456789\r\n".repeat(200)).send(b".\r\n");
-        assert!(harness.replies.contains("552 5.3.4"), "{}", harness.replies);
-        assert_eq!(harness.events.last().map(String::as_str), Some("Aborted"));
-        harness.codes();
-        assert_eq!(harness.send(b"DATA\r\n").codes(), ["503"]);
-    }
-
-    #[test]
-    fn bare_newlines_in_content_are_refused_and_smuggle_nothing() {
-        for bad in [&b"a\n.\nMAIL FROM:<x@y>"[..], b"a\n.\r\nb", b"a\r.\r\nb", b"a\r\n.\nb"] {
-            let mut harness = started();
-            harness.send(b"MAIL FROM:<a@b>\r\nRCPT TO:<a@b>\r\nDATA\r\n").codes();
-            harness.send(bad).send(b"\r\n.\r\n");
-            assert_eq!(harness.replies, "550 5.6.11 Lines of the message must end with CR LF\r\n");
-            assert!(harness.messages.is_empty());
-        }
-    }
-
-    #[test]
-    fn lines_have_their_limits() {
-        let mut harness = started();
-        let long = [b"NOOP ".to_vec(), vec![b'x'; COMMAND_LINE_MAX - 6], b"\r\n".to_vec()].concat();
-        assert_eq!(harness.send(&long).codes(), ["500"]);
-        let fits = [b"NOOP ".to_vec(), vec![b'x'; COMMAND_LINE_MAX - 7], b"\r\n".to_vec()].concat();
-        assert_eq!(harness.send(&fits).codes(), ["250"]);
-        assert_eq!(harness.send(b"NOOP\n").codes(), ["500"]);
-        harness.send(b"MAIL FROM:<a@b>\r\nRCPT TO:<a@b>\r\nDATA\r\n").codes();
-        let text = [vec![b'x'; 999], b"\r\n.\r\n".to_vec()].concat();
-        assert_eq!(harness.send(&text).codes(), ["554"]);
-    }
-
-    #[test]
-    fn too_many_recipients_and_too_many_errors() {
-        let mut harness = started();
-        harness
-            .send(b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nRCPT TO:<no@b>\r\nRCPT TO:<c@b>\r\n")
-            .codes();
-        assert_eq!(harness.send(b"RCPT TO:<d@b>\r\n").codes(), ["452"]);
-        assert_eq!(harness.send(b"x\r\nx\r\nx\r\nx\r\n").codes(), ["500"; 4]);
-        assert_eq!(harness.send(b"x\r\nNOOP\r\n").codes(), ["500", "421"]);
-        assert!(harness.session.is_closed());
-    }
-
-    #[test]
-    fn a_new_hello_and_rset_abort_the_transaction() {
-        let mut harness = started();
-        harness.send(b"MAIL FROM:<>\r\nRSET\r\nMAIL FROM:<>\r\nEHLO d\r\nRSET\r\n");
-        assert_eq!(harness.events.iter().filter(|event| *event == "Aborted").count(), 2);
-        assert!(harness.session.is_idle());
-    }
-
-    #[test]
-    fn content_refused_midway_is_skipped_to_its_end() {
-        let mut harness = started();
-        harness.send(b"MAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\nfirst\r\n").codes();
-        harness.session.refuse_content(&Refusal::new(452, (4, 3, 1), "Full"));
-        let before = harness.content.len();
-        assert_eq!(harness.send(b"more\r\n").codes(), [""; 0]);
-        assert_eq!(harness.content.len(), before, "what is refused takes no memory");
-        assert_eq!(harness.send(b"QUIT\r\n.\r\nNOOP\r\n").codes(), ["452", "250"]);
-    }
-
-    #[test]
-    fn replies_that_nobody_reads_stop_the_commands() {
-        let mut session = started().session;
-        let flood = b"NOOP\r\n".repeat(5000);
-        let used = session.handle_bytes(&flood, &mut Vec::new());
-        assert!(used < flood.len() && session.output().len() < OUTPUT_LEN_MAX + 600);
-        session.consume_output(session.output().len());
-        assert!(session.handle_bytes(&flood[used..], &mut Vec::new()) > 0);
-    }
-
-    fn dialogue() -> impl Strategy<Value = Vec<u8>> {
-        let token = prop::sample::select(vec![
-            &b"EHLO c\r\n"[..],
-            b"MAIL FROM:<a@b>\r\n",
-            b"RCPT TO:<c@d>\r\n",
-            b"DATA\r\n",
-            b"DATA\r\n",
-            b"text\r\n",
-            b"..dot\r\n",
-            b".\r\n",
-            b"RSET\r\n",
-            b"\n",
-            b"\r",
-            b"NOOP\r\n",
-            b"QUIT\r\n",
-            b"\0\xff\r\n",
-        ]);
-        prop::collection::vec(token, 0..30).prop_map(|tokens| {
-            [b"EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n", &*tokens.concat()].concat()
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn any_split_gives_the_same_dialogue(input in dialogue(), cuts in [0usize..300, 0usize..300]) {
-            let low = cuts[0].min(cuts[1]).min(input.len());
-            let high = cuts[0].max(cuts[1]).min(input.len());
-            let mut whole = Harness::new();
-            whole.send(&input);
-            let mut split = Harness::new();
-            split.send(&input[..low]).send(&input[low..high]).send(&input[high..]);
-            prop_assert_eq!(whole.replies, split.replies);
-            prop_assert_eq!(whole.events, split.events);
-            prop_assert_eq!(whole.messages, split.messages);
-        }
-
-        #[test]
-        fn random_bytes_do_no_harm(input in prop::collection::vec(any::<u8>(), 0..3000)) {
-            let mut harness = Harness::new();
-            harness.send(&input);
-            prop_assert!(harness.session.line.capacity() <= 2 * COMMAND_LINE_MAX);
-        }
-    }
-}
+mod tests;

@@ -4,7 +4,7 @@ use std::panic::catch_unwind;
 
 use drivers::client_session::{Mail, Options};
 use drivers::observer::Observer;
-use drivers::rules;
+use drivers::rules::{self, Unit};
 use proptest::prelude::*;
 
 #[expect(unreachable_pub, reason = "the crate of the fuzz targets has them as its library")]
@@ -125,6 +125,21 @@ fn the_rules_of_content_read_it_as_the_rfc_does() {
         assert!(rules::has_bare_newline(text), "{text:?}");
     }
     assert!(!rules::has_bare_newline(b"a\r\n\r\n"));
+    assert_eq!(rules::normalised(b"\ra\n\r\nb\r\r\n"), b"\r\na\r\n\r\nb\r\n\r\n");
+    assert_eq!(rules::with_last_newline(b"a\r".to_vec()), b"a\r\r\n");
     assert_eq!(rules::longest_line(b"ab\r\nabc\r\n"), 3);
     assert!(rules::has_leading_dot(b"a\r\n.") && !rules::has_leading_dot(b"a."));
+}
+
+#[test]
+fn the_rules_of_units_know_commands_content_and_chunks() {
+    let wire = b"DATA\r\nNOOP\r\n.\r\nBDAT 6\r\nRSET\r\nbdat 0 last\r\nQUIT\nBDAT 9\r\nx";
+    let chunk = |is_last, octets| Unit::Chunk { is_last, octets };
+    let (data, other) = (Unit::Command { is_data: true }, Unit::Command { is_data: false });
+    let expected = [data, Unit::Content, chunk(false, 23..29), chunk(true, 42..42), other];
+    assert_eq!(rules::units(wire, &[6]), expected);
+    for bad in [&b"BDAT\r\n"[..], b"BDAT 1\n", b"BDAT 1 x\r\n", b"BDATA 1\r\n", &[b'B'; 4]] {
+        let expected: &[Unit] = if bad.ends_with(b"\n") { &[Unit::BadChunk] } else { &[] };
+        assert_eq!(rules::units(bad, &[]), expected, "{bad:?}");
+    }
 }

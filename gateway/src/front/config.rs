@@ -6,6 +6,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smtp::SessionRules;
+
 use super::addresses::AddressSet;
 use super::networks::Networks;
 use super::policy::{Checks, RelayPolicy};
@@ -48,6 +50,8 @@ pub struct ReceptionConfig {
     pub text_line_max: usize,
     /// So many bad commands end the session with 421 4.7.0.
     pub errors_max: u32,
+    /// How strict sessions are about bare newlines and about clients that do not wait.
+    pub rules: SessionRules,
     /// A client that sends nothing for so long gets 421 4.4.2. At least 5 minutes by RFC 5321
     /// §4.5.3.2.7.
     pub session_timeout: Duration,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use config::Table;
+use smtp::SessionRules;
 
 use super::SESSIONS_MAX;
 use super::policy::{read_checks, read_client_limits, read_networks, read_relay};
@@ -42,6 +43,7 @@ pub(super) fn read_reception(
             .default(RECIPIENTS_MAX),
         text_line_max: limits.integer("text_line_max").range(998..=1_000_000).default(998),
         errors_max: limits.integer("errors_max").range(1..=1000).default(20),
+        rules: SessionRules::default(),
         session_timeout: times.duration("session").default(Duration::from_secs(300)),
         commit_timeout: times.duration("commit").default(Duration::from_secs(30)),
         trace_header: root.boolean("trace_header").default(true),

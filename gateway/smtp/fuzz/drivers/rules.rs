@@ -1,5 +1,9 @@
 //! What holds of replies and mail data, read from RFC 5321 by code of its own.
 
+use std::ops::Range;
+
+use smtp::COMMAND_LINE_MAX;
+
 /// A reply as the peer sees it.
 #[derive(PartialEq, Eq, Debug)]
 pub struct Reply {
@@ -76,6 +80,95 @@ pub fn unstuffed(data: &[u8]) -> Vec<u8> {
         }
     }
     content
+}
+
+/// The same with CRLF for each CR without LF and LF without CR.
+pub fn normalised(text: &[u8]) -> Vec<u8> {
+    let mut lines = Vec::with_capacity(text.len());
+    for (at, byte) in text.iter().enumerate() {
+        match byte {
+            b'\r' if text.get(at + 1) == Some(&b'\n') => {}
+            b'\r' | b'\n' => lines.extend_from_slice(b"\r\n"),
+            _ => lines.push(*byte),
+        }
+    }
+    lines
+}
+
+/// The same with CRLF behind the last line.
+pub fn with_last_newline(mut text: Vec<u8>) -> Vec<u8> {
+    if !text.is_empty() && !text.ends_with(b"\r\n") {
+        text.extend_from_slice(b"\r\n");
+    }
+    text
+}
+
+/// Something that a client sends and that gets one reply.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Unit {
+    /// A command line, but no BDAT. Whether it is DATA.
+    Command { is_data: bool },
+    /// What follows a 354.
+    Content,
+    /// BDAT (RFC 3030 §2), and where its octets are.
+    Chunk { is_last: bool, octets: Range<usize> },
+    /// BDAT that cannot be read: nobody knows what follows.
+    BadChunk,
+}
+
+/// What a client has sent to its end. `contents`: where content begins behind a 354, in order.
+pub fn units(wire: &[u8], contents: &[usize]) -> Vec<Unit> {
+    let mut units = Vec::new();
+    let mut contents = contents.iter().peekable();
+    let mut at = 0;
+    loop {
+        if contents.next_if_eq(&&at).is_some() {
+            let Some(length) = end_of_data(&wire[at..]) else { return units };
+            units.push(Unit::Content);
+            at += length;
+            continue;
+        }
+        let rest = &wire[at..];
+        let end = rest.iter().position(|byte| *byte == b'\n').map(|end| end + 1);
+        let is_chunk = rest.get(..4).is_some_and(|verb| verb.eq_ignore_ascii_case(b"BDAT"));
+        if is_chunk && end.unwrap_or(rest.len()) > COMMAND_LINE_MAX {
+            units.push(Unit::BadChunk);
+            return units;
+        }
+        let Some(end) = end else { return units };
+        let line = &rest[..end];
+        at += end;
+        if !is_chunk {
+            let is_data = line.trim_ascii_end().eq_ignore_ascii_case(b"DATA");
+            units.push(Unit::Command { is_data });
+            continue;
+        }
+        let Some((size, is_last)) = chunk(line) else {
+            units.push(Unit::BadChunk);
+            return units;
+        };
+        let octets = usize::try_from(size).ok().and_then(|size| at.checked_add(size));
+        let Some(end) = octets.filter(|end| *end <= wire.len()) else { return units };
+        units.push(Unit::Chunk { is_last, octets: at..end });
+        at = end;
+    }
+}
+
+/// Size of a BDAT, and whether it is the last (RFC 3030 §2). Blanks are taken where they do no harm.
+fn chunk(line: &[u8]) -> Option<(u64, bool)> {
+    let line = str::from_utf8(line.strip_suffix(b"\r\n")?).ok()?;
+    if line.contains(['\0', '\r']) {
+        return None;
+    }
+    let arguments = line.get(4..)?.strip_prefix(' ')?.trim_ascii();
+    let words: Vec<&str> = arguments.split(' ').filter(|word| !word.is_empty()).collect();
+    let (size, is_last) = match words[..] {
+        [size] => (size, false),
+        [size, last] if last.eq_ignore_ascii_case("LAST") => (size, true),
+        _ => return None,
+    };
+    let is_number = size.bytes().all(|byte| byte.is_ascii_digit());
+    Some((size.parse().ok().filter(|_| is_number)?, is_last))
 }
 
 /// Whether there is a CR without LF or an LF without CR.

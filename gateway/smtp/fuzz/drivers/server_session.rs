@@ -1,41 +1,62 @@
 //! The server's session and a client that sends what it likes.
 //!
-//! The input is a byte for the limits, and steps (see [`steps`](super::steps)). Rules:
+//! The input is a byte for the limits, one for the rules, and steps (see [`steps`](super::steps)). Rules:
 //!
-//! * Any split of what the client sends gives the same events, replies and content.
+//! * Any split of what the client sends gives the same events, replies and content; unless illegal
+//!   pipelining is refused, which is a matter of what came together.
 //! * Events come in the order of a transaction; nothing is taken while a verdict is due.
 //! * Each command and each content gets one reply, well formed, with an enhanced code of its class.
 //! * A positive reply to the end of data comes from `commit` and from nowhere else.
 //! * Content that is handed over is what the wire stands for, within the limits, with no bare CR or
 //!   LF; paths and names are safe to print, and parse to themselves.
-//! * Replies that nobody reads stop the session at its bound.
+//! * Content never needs more room than was said, and replies that nobody reads stop the session at
+//!   its bound.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use fuzzing::{Cuts, Script};
 use smtp::{
-    ContentSummary, ForwardPath, MailParameters, OUTPUT_LEN_MAX, OriginalRecipient,
-    RecipientParameters, Refusal, ReversePath, ServerEvent, ServerLimits, ServerSession,
-    decode_utf8_addr_xtext, decode_xtext, encode_utf8_addr_xtext, encode_xtext,
+    BareNewlines, ContentSummary, ForwardPath, IllegalPipelining, MailParameters, OUTPUT_LEN_MAX,
+    OriginalRecipient, RecipientParameters, Refusal, ReversePath, ServerEvent, ServerLimits,
+    ServerSession, SessionRules, decode_utf8_addr_xtext, decode_xtext, encode_utf8_addr_xtext,
+    encode_xtext,
 };
 
-use super::rules;
+use super::rules::{self, Reply, Unit};
 use super::steps::{self, Step};
 
 /// Runs the session that `input` describes, in several splits.
 pub fn run(input: &[u8]) {
     let mut script = Script::new(input);
     let limits = Arc::new(limits(script.byte()));
+    let rules = script.byte();
     let steps = steps::read(&mut script);
     let [whole, bytes, seeded] = Cuts::all(input).map(|cuts| {
-        let mut host = Host::new(Arc::clone(&limits));
+        let mut host = Host::new(Arc::clone(&limits), session_rules(rules));
+        if rules & 4 != 0 {
+            host.refuse_early_talker();
+        }
         steps.iter().for_each(|step| host.take(step, cuts));
         host.finish()
     });
-    assert_eq!(bytes, whole);
-    assert_eq!(seeded, whole);
-    whole.check();
+    if session_rules(rules).illegal_pipelining == IllegalPipelining::Allow {
+        assert_eq!(bytes, whole);
+        assert_eq!(seeded, whole);
+    }
+}
+
+fn session_rules(choice: u8) -> SessionRules {
+    SessionRules {
+        bare_newlines: match choice & 1 {
+            0 => BareNewlines::Refuse,
+            _ => BareNewlines::Normalise,
+        },
+        illegal_pipelining: match choice & 2 {
+            0 => IllegalPipelining::Allow,
+            _ => IllegalPipelining::Refuse,
+        },
+    }
 }
 
 fn limits(choice: u8) -> ServerLimits {
@@ -46,20 +67,29 @@ fn limits(choice: u8) -> ServerLimits {
         recipients_max: of(2, [2, 1, 3, 100]).into(),
         text_line_max: of(4, [998, 10, 100, 2000]).into(),
         errors_max: of(6, [5, 1, 3, 1000]).into(),
+        mails_max: 100,
     }
 }
 
 /// Who holds a session: reads its events, gives verdicts, takes its replies.
 struct Host {
     limits: Arc<ServerLimits>,
+    rules: SessionRules,
     session: ServerSession,
     /// What the next events get; accepted when there is nothing.
     verdicts: VecDeque<Verdict>,
     content: Vec<u8>,
+    /// Octets that `content` may have by what the session said.
+    room: usize,
     stage: Stage,
     /// The client does not read replies.
     is_held: bool,
     log: Log,
+    /// Where on the wire the session was over. Behind a BDAT too long to be read that depends on
+    /// the split.
+    over: Option<usize>,
+    /// Where on the wire the present content began, DATA or BDAT.
+    content_from: usize,
 }
 
 /// What came of a session. None of it depends on the split.
@@ -70,11 +100,9 @@ struct Log {
     messages: Vec<Vec<u8>>,
     /// What the session took.
     wire: Vec<u8>,
-    /// Where in it content began.
+    /// Where in it content began that came by DATA.
     contents: Vec<usize>,
-    /// Where in it the session was over.
-    over: Option<usize>,
-    /// Replies that nothing on the wire asked for.
+    /// Replies that nothing on the wire asked for; but for the first, they are the last.
     unasked: usize,
     hello: Option<(String, bool)>,
 }
@@ -91,27 +119,39 @@ enum Stage {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Verdict {
     Accept,
+    AcceptAs(i8),
     Refuse(&'static Refusal),
     Close,
 }
 
 impl Host {
-    fn new(limits: Arc<ServerLimits>) -> Host {
+    fn new(limits: Arc<ServerLimits>, rules: SessionRules) -> Host {
         Host {
-            session: ServerSession::new(Arc::clone(&limits)),
+            session: ServerSession::new(Arc::clone(&limits), rules),
             limits,
+            rules,
             verdicts: VecDeque::new(),
             content: Vec::new(),
+            room: 0,
             stage: Stage::Idle,
             is_held: false,
             log: Log { unasked: 1, ..Log::default() },
+            over: None,
+            content_from: 0,
         }
+    }
+
+    fn refuse_early_talker(&mut self) {
+        self.session.refuse_early_talker();
+        assert!(self.session.is_closed() && self.session.output().starts_with(b"554 5.5.0 "));
+        self.end();
     }
 
     fn take(&mut self, step: &Step, cuts: Cuts) {
         match step {
             Step::Wire(wire) => cuts.pieces(wire).for_each(|piece| self.handle_piece(piece)),
             Step::Ours(0xf8, argument) => self.verdicts.push_back(match argument % 4 {
+                0 if argument & 4 != 0 => Verdict::AcceptAs(-1),
                 0 => Verdict::Accept,
                 1 => Verdict::Refuse(&LATER),
                 2 => Verdict::Refuse(&NEVER),
@@ -134,11 +174,16 @@ impl Host {
         let mut rest = piece;
         loop {
             let content = self.content.len();
+            if self.session.is_receiving_content() {
+                self.room = content + self.session.content_len_max(rest.len());
+            }
             let used = self.session.handle_bytes(rest, &mut self.content);
             self.log.wire.extend_from_slice(&rest[..used]);
             rest = &rest[used..];
             assert!(self.stage == Stage::Content || self.content.len() == content);
             assert!(octets(&self.content) <= self.limits.message_size_max);
+            assert!(self.content.len() <= self.room.max(content), "no more than was said");
+            assert!(self.session.errors() <= self.limits.errors_max);
             let event = self.session.poll_event();
             let is_full = self.session.output().len() >= OUTPUT_LEN_MAX;
             match event {
@@ -163,9 +208,13 @@ impl Host {
             (ServerEvent::DataRequested, Stage::Envelope { recipients: 1.., .. }) => {
                 if self.decide() {
                     self.content.clear();
-                    self.session.accept_data();
-                    self.log.contents.push(self.log.wire.len());
+                    self.room = self.session.content_len_max(0);
+                    self.content_from = self.log.wire.len();
                     self.stage = Stage::Content;
+                    self.session.accept_data();
+                    if self.session.output().ends_with(b"354 End data with <CR><LF>.<CR><LF>\r\n") {
+                        self.log.contents.push(self.content_from);
+                    }
                 }
             }
             (ServerEvent::EndOfData(summary), Stage::Content) => self.judge_content(summary),
@@ -177,7 +226,7 @@ impl Host {
                 assert!(self.session.is_closed());
                 // After too many errors, the last gets two replies.
                 let output = self.session.output();
-                self.log.unasked += usize::from(!output.ends_with(b"221 2.0.0 Bye\r\n"));
+                self.log.unasked += usize::from(output.ends_with(b"421 4.7.0 Too many errors\r\n"));
                 self.end();
             }
             (event, stage) => panic!("{event:?} at {stage:?}"),
@@ -197,8 +246,15 @@ impl Host {
             assert!(id.len() <= 100 && is_printable(&decoded, false));
             assert_eq!(decode_xtext(&encode_xtext(&decoded)), Some(decoded));
         }
+        let priority = match self.verdicts.front() {
+            Some(Verdict::AcceptAs(priority)) => Some(*priority),
+            _ => None,
+        };
         if self.decide() {
-            self.session.accept_mail();
+            match priority {
+                Some(priority) => self.session.accept_mail_with_priority(priority),
+                None => self.session.accept_mail(),
+            }
             self.stage = Stage::Envelope { recipients: 0, utf8: mail.utf8 };
         }
     }
@@ -222,10 +278,29 @@ impl Host {
     }
 
     fn judge_content(&mut self, summary: ContentSummary) {
-        let begin = *self.log.contents.last().expect("content began");
-        let data = &self.log.wire[begin..];
-        assert_eq!(rules::end_of_data(data), Some(data.len()), "the end of data, and the first");
-        assert_eq!(self.content, rules::unstuffed(data));
+        let wire = &self.log.wire;
+        let is_refused = |data: &[u8]| {
+            self.rules.bare_newlines == BareNewlines::Refuse && rules::has_bare_newline(data)
+        };
+        if self.log.contents.last() == Some(&self.content_from) {
+            let data = &wire[self.content_from..];
+            assert_eq!(rules::end_of_data(data), Some(data.len()), "the end, and the first");
+            assert!(!is_refused(data));
+            assert_eq!(self.content, rules::normalised(&rules::unstuffed(data)));
+        } else {
+            let data: Vec<u8> = rules::units(wire, &self.log.contents)
+                .into_iter()
+                .filter_map(|unit| match unit {
+                    Unit::Chunk { octets, .. } if octets.start >= self.content_from => {
+                        Some(&wire[octets])
+                    }
+                    _ => None,
+                })
+                .collect::<Vec<_>>()
+                .concat();
+            assert!(!is_refused(&data));
+            assert_eq!(self.content, rules::with_last_newline(rules::normalised(&data)));
+        }
         assert!(!rules::has_bare_newline(&self.content));
         assert!(rules::longest_line(&self.content) <= self.limits.text_line_max);
         assert_eq!(summary.size, octets(&self.content));
@@ -241,7 +316,7 @@ impl Host {
     /// Gives the next verdict if it is negative; says whether it is positive.
     fn decide(&mut self) -> bool {
         match self.verdicts.pop_front().unwrap_or(Verdict::Accept) {
-            Verdict::Accept => return true,
+            Verdict::Accept | Verdict::AcceptAs(_) => return true,
             Verdict::Refuse(refusal) => self.session.refuse(refusal),
             Verdict::Close => self.close(),
         }
@@ -257,7 +332,7 @@ impl Host {
     fn end(&mut self) {
         self.end_transaction();
         self.stage = Stage::Over;
-        self.log.over = Some(self.log.wire.len());
+        self.over = Some(self.log.wire.len());
     }
 
     fn end_transaction(&mut self) {
@@ -276,53 +351,44 @@ impl Host {
 
     fn finish(mut self) -> Log {
         self.take_output(false);
-        assert_eq!(self.session.is_closed(), self.log.over.is_some());
+        assert_eq!(self.session.is_closed(), self.over.is_some());
         if self.session.is_idle() {
             assert_eq!(self.stage, Stage::Idle);
         }
         self.log.hello = self.session.hello().map(|(name, extended)| (name.into(), extended));
+        self.log.check(self.over.unwrap_or(self.log.wire.len()));
         self.log
     }
 }
 
 impl Log {
-    /// Holds the replies against what was sent.
-    fn check(&self) {
+    /// Holds the replies against what was sent before the session was over.
+    fn check(&self, over: usize) {
         let replies = rules::replies(&self.replies);
-        assert_eq!(replies.len(), self.unasked + self.units(), "one reply for each command");
+        let units = rules::units(&self.wire[..over], &self.contents);
+        assert_eq!(replies.len(), self.unasked + units.len(), "one reply for each command");
+        let is_plain = |reply: &Reply| reply.code == 354 || reply.contains(HOSTNAME);
+        replies.iter().filter(|it| !is_plain(it)).for_each(rules::check_enhanced_code);
         let mut commits = 0;
-        for (place, reply) in replies.iter().enumerate() {
-            if place > 0 && reply.code != 354 && !reply.contains(HOSTNAME) {
-                rules::check_enhanced_code(reply);
+        for (unit, reply) in units.iter().zip(&replies[1..]) {
+            let is_positive = reply.code < 400;
+            match unit {
+                Unit::Content | Unit::Chunk { is_last: true, .. } if is_positive => {
+                    commits += 1;
+                    assert!(reply.code == 250 && reply.contains(&format!("{ID}{commits}")));
+                    continue;
+                }
+                Unit::Command { is_data: true } => assert!(!is_positive || reply.code == 354),
+                Unit::BadChunk => assert!(!is_positive),
+                _ => assert!(reply.code != 354),
             }
-            let ends_data = place > 0 && replies[place - 1].code == 354;
-            if ends_data && reply.code < 400 {
-                commits += 1;
-                assert!(reply.code == 250 && reply.contains(&format!("{ID}{commits}")));
-            } else {
-                assert!(!reply.contains(ID), "what was not committed is not accepted");
-            }
+            assert!(!reply.contains(ID), "what was not committed is not accepted");
         }
         assert_eq!(commits, self.messages.len());
         if let Some((name, _)) = &self.hello {
-            assert!(
-                name.bytes().all(|byte| byte.is_ascii_graphic() && !b"()<>;\"\\".contains(&byte))
-            );
+            let is_safe = |byte: u8| byte.is_ascii_graphic() && !b"()<>;\"\\".contains(&byte);
+            assert!(name.bytes().all(is_safe));
         }
-    }
-
-    /// Commands and contents that were sent to their end before the session was over.
-    fn units(&self) -> usize {
-        let wire = &self.wire[..self.over.unwrap_or(self.wire.len())];
-        let lines = |text: &[u8]| text.iter().filter(|byte| **byte == b'\n').count();
-        let (mut at, mut units) = (0, 0);
-        for &begin in &self.contents {
-            units += lines(&wire[at..begin]);
-            let length = rules::end_of_data(&wire[begin..]);
-            units += usize::from(length.is_some());
-            at = length.map_or(wire.len(), |length| begin + length);
-        }
-        units + lines(&wire[at..])
     }
 }
 

@@ -119,7 +119,8 @@ impl Reception {
         };
         self.desk.counters.sessions_begun += 1;
         let deadline = self.desk.now + self.desk.config.session_timeout;
-        let session = Session::new(&self.limits, connection, client, deadline);
+        let rules = self.desk.config.rules;
+        let session = Session::new(&self.limits, connection, client, rules, deadline);
         self.sessions.insert(connection, session);
         self.timers.arm(connection, deadline);
         self.list_to_flush(connection);
@@ -353,6 +354,7 @@ fn limits(hostname: &str, config: &ReceptionConfig) -> ServerLimits {
         recipients_max: config.recipients_max,
         text_line_max: config.text_line_max,
         errors_max: config.errors_max,
+        mails_max: config.messages_per_session_max,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smtp::{
     ContentSummary, MailParameters, RecipientParameters, Refusal, Return, ServerEvent,
-    ServerLimits, ServerSession,
+    ServerLimits, ServerSession, SessionRules,
 };
 use tcpstack::{ConnectionId, Instant};
 
@@ -69,10 +69,11 @@ impl Session {
         limits: &Arc<ServerLimits>,
         connection: ConnectionId,
         client: Client,
+        rules: SessionRules,
         deadline: Instant,
     ) -> Session {
         Session {
-            smtp: ServerSession::new(Arc::clone(limits)),
+            smtp: ServerSession::new(Arc::clone(limits), rules),
             connection,
             client,
             transaction: Transaction::default(),
@@ -93,7 +94,7 @@ impl Session {
         loop {
             let rest = &input[used..];
             if self.smtp.is_receiving_content() {
-                self.reserve_for(rest.len(), desk);
+                self.reserve_for(self.smtp.content_len_max(rest.len()), desk);
             }
             let taken = self.smtp.handle_bytes(rest, &mut self.content);
             used += taken;
@@ -177,7 +178,8 @@ impl Session {
         if desk.config.trace_header {
             self.append_trace(id, desk);
         }
-        let bytes = self.content.len().saturating_add(expected);
+        let own = self.content.len() + self.smtp.content_len_max(0);
+        let bytes = own.saturating_add(expected);
         match Reservation::take(&desk.board, &queues, bytes) {
             Ok(reservation) => {
                 self.content.reserve_exact(expected);

@@ -15,6 +15,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smtp::SessionRules;
 use tcpstack::{ConnectionId, Instant, SimNetwork, SimOptions, SimTransport, Transport};
 
 use self::peer::{NextHop, Peer};
@@ -75,6 +76,7 @@ fn config(listen: SocketAddr, next_hop: SocketAddr) -> FrontConfig {
             recipients_max: 10,
             text_line_max: 998,
             errors_max: 10,
+            rules: SessionRules::default(),
             session_timeout: Duration::from_secs(300),
             commit_timeout: Duration::from_secs(20),
             trace_header: true,

@@ -101,9 +101,10 @@ fn a_client_without_a_full_name_is_refused_at_mail_unless_it_may_relay() {
             config.relay.networks = Networks::parse_all([networks]).unwrap();
         });
         let session = world.connect();
-        let group = "EHLO localhost\r\nMAIL FROM:<a@x.example>\r\nEHLO [10.0.0.2]\r\n\
-                     MAIL FROM:<a@x.example>\r\n";
-        world.converse(session, group, &["220", "250", code, "250", "250"]);
+        world.converse(session, "EHLO localhost\r\n", &["220", "250"]);
+        let group = "MAIL FROM:<a@x.example>\r\nEHLO [10.0.0.2]\r\n";
+        world.converse(session, group, &[code, "250"]);
+        world.converse(session, "MAIL FROM:<a@x.example>\r\n", &["250"]);
     }
 }
 
