@@ -24,7 +24,9 @@ pub struct Observer {
     /// A part of a reply line, and the reply that has begun: its code and lines.
     line: Vec<u8>,
     begun: Option<(u16, usize)>,
-    /// The keywords of the reply to EHLO, in capitals.
+    /// The texts of its lines, in capitals.
+    lines: Vec<String>,
+    /// The lines of the reply to EHLO, in capitals.
     offers: Vec<String>,
     /// Submitted and not sent.
     mails: VecDeque<(u64, Mail)>,
@@ -85,6 +87,7 @@ impl Observer {
             answers: Vec::new(),
             line: Vec::new(),
             begun: None,
+            lines: Vec::new(),
             offers: Vec::new(),
             mails: VecDeque::new(),
             transactions: Vec::new(),
@@ -150,10 +153,8 @@ impl Observer {
             self.end = Some(End::Malformed);
             return;
         }
-        if self.units.get(self.answers.len()) == Some(&Unit::ExtendedHello) {
-            let words = str::from_utf8(text.get(4..).unwrap_or_default()).unwrap_or_default();
-            self.offers.push(words.trim_start_matches(' ').to_ascii_uppercase());
-        }
+        let words = str::from_utf8(text.get(4..).unwrap_or_default()).unwrap_or_default();
+        self.lines.push(words.trim_start_matches(' ').to_ascii_uppercase());
         self.begun = Some((code, lines));
         if separator == b' ' {
             self.begun = None;
@@ -163,6 +164,7 @@ impl Observer {
 
     fn receive_answer(&mut self, code: u16) {
         let unit = self.units.get(self.answers.len()).copied();
+        let lines = std::mem::take(&mut self.lines);
         let class = code / 100;
         self.answers.push(code);
         self.end = match unit {
@@ -175,8 +177,9 @@ impl Observer {
             }
             None => Some(End::Malformed),
             Some(Unit::Greeting) => (code != 220).then_some(End::Answered),
-            Some(Unit::ExtendedHello) if class == 5 && !self.options.is_lmtp => {
-                self.offers.clear();
+            Some(Unit::ExtendedHello) if class == 5 && !self.options.is_lmtp => None,
+            Some(Unit::ExtendedHello) if class == 2 => {
+                self.offers = lines;
                 None
             }
             Some(Unit::ExtendedHello | Unit::Hello) => (class != 2).then_some(End::Answered),
