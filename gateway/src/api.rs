@@ -11,8 +11,12 @@
 //! mail that its client was refused is never delivered. Delivery keeps the
 //! shard informed how many attempts it can take (`Slots`), gets `Attempt`s in order and answers
 //! each with exactly one `Outcome`.
+//!
+//! Where the sender of a mail has to be told something, the shard hands out a `Report`; the front
+//! makes a mail of it (a DSN), stores that like any other, and answers with exactly one
+//! `ReportOutcome` when it is committed. Only then the shard lets go of what it tells of.
 
-use kvs_proto::MessageId;
+use kvs_proto::{MessageId, StateVersion};
 
 use crate::message::{DeliveryState, MessageRef, QueueIndex};
 
@@ -69,6 +73,15 @@ pub enum Command {
         /// How.
         outcome: Outcome,
     },
+    /// How the making of a report ended. Exactly one for each `Report`.
+    ReportOutcome {
+        /// Where.
+        queue: QueueIndex,
+        /// Which message it was about.
+        id: MessageId,
+        /// How.
+        outcome: ReportOutcome,
+    },
 }
 
 impl Command {
@@ -79,7 +92,8 @@ impl Command {
             | Command::Release { queue, .. }
             | Command::Withdraw { queue, .. }
             | Command::Slots { queue, .. }
-            | Command::Outcome { queue, .. } => *queue,
+            | Command::Outcome { queue, .. }
+            | Command::ReportOutcome { queue, .. } => *queue,
         }
     }
 }
@@ -98,6 +112,47 @@ pub enum Outcome {
     /// Not tried: the destination is down or paused, or we are stopping. The message goes back to its
     /// place, and its attempts do not count.
     NotAttempted,
+}
+
+/// How the making of a report ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReportOutcome {
+    /// It is committed, or nobody can ever get it: what it tells of is done.
+    Done {
+        /// Of the recipients that it should be about it covers so many, the first in the
+        /// envelope's order. The others need another report.
+        covered: usize,
+    },
+    /// There is no room for it now, or it could not be committed. It was withdrawn; the message
+    /// stays, *bounce pending*, and it is tried again.
+    Postponed,
+}
+
+/// Something that a sender has to be told about a message.
+#[derive(Debug)]
+pub struct Report {
+    /// Of what.
+    pub kind: ReportKind,
+    /// The message.
+    pub message: MessageRef,
+    /// What became of its recipients. Every copy that counts has it, so it is the same after a
+    /// crash.
+    pub state: DeliveryState,
+    /// The state's version: with queue, id and kind it names the report.
+    pub version: StateVersion,
+    /// When what it tells happened, in milliseconds since 1970 (UTC).
+    pub at_unix_ms: u64,
+    /// Until when the message is tried, likewise.
+    pub retry_until_unix_ms: u64,
+}
+
+/// What a report is about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ReportKind {
+    /// Recipients that have failed, or were delivered to.
+    Final,
+    /// Recipients that are still being tried after an unusual time.
+    Delay,
 }
 
 /// From a shard to the SMTP side.
@@ -132,5 +187,14 @@ pub enum Notice {
         message: MessageRef,
         /// What earlier attempts achieved.
         state: DeliveryState,
+    },
+    /// Tell the sender of this message something. Not held back by the destination's state.
+    Report {
+        /// Where the message is.
+        queue: QueueIndex,
+        /// Which.
+        id: MessageId,
+        /// What.
+        report: Box<Report>,
     },
 }

@@ -5,16 +5,20 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
+use kvs_proto::MessageId;
 use tcpstack::{Instant, Transport};
 use tracing::{info, warn};
 
-use crate::api::{Command, Notice, Outcome, Ticket};
+use crate::api::{Command, Notice, Outcome, Report, ReportKind, ReportOutcome, Ticket};
 use crate::board::Board;
 use crate::link::{Link, LinkEvent, LinkSettings, Links};
 use crate::message::{DeliveryState, MessageRef, QueueIndex};
-use crate::queue::RetryPolicy;
-use crate::replication::cohort::{Cohort, CohortCounters, CohortEvent, Policy, Unit, UnitSettings};
+use crate::queue::{DueReport, Expired, MailQueue, PolledReport, QueuePolicy, RetryPolicy};
+use crate::replication::cohort::{
+    Cohort, CohortCounters, CohortEvent, LOG_HIGH, Policy, Unit, UnitSettings,
+};
 use crate::replication::record::{RegisterAnswer, RegisterCall};
 
 /// Members of each cohort: two backups for each queue.
@@ -43,7 +47,7 @@ pub struct CohortSettings {
     /// Its members: places in the shard's links.
     pub members: [usize; BACKUPS],
     /// Its queues.
-    pub queues: Vec<(UnitSettings, RetryPolicy)>,
+    pub queues: Vec<(UnitSettings, QueuePolicy)>,
 }
 
 /// A register call of one of the shard's cohorts.
@@ -70,6 +74,13 @@ pub struct ShardCounters {
     pub deferred: u64,
     /// Messages given up after their expiry.
     pub expired: u64,
+    /// Messages in the queues whose sender has to be told something and was not yet: *bounce
+    /// pending*, if nobody is left to be tried.
+    pub reports_due: u64,
+    /// Reports that are done with: committed, or for nobody.
+    pub reports_done: u64,
+    /// Reports that could not be made for want of room or copies, each time.
+    pub reports_postponed: u64,
     /// The cohorts' counters, added up.
     pub cohorts: CohortCounters,
 }
@@ -99,8 +110,10 @@ struct State {
     changes_told: u64,
     /// Queues that may hand out attempts now.
     deliverable: BTreeSet<QueueIndex>,
-    /// When queues have deferred messages due, in milliseconds since 1970.
+    /// When queues have something to do by the clock, in milliseconds since 1970; each at most once.
     due: BTreeSet<(u64, QueueIndex)>,
+    /// Queues with a report that waits for the commit of what it tells.
+    uncommitted: BTreeSet<QueueIndex>,
     fatal: Option<String>,
     counters: ShardCounters,
 }
@@ -115,9 +128,11 @@ struct Team {
 struct Home {
     cohort: usize,
     place: usize,
-    retry: RetryPolicy,
+    policy: QueuePolicy,
     /// Attempts that delivery takes at a time.
     window: u32,
+    /// When it stands in `due`; never is the end of time.
+    armed_unix_ms: u64,
 }
 
 impl<T: Transport> Shard<T> {
@@ -126,8 +141,9 @@ impl<T: Transport> Shard<T> {
         let mut homes = vec![None; board.queue_count()];
         let mut cohorts = Vec::new();
         for (cohort, team) in settings.cohorts.into_iter().enumerate() {
-            for (place, (unit, retry)) in team.queues.iter().enumerate() {
-                let home = Home { cohort, place, retry: *retry, window: 0 };
+            for (place, (unit, policy)) in team.queues.iter().enumerate() {
+                let (policy, armed_unix_ms) = (*policy, u64::MAX);
+                let home = Home { cohort, place, policy, window: 0, armed_unix_ms };
                 homes[unit.queue.0 as usize] = Some(home);
             }
             let servers = team.members.map(|link| settings.links[link].server.clone()).to_vec();
@@ -147,6 +163,7 @@ impl<T: Transport> Shard<T> {
             changes_told: 0,
             deliverable: BTreeSet::new(),
             due: BTreeSet::new(),
+            uncommitted: BTreeSet::new(),
             fatal: None,
             counters: ShardCounters::default(),
         };
@@ -170,15 +187,19 @@ impl<T: Transport> Shard<T> {
             Command::Outcome { queue, id, outcome } => {
                 state.handle_outcome(unix_ms, queue, id, outcome);
             }
+            Command::ReportOutcome { queue, id, outcome } => {
+                state.handle_report_outcome(unix_ms, queue, id, outcome);
+            }
         }
     }
 
     /// Works by other bounds and schedules from now on, for those of the queues that are its own.
     /// Times that are set already stay.
-    pub fn reconfigure(&mut self, queues: impl IntoIterator<Item = (UnitSettings, RetryPolicy)>) {
-        for (unit, retry) in queues {
+    pub fn reconfigure(&mut self, queues: impl IntoIterator<Item = (UnitSettings, QueuePolicy)>) {
+        for (unit, policy) in queues {
             let Some(home) = &mut self.state.homes[unit.queue.0 as usize] else { continue };
-            home.retry = retry;
+            home.policy = policy;
+            self.state.deliverable.insert(unit.queue);
             let cohort = &mut self.state.cohorts[home.cohort].cohort;
             cohort.unit_mut(home.place).reconfigure(unit);
             cohort.touch(home.place);
@@ -257,9 +278,11 @@ impl<T: Transport> Shard<T> {
     pub fn counters(&self) -> ShardCounters {
         let mut counters = self.state.counters;
         for team in &self.state.cohorts {
-            let places = 0..team.cohort.unit_count();
-            counters.queued +=
-                places.map(|place| team.cohort.unit(place).queue.len() as u64).sum::<u64>();
+            for place in 0..team.cohort.unit_count() {
+                let queue = &team.cohort.unit(place).queue;
+                counters.queued += queue.len() as u64;
+                counters.reports_due += queue.reports_due() as u64;
+            }
             let cohort = team.cohort.counters();
             counters.cohorts.committed_degraded += cohort.committed_degraded;
             counters.cohorts.isolations += cohort.isolations;
@@ -336,47 +359,73 @@ impl State {
         }
     }
 
-    fn handle_outcome(
-        &mut self,
-        unix_ms: u64,
-        queue: QueueIndex,
-        id: kvs_proto::MessageId,
-        outcome: Outcome,
-    ) {
+    fn handle_outcome(&mut self, unix_ms: u64, queue: QueueIndex, id: MessageId, outcome: Outcome) {
         match outcome {
             Outcome::Settled => self.with_queue(queue, |it| it.settle(id)),
             Outcome::Deferred { state } => self.defer(unix_ms, queue, id, state),
-            Outcome::NotAttempted => self.with_queue(queue, |it| it.put_back(id)),
+            Outcome::NotAttempted => {
+                self.with_queue(queue, |it| it.put_back(id));
+                self.give_up_if_expired(unix_ms, queue, id);
+            }
         }
         self.deliverable.insert(queue);
     }
 
-    fn defer(
+    fn handle_report_outcome(
         &mut self,
         unix_ms: u64,
         queue: QueueIndex,
-        id: kvs_proto::MessageId,
-        mut state: DeliveryState,
+        id: MessageId,
+        outcome: ReportOutcome,
     ) {
-        let retry = self.home_mut(queue).retry;
-        let chance = self.random.u64(..);
-        let accepted = self.with_queue(queue, |it| {
-            it.snapshot(id).map(|it| it.stored.message.envelope.accepted_unix_ms)
-        });
-        if accepted.is_some_and(|accepted| retry.is_expired(accepted, unix_ms)) {
-            let home = *self.home_mut(queue);
-            let name = self.cohorts[home.cohort].cohort.unit(home.place).name();
-            info!(target: "record", outcome = "expired", queue = name, id = id.0,
-                  attempts = state.attempts);
-            self.with_queue(queue, |it| it.settle(id));
-            self.counters.expired += 1;
-            return;
+        match outcome {
+            ReportOutcome::Done { covered } => {
+                self.counters.reports_done += 1;
+                self.with_queue(queue, |it| it.finish_report(id, covered));
+            }
+            ReportOutcome::Postponed => {
+                self.counters.reports_postponed += 1;
+                let chance = self.random.u64(..);
+                self.with_queue(queue, |it| {
+                    let tries = it.report_tries(id).saturating_add(1);
+                    it.postpone_report(id, later(unix_ms, REPORT_RETRY.delay(tries, chance)));
+                });
+            }
         }
+        self.give_up_if_expired(unix_ms, queue, id);
+        self.deliverable.insert(queue);
+    }
+
+    /// An attempt left something to do: notes it, and when open recipients are tried again.
+    fn defer(&mut self, unix_ms: u64, queue: QueueIndex, id: MessageId, mut state: DeliveryState) {
+        let retry = self.home_mut(queue).policy.retry;
+        let chance = self.random.u64(..);
         state.attempts = state.attempts.saturating_add(1);
-        let delay = retry.delay(state.attempts, chance).as_millis();
-        state.due_unix_ms = unix_ms + u64::try_from(delay).unwrap_or(u64::MAX / 2);
+        state.noted_unix_ms = unix_ms;
+        state.due_unix_ms = later(unix_ms, retry.delay(state.attempts, chance));
         self.counters.deferred += 1;
         self.with_queue(queue, |it| it.defer(id, state));
+        self.give_up_if_expired(unix_ms, queue, id);
+    }
+
+    /// A message that expired while something was done to it is given up after that.
+    fn give_up_if_expired(&mut self, unix_ms: u64, queue: QueueIndex, id: MessageId) {
+        let retry = self.home_mut(queue).policy.retry;
+        let expired = self.with_queue(queue, |it| {
+            let accepted = it.snapshot(id)?.stored.message.envelope.accepted_unix_ms;
+            let is_expired = retry.expires_unix_ms(accepted) <= unix_ms;
+            if is_expired { it.give_up(id, unix_ms) } else { None }
+        });
+        self.record_expired(queue, expired);
+    }
+
+    fn record_expired(&mut self, queue: QueueIndex, expired: impl IntoIterator<Item = Expired>) {
+        let home = *self.home_mut(queue);
+        let name = self.cohorts[home.cohort].cohort.unit(home.place).name();
+        for Expired { id, attempts } in expired {
+            self.counters.expired += 1;
+            info!(target: "record", outcome = "expired", queue = name, id = id.0, attempts);
+        }
     }
 
     /// Takes what the cohorts have to tell.
@@ -403,38 +452,99 @@ impl State {
         }
     }
 
-    /// Hands out attempts of queues in service, as many as delivery takes.
+    /// Hands out attempts and reports of queues in service, as many as delivery takes.
     fn hand_out(&mut self, unix_ms: u64) {
         while let Some((due, queue)) = self.due.first().copied().filter(|it| it.0 <= unix_ms) {
             self.due.remove(&(due, queue));
+            self.home_mut(queue).armed_unix_ms = u64::MAX;
             self.deliverable.insert(queue);
         }
+        self.deliverable.append(&mut self.uncommitted);
         while let Some(queue) = self.deliverable.pop_first() {
-            let home = *self.home_mut(queue);
-            let unit = self.cohorts[home.cohort].cohort.unit_mut(home.place);
+            let Home { cohort, place, policy, window, .. } = *self.home_mut(queue);
+            let unit = self.cohorts[cohort].cohort.unit_mut(place);
             if !unit.is_open() {
                 continue;
             }
-            let front = u16::try_from(queue.0 % u32::from(self.fronts)).expect("below u16");
-            while unit.queue.attempts_out() < home.window {
-                let Some(attempt) = unit.queue.next_attempt(unix_ms) else { break };
+            unit.queue.set_strict(policy.strict);
+            let aged_at = self.age(unix_ms, queue);
+            let reports_at = self.hand_out_reports(unix_ms, queue);
+            let front = self.front_of(queue);
+            let mail_queue = &mut self.cohorts[cohort].cohort.unit_mut(place).queue;
+            while mail_queue.attempts_out() < window {
+                let Some(attempt) = mail_queue.next_attempt(unix_ms) else { break };
                 let (id, message, state) = (attempt.id, attempt.message, attempt.state);
                 self.notices.push_back((front, Notice::Attempt { queue, id, message, state }));
             }
             // What is due waits among the ready, and not for a time that has passed.
-            unit.queue.ripen(unix_ms);
-            if let Some(due) = unit.queue.next_due_unix_ms() {
-                self.due.insert((due, queue));
-            }
+            mail_queue.ripen(unix_ms);
+            let due = mail_queue.next_due_unix_ms().filter(|due| *due > unix_ms);
+            let next = [due, reports_at].into_iter().flatten().fold(aged_at, u64::min);
+            self.arm(queue, next);
         }
     }
 
+    /// Gives up what has expired, and lists delay warnings; says when to look again.
+    fn age(&mut self, unix_ms: u64, queue: QueueIndex) -> u64 {
+        let Home { cohort, place, policy, .. } = *self.home_mut(queue);
+        let mail_queue = &self.cohorts[cohort].cohort.unit(place).queue;
+        let next = mail_queue.next_age_unix_ms(&policy.retry);
+        if next > unix_ms {
+            return next;
+        }
+        if mail_queue.log().len() + AGED_PER_TURN > LOG_HIGH {
+            return later(unix_ms, LOG_PATIENCE);
+        }
+        let expired = self.with_queue(queue, |it| it.age(unix_ms, &policy.retry, AGED_PER_TURN));
+        self.record_expired(queue, expired);
+        self.cohorts[cohort].cohort.unit(place).queue.next_age_unix_ms(&policy.retry)
+    }
+
+    /// Hands out reports that are due, within their window; says when the next is, if it waits for a
+    /// time.
+    fn hand_out_reports(&mut self, unix_ms: u64, queue: QueueIndex) -> Option<u64> {
+        let Home { cohort, place, policy, .. } = *self.home_mut(queue);
+        let front = self.front_of(queue);
+        let cohort = &mut self.cohorts[cohort].cohort;
+        let mail_queue = &mut cohort.unit_mut(place).queue;
+        if mail_queue.reports_due() == 0 {
+            return None;
+        }
+        while mail_queue.reports_out() < REPORTS_OUT_MAX {
+            match mail_queue.next_report(unix_ms) {
+                PolledReport::Due(due) => {
+                    let (id, report) = (due.id, report_of(*due, &policy.retry));
+                    let notice = Notice::Report { queue, id, report: Box::new(report) };
+                    self.notices.push_back((front, notice));
+                }
+                PolledReport::Uncommitted => {
+                    self.uncommitted.insert(queue);
+                    break;
+                }
+                PolledReport::None => break,
+            }
+        }
+        let next = mail_queue.next_report_due_unix_ms().filter(|due| *due > unix_ms);
+        cohort.touch(place);
+        next
+    }
+
+    /// Makes sure that the queue is looked at no later than then.
+    fn arm(&mut self, queue: QueueIndex, at_unix_ms: u64) {
+        let armed = self.home_mut(queue).armed_unix_ms;
+        if at_unix_ms < armed {
+            self.due.remove(&(armed, queue));
+            self.due.insert((at_unix_ms, queue));
+            self.home_mut(queue).armed_unix_ms = at_unix_ms;
+        }
+    }
+
+    fn front_of(&self, queue: QueueIndex) -> u16 {
+        u16::try_from(queue.0 % u32::from(self.fronts)).expect("below u16")
+    }
+
     /// Changes a queue, and lets its copies follow.
-    fn with_queue<R>(
-        &mut self,
-        queue: QueueIndex,
-        change: impl FnOnce(&mut crate::queue::MailQueue) -> R,
-    ) -> R {
+    fn with_queue<R>(&mut self, queue: QueueIndex, change: impl FnOnce(&mut MailQueue) -> R) -> R {
         let home = *self.home_mut(queue);
         let cohort = &mut self.cohorts[home.cohort].cohort;
         let result = change(&mut cohort.unit_mut(home.place).queue);
@@ -450,3 +560,38 @@ impl State {
 fn outlets(links: &mut [Link], members: [usize; BACKUPS]) -> [&mut Link; BACKUPS] {
     links.get_disjoint_mut(members).expect("a cohort's members are different servers")
 }
+
+fn report_of(due: DueReport, retry: &RetryPolicy) -> Report {
+    let DueReport { kind, message, state, version, .. } = due;
+    let accepted = message.envelope.accepted_unix_ms;
+    let at_unix_ms = match kind {
+        ReportKind::Final => state.noted_unix_ms,
+        // By the clock of the schedule and not by ours, so that it is the same when it is repeated.
+        ReportKind::Delay => retry.warns_unix_ms(accepted),
+    };
+    let retry_until_unix_ms = retry.expires_unix_ms(accepted);
+    Report { kind, message, state, version, at_unix_ms, retry_until_unix_ms }
+}
+
+fn later(unix_ms: u64, delay: Duration) -> u64 {
+    unix_ms.saturating_add(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Reports of one queue that are being made at a time. Each holds up to its size of memory, and
+/// waits for a commit.
+const REPORTS_OUT_MAX: u32 = 16;
+
+/// When a report that could not be made is tried again.
+const REPORT_RETRY: RetryPolicy = RetryPolicy {
+    first: Duration::from_secs(1),
+    max: Duration::from_secs(60),
+    expiry: Duration::MAX,
+    warn_after: Duration::ZERO,
+};
+
+/// Messages of a queue that are given up, or listed for a warning, in one turn, so that the end of an
+/// outage of days does not stop everything else. The rest follows in the next turns.
+const AGED_PER_TURN: usize = 256;
+
+/// While a queue's log is full nothing is given up. It is looked at again after this.
+const LOG_PATIENCE: Duration = Duration::from_secs(1);

@@ -116,7 +116,7 @@ impl<T: Transport> Drivers<T> {
     /// start can change (see [`Settings::fixed_differences`]).
     pub fn reconfigure(&mut self, settings: &Settings) {
         if let Some(front) = &mut self.front {
-            front.reconfigure(&settings.reception, &settings.delivery);
+            front.reconfigure(&settings.reception, &settings.delivery, &settings.reports);
         }
         if let Some(shard) = &mut self.shard {
             shard.reconfigure(settings.units());

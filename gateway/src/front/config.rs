@@ -29,6 +29,20 @@ pub struct FrontConfig {
     pub reception: ReceptionConfig,
     /// The client's side.
     pub delivery: DeliveryConfig,
+    /// What senders are told.
+    pub reports: ReportConfig,
+}
+
+/// How reports to senders (DSN) are made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReportConfig {
+    /// The gateway's name among its like: makes the names of reports unique.
+    pub gateway: Box<str>,
+    /// The queue for reports to senders whose domain has no route. Without it such reports are
+    /// dropped, and recorded.
+    pub queue: Option<QueueIndex>,
+    /// Most octets of the original that a report returns.
+    pub content_max: usize,
 }
 
 /// How mail is received.

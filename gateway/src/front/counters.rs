@@ -7,6 +7,8 @@ pub struct FrontCounters {
     pub reception: ReceptionCounters,
     /// Delivery.
     pub delivery: DeliveryCounters,
+    /// Reports to senders.
+    pub reports: ReportCounters,
 }
 
 /// Counts of reception.
@@ -77,4 +79,19 @@ pub struct DeliveryCounters {
     pub failed: u64,
     /// Pauses of destinations.
     pub pauses: u64,
+}
+
+/// Counts of reports to senders (DSN).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ReportCounters {
+    /// Reports that wait for their commit now.
+    pub waiting: u64,
+    /// Reports committed.
+    pub reported: u64,
+    /// Reports that had no room or could not be committed, each time: they are tried again.
+    pub postponed: u64,
+    /// Reports to senders whose domain has no route, and no queue is configured for those.
+    pub dropped: u64,
+    /// Notices for reports that were withdrawn meanwhile.
+    pub late_notices: u64,
 }

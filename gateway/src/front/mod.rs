@@ -1,4 +1,4 @@
-//! The SMTP side: reception and delivery on one transport.
+//! The SMTP side: reception, delivery, and reports to senders, on one transport.
 //!
 //! A [`Front`] owns an SMTP transport with its listeners, server sessions and delivery lanes. It
 //! holds no queue: mail goes to the shards as [`Command`]s and comes back as [`Notice`]s.
@@ -7,11 +7,13 @@ mod addresses;
 mod config;
 mod connections;
 mod counters;
+mod date;
 mod delivery;
 mod networks;
 mod policy;
 mod reception;
 mod record;
+mod report;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -23,15 +25,18 @@ use tcpstack::{Event, Instant, Transport};
 
 pub use self::addresses::AddressSet;
 pub use self::config::{
-    DeliveryConfig, DeliveryTimeouts, Destination, FrontConfig, ReceptionConfig, Routes,
+    DeliveryConfig, DeliveryTimeouts, Destination, FrontConfig, ReceptionConfig, ReportConfig,
+    Routes,
 };
-pub use self::counters::{DeliveryCounters, FrontCounters, ReceptionCounters};
+pub use self::counters::{DeliveryCounters, FrontCounters, ReceptionCounters, ReportCounters};
 pub use self::networks::Networks;
 pub use self::policy::{Checks, RelayPolicy};
 pub use self::record::TARGET as RECORD_TARGET;
+pub use self::report::REPORT_SIZE_BYTES_MAX;
 
 use self::delivery::Delivery;
 use self::reception::Reception;
+use self::report::Reports;
 use crate::api::{Command, Notice};
 use crate::board::Board;
 
@@ -48,6 +53,7 @@ pub struct Front<T> {
     transport: T,
     reception: Reception,
     delivery: Delivery,
+    reports: Reports,
     is_stopping: bool,
     /// The next turn has something to do, though nothing came to it.
     is_woken: bool,
@@ -61,8 +67,9 @@ impl<T: Transport> Front<T> {
     pub fn new(config: &FrontConfig, transport: T, board: Arc<Board>) -> Front<T> {
         Front {
             transport,
-            reception: Reception::new(config, board),
+            reception: Reception::new(config, Arc::clone(&board)),
             delivery: Delivery::new(config),
+            reports: Reports::new(config, board),
             is_stopping: false,
             is_woken: false,
         }
@@ -73,6 +80,7 @@ impl<T: Transport> Front<T> {
     pub fn turn(&mut self, now: Instant, unix_ms: u64) -> bool {
         self.reception.set_time(now, unix_ms);
         self.delivery.set_time(now, unix_ms);
+        self.reports.set_time(now, unix_ms);
         let mut has_worked = self.has_work();
         self.is_woken = false;
         self.transport.poll(now);
@@ -82,6 +90,7 @@ impl<T: Transport> Front<T> {
         }
         self.reception.maintain(&mut self.transport);
         self.delivery.maintain(&mut self.transport);
+        self.reports.maintain();
         has_worked |= self.has_work();
         self.reception.flush(&mut self.transport);
         self.delivery.flush(&mut self.transport);
@@ -94,8 +103,14 @@ impl<T: Transport> Front<T> {
     ///
     /// # Panics
     /// If the configuration breaks a bound that it documents, or has another number of queues.
-    pub fn reconfigure(&mut self, reception: &ReceptionConfig, delivery: &DeliveryConfig) {
+    pub fn reconfigure(
+        &mut self,
+        reception: &ReceptionConfig,
+        delivery: &DeliveryConfig,
+        reports: &ReportConfig,
+    ) {
         self.reception.reconfigure(reception);
+        self.reports.reconfigure(reception, delivery, reports);
         self.delivery.reconfigure(&mut self.transport, delivery);
         self.is_woken = true;
     }
@@ -104,19 +119,27 @@ impl<T: Transport> Front<T> {
     pub fn handle_notice(&mut self, notice: Notice) {
         match notice {
             Notice::AcceptanceChanged => self.is_woken = true,
+            Notice::Committed { ticket, queue, id } if report::is_ours(ticket) => {
+                self.reports.handle_committed(ticket, queue, id);
+            }
             Notice::Committed { ticket, queue, id } => {
                 self.reception.handle_committed(ticket, queue, id);
+            }
+            Notice::Refused { ticket, .. } if report::is_ours(ticket) => {
+                self.reports.handle_refused(ticket);
             }
             Notice::Refused { ticket, queue } => self.reception.handle_refused(ticket, queue),
             Notice::Attempt { queue, id, message, state } => {
                 self.delivery.handle_attempt(queue, id, message, state);
             }
+            Notice::Report { queue, id, report } => self.reports.handle_report(queue, id, &report),
         }
     }
 
     /// The next command for a shard.
     pub fn poll_command(&mut self) -> Option<Command> {
-        self.reception.poll_command().or_else(|| self.delivery.poll_command())
+        let command = self.reception.poll_command().or_else(|| self.delivery.poll_command());
+        command.or_else(|| self.reports.poll_command())
     }
 
     /// When the next turn is due, if nothing happens before. A time in the past: at once.
@@ -127,6 +150,7 @@ impl<T: Transport> Front<T> {
         let deadlines = [
             self.reception.next_deadline(),
             self.delivery.next_deadline(),
+            self.reports.next_deadline(),
             self.transport.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
@@ -139,12 +163,14 @@ impl<T: Transport> Front<T> {
             self.is_stopping = true;
             self.reception.stop();
             self.delivery.stop(&mut self.transport);
+            self.reports.stop();
         }
     }
 
     /// Whether all has come to its end after [`stop`](Self::stop).
     pub fn is_stopped(&self) -> bool {
-        self.is_stopping && self.reception.is_empty() && self.delivery.is_empty()
+        let is_empty = self.reception.is_empty() && self.delivery.is_empty();
+        self.is_stopping && is_empty && self.reports.is_empty()
     }
 
     /// Where it listens now, with real port numbers. Empty while the ports are closed.
@@ -154,7 +180,11 @@ impl<T: Transport> Front<T> {
 
     /// What was counted.
     pub fn counters(&self) -> FrontCounters {
-        FrontCounters { reception: self.reception.counters(), delivery: self.delivery.counters() }
+        FrontCounters {
+            reception: self.reception.counters(),
+            delivery: self.delivery.counters(),
+            reports: self.reports.counters(),
+        }
     }
 
     /// The transport, to wait on.

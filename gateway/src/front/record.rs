@@ -34,6 +34,43 @@ pub(super) fn accepted(
     );
 }
 
+/// What the record of a report says.
+pub(super) struct Reported<'a> {
+    /// The queue and id of the message that it tells of.
+    pub(super) queue: &'a str,
+    pub(super) id: MessageId,
+    /// Its Message-ID without brackets.
+    pub(super) report: &'a str,
+    pub(super) to: &'a str,
+    /// So many recipients it tells of.
+    pub(super) recipients: usize,
+    /// Where it was stored, and its id there.
+    pub(super) report_queue: &'a str,
+    pub(super) report_id: MessageId,
+    pub(super) size_bytes: usize,
+}
+
+/// A report to a sender is committed.
+pub(super) fn reported(it: &Reported<'_>) {
+    info!(
+        target: TARGET,
+        outcome = "reported",
+        queue = it.queue,
+        id = it.id.0,
+        report = it.report,
+        to = it.to,
+        recipients = it.recipients,
+        report_queue = it.report_queue,
+        report_id = it.report_id.0,
+        size_bytes = it.size_bytes,
+    );
+}
+
+/// A sender cannot be told what became of a message: nothing is routed there.
+pub(super) fn report_dropped(queue: &str, id: MessageId, to: &str) {
+    info!(target: TARGET, outcome = "report_dropped", queue, id = id.0, to);
+}
+
 /// What all records of one delivery attempt say.
 pub(super) struct Attempted<'a> {
     pub(super) queue: &'a str,

@@ -4,15 +4,18 @@ use bytes::{BufMut, Bytes, BytesMut};
 use kvs_proto::STATE_SIZE_BYTES_MAX;
 use smtp::{EnhancedCode, Reply};
 
-use super::{BadMessage, RECIPIENTS_MAX, Reader};
+use super::{BadMessage, Envelope, RECIPIENTS_MAX, Reader, RecipientEvent};
 
 /// How far delivery has come: what became of each recipient, and why.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct DeliveryState {
-    /// Attempts that ended with a transient failure.
+    /// Attempts that left something to do: recipients to be tried again, or a report to the sender.
     pub attempts: u16,
     /// When the next attempt is due, in milliseconds since 1970 (UTC); 0: at once.
     pub due_unix_ms: u64,
+    /// When the last attempt ended, or the message expired, in milliseconds since 1970 (UTC); 0:
+    /// nothing of that has happened.
+    pub noted_unix_ms: u64,
     /// The sender has been told of the delay.
     pub warned: bool,
     /// Two bits for each recipient, by its place in the envelope; those beyond the end are open.
@@ -32,6 +35,13 @@ pub enum RecipientStatus {
     Failed,
     /// Delivered or relayed, and the sender wants to be told (NOTIFY=SUCCESS).
     Delivered,
+}
+
+impl RecipientStatus {
+    /// Whether the sender has to be told.
+    pub fn is_report_due(self) -> bool {
+        matches!(self, RecipientStatus::Failed | RecipientStatus::Delivered)
+    }
 }
 
 /// Why some recipients are as they are.
@@ -81,6 +91,32 @@ impl DeliveryState {
         }
     }
 
+    /// Gives up the recipients that are still open: the message has expired. The last reply known
+    /// stays as the explanation of those of whom the sender is told.
+    pub fn expire(&mut self, envelope: &Envelope) {
+        for place in 0..envelope.recipients.len() {
+            if self.status(place) != RecipientStatus::Open {
+                continue;
+            }
+            if !envelope.wants_report(place, RecipientEvent::Failed) {
+                self.set_status(place, RecipientStatus::Settled);
+                continue;
+            }
+            if self.explanation(place).is_none() {
+                self.explain(place, &Reply::local(451, (4, 4, 7), "delivery time expired"), "");
+            }
+            self.set_status(place, RecipientStatus::Failed);
+        }
+    }
+
+    /// Settles the first `count` recipients of whom a report was due: the sender has been told.
+    pub fn settle_reported(&mut self, recipients: usize, count: usize) {
+        let due = (0..recipients).filter(|place| self.status(*place).is_report_due());
+        for place in due.take(count).collect::<Vec<_>>() {
+            self.set_status(place, RecipientStatus::Settled);
+        }
+    }
+
     /// Notes why a recipient is as it is; replaces what was noted before.
     pub fn explain(&mut self, place: usize, reply: &Reply, next_hop: &str) {
         self.forget_explanation(place);
@@ -107,9 +143,7 @@ impl DeliveryState {
 
     /// Whether the sender has to be told about one of the first `count` recipients.
     pub fn is_report_due(&self, count: usize) -> bool {
-        let is_due =
-            |status| matches!(status, RecipientStatus::Failed | RecipientStatus::Delivered);
-        !self.statuses.is_empty() && (0..count).any(|place| is_due(self.status(place)))
+        !self.statuses.is_empty() && (0..count).any(|place| self.status(place).is_report_due())
     }
 
     /// Whether one of the first `count` recipients is still to be tried.
@@ -124,13 +158,15 @@ impl DeliveryState {
     /// | 0 | bit 0: the sender was told of the delay |
     /// | 1..3 | attempts |
     /// | 3..11 | due time |
-    /// | 11 | length of the statuses (at most 250), which follow: two bits for each recipient |
+    /// | 11..19 | when the last attempt ended |
+    /// | 19 | length of the statuses (at most 250), which follow: two bits for each recipient |
     /// | … | explanations, as many as there is room for: code (2 bytes), enhanced code (1, 2 and 2 bytes; zero: none), text and next hop (1 byte of length each, then the text), number of places (2 bytes), each place (2 bytes) |
     pub fn encode(&self) -> Bytes {
         let mut bytes = BytesMut::with_capacity(64);
         bytes.put_u8(u8::from(self.warned));
         bytes.put_u16_le(self.attempts);
         bytes.put_u64_le(self.due_unix_ms);
+        bytes.put_u64_le(self.noted_unix_ms);
         bytes.put_u8(u8::try_from(self.statuses.len()).expect("bounded by RECIPIENTS_MAX"));
         bytes.put_slice(&self.statuses);
         for explanation in &self.explanations {
@@ -151,6 +187,7 @@ impl DeliveryState {
         let warned = reader.u8()? != 0;
         let attempts = reader.u16()?;
         let due_unix_ms = reader.u64()?;
+        let noted_unix_ms = reader.u64()?;
         let status_size = usize::from(reader.u8()?);
         if status_size > RECIPIENTS_MAX.div_ceil(4) {
             return Err(BadMessage);
@@ -160,7 +197,8 @@ impl DeliveryState {
         while !reader.rest.is_empty() {
             explanations.push(Explanation::decode(&mut reader)?);
         }
-        Ok(DeliveryState { attempts, due_unix_ms, warned, statuses, explanations })
+        let state = DeliveryState { attempts, due_unix_ms, noted_unix_ms, ..Default::default() };
+        Ok(DeliveryState { warned, statuses, explanations, ..state })
     }
 
     fn forget_explanation(&mut self, place: usize) {
@@ -234,12 +272,14 @@ const TEXT_SIZE_BYTES_MAX: usize = 120;
 const NEXT_HOP_SIZE_BYTES_MAX: usize = 60;
 /// An explanation without texts and places.
 const EXPLANATION_SIZE_BYTES_MIN: usize = 11;
-const _: () = assert!(12 + RECIPIENTS_MAX / 4 <= STATE_SIZE_BYTES_MAX);
+const _: () = assert!(20 + RECIPIENTS_MAX / 4 <= STATE_SIZE_BYTES_MAX);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Recipient;
     use proptest::prelude::*;
+    use smtp::Notify;
 
     const STATUSES: [RecipientStatus; 4] = [
         RecipientStatus::Open,
@@ -265,6 +305,31 @@ mod tests {
     }
 
     #[test]
+    fn expiry_gives_up_what_is_open_and_keeps_the_last_reply() {
+        let names = ["a@x", "b@x", "c@x", "d@x"];
+        let mut recipients: Vec<Recipient> = names.map(Recipient::new).into();
+        recipients[3].notify = Some(Notify::NEVER);
+        let envelope = Envelope::new("s@x", recipients);
+        let mut state = DeliveryState::default();
+        let busy = Reply::local(450, (4, 2, 0), "busy");
+        state.set_status(0, RecipientStatus::Settled);
+        state.explain(1, &busy, "192.0.2.1:25");
+        state.expire(&envelope);
+        let statuses = [0, 1, 2, 3].map(|place| state.status(place));
+        let [_, settled, failed, _] = STATUSES;
+        assert_eq!(statuses, [settled, failed, failed, settled]);
+        assert_eq!(state.explanation(1).unwrap().reply, busy);
+        assert_eq!(state.explanation(2).unwrap().reply.code, 451);
+        state.settle_reported(4, 1);
+        assert_eq!(state.status(2), failed, "one at a time if they do not fit a report");
+        state.settle_reported(4, 9);
+        assert!(!state.is_report_due(4) && !state.has_open(4));
+        let mut unwanted = DeliveryState::default();
+        unwanted.expire(&Envelope { reverse_path: "".into(), ..envelope });
+        assert_eq!([0, 1, 2, 3].map(|place| unwanted.status(place)), [settled; 4]);
+    }
+
+    #[test]
     fn a_record_has_room_for_the_statuses_of_all_recipients() {
         let mut state = DeliveryState::default();
         for place in 0..RECIPIENTS_MAX {
@@ -285,10 +350,12 @@ mod tests {
         fn a_state_record_round_trips(
             attempts: u16,
             due_unix_ms: u64,
+            noted_unix_ms: u64,
             warned: bool,
             marks in prop::collection::vec((0..RECIPIENTS_MAX, 0..4_usize), 0..50),
         ) {
-            let mut state = DeliveryState { attempts, due_unix_ms, warned, ..Default::default() };
+            let mut state = DeliveryState::deferred(attempts, due_unix_ms);
+            (state.noted_unix_ms, state.warned) = (noted_unix_ms, warned);
             let mut expected = vec![RecipientStatus::Open; RECIPIENTS_MAX];
             for (place, status) in marks {
                 state.explain(place, &Reply::local(451, (4, 0, 0), "later"), "");

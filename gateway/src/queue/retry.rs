@@ -12,6 +12,18 @@ pub struct RetryPolicy {
     pub max: Duration,
     /// How long after its acceptance a message is given up.
     pub expiry: Duration,
+    /// How long after its acceptance the sender of a message is told once that it is delayed; zero:
+    /// never.
+    pub warn_after: Duration,
+}
+
+/// How a queue treats its messages.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct QueuePolicy {
+    /// When deferred messages are tried again, and until when.
+    pub retry: RetryPolicy,
+    /// The head blocks: nothing is tried before what was accepted earlier is done.
+    pub strict: bool,
 }
 
 impl Default for RetryPolicy {
@@ -20,6 +32,7 @@ impl Default for RetryPolicy {
             first: Duration::from_secs(60),
             max: Duration::from_secs(3600),
             expiry: Duration::from_secs(5 * 24 * 3600),
+            warn_after: Duration::from_secs(4 * 3600),
         }
     }
 }
@@ -35,10 +48,23 @@ impl RetryPolicy {
         delay - Duration::from_millis(chance.checked_rem(quarter_ms).unwrap_or(0))
     }
 
-    /// Whether a message accepted at `accepted_unix_ms` has expired.
-    pub fn is_expired(&self, accepted_unix_ms: u64, unix_ms: u64) -> bool {
-        u128::from(unix_ms.saturating_sub(accepted_unix_ms)) > self.expiry.as_millis()
+    /// When a message accepted at `accepted_unix_ms` expires.
+    pub fn expires_unix_ms(&self, accepted_unix_ms: u64) -> u64 {
+        accepted_unix_ms.saturating_add(milliseconds(self.expiry))
     }
+
+    /// When the sender of a message accepted at `accepted_unix_ms` is told that it is delayed; never
+    /// is the end of time.
+    pub fn warns_unix_ms(&self, accepted_unix_ms: u64) -> u64 {
+        match self.warn_after {
+            Duration::ZERO => u64::MAX,
+            after => accepted_unix_ms.saturating_add(milliseconds(after)),
+        }
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -50,7 +76,7 @@ mod tests {
         let policy = RetryPolicy {
             first: Duration::from_secs(8),
             max: Duration::from_secs(60),
-            expiry: Duration::from_secs(1000),
+            ..RetryPolicy::default()
         };
         for (attempts, seconds) in [(1, 8), (2, 16), (3, 32), (4, 60), (40, 60), (u16::MAX, 60)] {
             let full = Duration::from_secs(seconds);
@@ -64,10 +90,13 @@ mod tests {
     }
 
     #[test]
-    fn expiry_counts_from_acceptance() {
-        let policy = RetryPolicy { expiry: Duration::from_secs(10), ..RetryPolicy::default() };
-        assert!(!policy.is_expired(5_000, 15_000));
-        assert!(policy.is_expired(5_000, 15_001));
-        assert!(!policy.is_expired(5_000, 1_000));
+    fn expiry_and_warning_count_from_acceptance() {
+        let day = Duration::from_secs(24 * 3600);
+        let policy = RetryPolicy { expiry: 3 * day, warn_after: day, ..RetryPolicy::default() };
+        assert_eq!(policy.expires_unix_ms(5), 5 + 3 * 86_400_000);
+        assert_eq!(policy.warns_unix_ms(5), 5 + 86_400_000);
+        let never = RetryPolicy { warn_after: Duration::ZERO, ..policy };
+        assert_eq!(never.warns_unix_ms(5), u64::MAX);
+        assert_eq!(policy.expires_unix_ms(u64::MAX), u64::MAX);
     }
 }

@@ -1,8 +1,12 @@
+mod reports;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use self::reports::failed;
 use super::*;
 use crate::message::{Envelope, Message, Recipient};
 
@@ -117,8 +121,7 @@ fn what_was_not_attempted_goes_first_again() {
 fn a_recovered_queue_goes_on_where_the_copy_stood() {
     let mut queue = MailQueue::default();
     let stored = StoredMessage::new(message("text"));
-    let mut state = DeliveryState::deferred(2, 9);
-    state.set_status(0, crate::message::RecipientStatus::Settled);
+    let state = DeliveryState::deferred(2, 9);
     let ready = queue.restore(MessageId(4), stored.clone(), StateVersion(0), Bytes::new());
     assert_eq!(ready, Ok(()));
     queue.restore(MessageId(7), stored.clone(), StateVersion(2), state.encode()).unwrap();
@@ -141,6 +144,14 @@ fn a_second_outcome_of_one_attempt_stops_the_process() {
     queue.put_back(id);
 }
 
+fn retry_after(warn_after_ms: u64, expiry_ms: u64) -> RetryPolicy {
+    RetryPolicy {
+        warn_after: Duration::from_millis(warn_after_ms),
+        expiry: Duration::from_millis(expiry_ms),
+        ..RetryPolicy::default()
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Store,
@@ -149,6 +160,10 @@ enum Step {
     Release(u64),
     Attempt,
     End { which: usize, how: u8 },
+    Report,
+    EndReport { which: usize, covered: Option<usize> },
+    Age,
+    Strict(bool),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -158,7 +173,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0u64..40).prop_map(Step::Withdraw),
         (0u64..40).prop_map(Step::Release),
         Just(Step::Attempt),
-        (any::<usize>(), 0u8..3).prop_map(|(which, how)| Step::End { which, how }),
+        (any::<usize>(), 0u8..5).prop_map(|(which, how)| Step::End { which, how }),
+        Just(Step::Report),
+        (any::<usize>(), prop::option::of(0_usize..2))
+            .prop_map(|(which, covered)| Step::EndReport { which, covered }),
+        Just(Step::Age),
+        any::<bool>().prop_map(Step::Strict),
     ];
     prop::collection::vec(step, 0..150)
 }
@@ -170,6 +190,8 @@ proptest! {
     fn the_log_describes_the_queue(steps in steps()) {
         let mut queue = MailQueue::default();
         let mut out = Vec::new();
+        let mut reports = Vec::new();
+        let ages = retry_after(40, 60);
         let mut serial = 0;
         for (clock, step) in (0u64..).zip(steps) {
             match step {
@@ -192,16 +214,53 @@ proptest! {
                     match how {
                         0 => queue.settle(id),
                         1 => queue.put_back(id),
-                        _ => {
-                            let due_unix_ms = clock + 5;
-                            queue.defer(id, DeliveryState::deferred(0, due_unix_ms));
-                        }
+                        2 => queue.defer(id, DeliveryState::deferred(1, clock + 5)),
+                        3 => queue.defer(id, failed(1)),
+                        _ => queue.defer(id, failed(2)),
                     }
                 }
+                Step::Report => {
+                    if let PolledReport::Due(due) = queue.next_report(clock) {
+                        prop_assert!(!out.contains(&due.id) && !reports.contains(&due.id));
+                        reports.push(due.id);
+                    }
+                }
+                Step::EndReport { which, covered } => {
+                    if reports.is_empty() {
+                        continue;
+                    }
+                    let id = reports.remove(which % reports.len());
+                    match covered {
+                        Some(covered) => queue.finish_report(id, covered),
+                        None => queue.postpone_report(id, clock + 3),
+                    }
+                }
+                Step::Age => _ = queue.age(clock, &ages, 2),
+                Step::Strict(strict) => queue.set_strict(strict),
             }
             prop_assert_eq!(queue.attempts_out() as usize, out.len());
+            prop_assert_eq!(queue.reports_out() as usize, reports.len());
         }
         check_log(&queue)?;
+        let left = drain(&mut queue, out, reports);
+        prop_assert_eq!(queue.len(), left, "what is left nobody released");
+        check_log(&queue)?;
+    }
+}
+
+/// Ends what is out and does all there is to do; returns how many messages reception still has.
+fn drain(queue: &mut MailQueue, out: Vec<MessageId>, reports: Vec<MessageId>) -> usize {
+    out.into_iter().for_each(|id| queue.settle(id));
+    reports.into_iter().for_each(|id| queue.finish_report(id, 1));
+    loop {
+        queue.commit_up_to(queue.log().head(), |_, _| ());
+        if let Some(attempt) = queue.next_attempt(u64::MAX - 1) {
+            queue.settle(attempt.id);
+        } else if let PolledReport::Due(due) = queue.next_report(u64::MAX - 1) {
+            queue.finish_report(due.id, 9);
+        } else {
+            return queue.tickets.len();
+        }
     }
 }
 
@@ -243,5 +302,5 @@ fn what_is_due_waits_among_the_ready_and_for_no_time() {
     assert_eq!(queue.next_due_unix_ms(), Some(50));
     queue.ripen(50);
     assert_eq!(queue.next_due_unix_ms(), None);
-    assert!(queue.has_ready());
+    assert_eq!(attempts(&mut queue, 0), [id]);
 }

@@ -6,6 +6,7 @@ mod links;
 mod policy;
 mod queues;
 mod reception;
+mod reports;
 #[cfg(test)]
 pub(crate) mod tests;
 mod threads;
@@ -22,11 +23,14 @@ use self::delivery::read_delivery;
 use self::links::{read_groups, read_links};
 use self::queues::read_queues;
 use self::reception::read_reception;
+use self::reports::read_reports;
 use self::threads::read_threads;
-use crate::front::{AddressSet, DeliveryConfig, FrontConfig, ReceptionConfig};
+use crate::front::{
+    AddressSet, DeliveryConfig, FrontConfig, REPORT_SIZE_BYTES_MAX, ReceptionConfig, ReportConfig,
+};
 use crate::link::LinkSettings;
 use crate::message::QueueIndex;
-use crate::queue::RetryPolicy;
+use crate::queue::{QueuePolicy, RetryPolicy};
 use crate::replication::cohort::{Policy, UnitSettings};
 use crate::shard::{BACKUPS, CohortSettings, ShardSettings};
 
@@ -58,6 +62,8 @@ pub struct Settings {
     pub reception: ReceptionConfig,
     /// How mail is delivered.
     pub delivery: DeliveryConfig,
+    /// What senders are told.
+    pub reports: ReportConfig,
     /// Our name in SMTP.
     pub hostname: String,
     /// How cohorts behave.
@@ -126,6 +132,8 @@ pub struct QueueSettings {
     pub known_recipients: Option<Arc<AddressSet>>,
     /// When deferred messages are tried again.
     pub retry: RetryPolicy,
+    /// The head blocks.
+    pub strict: bool,
 }
 
 impl Settings {
@@ -152,6 +160,7 @@ impl Settings {
         let mut reception = read_reception(&root, &times, message_size_max, routes);
         reception.known_recipients = queues.iter().map(|it| it.known_recipients.clone()).collect();
         let delivery = read_delivery(&times, destinations);
+        let reports = read_reports(&root, &name, &queues);
         let policy = Policy {
             min_sync: root.integer("min_sync").range(1..=BACKUPS).default(BACKUPS),
             isolate_after: times.duration("isolate_after").default(Duration::from_secs(1)),
@@ -169,6 +178,7 @@ impl Settings {
             threads,
             reception,
             delivery,
+            reports,
             hostname,
             policy,
             links,
@@ -187,6 +197,7 @@ impl Settings {
             seed,
             reception: self.reception.clone(),
             delivery: self.delivery.clone(),
+            reports: self.reports.clone(),
         }
     }
 
@@ -214,18 +225,20 @@ impl Settings {
         owners
     }
 
-    /// What each queue is configured as towards its copies and its schedule, by index.
-    pub fn units(&self) -> impl Iterator<Item = (UnitSettings, RetryPolicy)> {
-        (0..).map(QueueIndex).zip(&self.queues).map(|(index, queue)| {
+    /// What each queue is configured as towards its copies, and how it treats its messages, by
+    /// index.
+    pub fn units(&self) -> impl Iterator<Item = (UnitSettings, QueuePolicy)> {
+        let report_size_max = (self.reports.content_max + REPORT_SIZE_BYTES_MAX) as u64;
+        (0..).map(QueueIndex).zip(&self.queues).map(move |(index, queue)| {
             let unit = UnitSettings {
                 queue: index,
                 name: queue.name.clone(),
                 server_name: format!("{}/{}", self.name, queue.name).into(),
                 messages_max: queue.messages_max.saturating_mul(2),
                 bytes_max: queue.bytes_max.saturating_mul(2) + SERVER_SLACK_BYTES,
-                headroom_bytes: self.reception.message_size_max,
+                headroom_bytes: self.reception.message_size_max.max(report_size_max),
             };
-            (unit, queue.retry)
+            (unit, QueuePolicy { retry: queue.retry, strict: queue.strict })
         })
     }
 

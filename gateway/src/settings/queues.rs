@@ -83,6 +83,8 @@ fn read_queue(
             first: table.duration("retry_first").default(default.first),
             max: table.duration("retry_max").default(default.max),
             expiry: table.duration("expiry").default(default.expiry),
+            warn_after: table.duration("warn_after").default(default.warn_after),
         },
+        strict: table.boolean("strict").default(false),
     }
 }

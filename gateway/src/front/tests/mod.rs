@@ -8,6 +8,7 @@ mod peer;
 mod policy;
 mod reception;
 mod reconfigure;
+mod report;
 mod shard;
 
 use std::net::{IpAddr, SocketAddr};
@@ -96,6 +97,7 @@ fn config(listen: SocketAddr, next_hop: SocketAddr) -> FrontConfig {
             backoff_min: Duration::from_secs(4),
             backoff_max: Duration::from_secs(60),
         },
+        reports: ReportConfig { gateway: "gw".into(), queue: None, content_max: 4096 },
     }
 }
 

@@ -158,9 +158,9 @@ fn a_new_policy_counts_at_once_for_sessions_that_are_there() {
     world.converse(session, group, &["250", "550"]);
     let address = SocketAddr::new(ip(1), 25);
     let mut config = config(address, address);
-    world.front.reconfigure(&config.reception, &config.delivery);
+    world.front.reconfigure(&config.reception, &config.delivery, &config.reports);
     world.converse(session, "RCPT TO:<r@b.example>\r\n", &["250"]);
     config.reception.relay.networks = Networks::default();
-    world.front.reconfigure(&config.reception, &config.delivery);
+    world.front.reconfigure(&config.reception, &config.delivery, &config.reports);
     world.converse(session, "RCPT TO:<s@b.example>\r\n", &["550"]);
 }

@@ -12,7 +12,7 @@ fn fill(world: &mut World<SimTransport>, session: ConnectionId, count: usize) {
 fn reconfigure(world: &mut World<SimTransport>, change: impl FnOnce(&mut FrontConfig)) {
     let mut config = config(SocketAddr::new(ip(1), 25), SocketAddr::new(ip(3), 25));
     change(&mut config);
-    world.front.reconfigure(&config.reception, &config.delivery);
+    world.front.reconfigure(&config.reception, &config.delivery, &config.reports);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kvs_proto::MessageId;
 
-use crate::api::{Command, Notice, Outcome, Ticket};
+use crate::api::{Command, Notice, Outcome, Report, ReportOutcome, Ticket};
 use crate::board::Board;
 use crate::message::{DeliveryState, MessageRef, QueueIndex};
 
@@ -41,6 +41,7 @@ pub(super) struct FakeQueue {
     /// In the order in which they came back.
     pub(super) put_back: Vec<MessageId>,
     pub(super) withdrawn: usize,
+    pub(super) report_outcomes: Vec<(MessageId, ReportOutcome)>,
 }
 
 #[derive(Clone)]
@@ -62,6 +63,7 @@ impl FakeShard {
             deferred: Vec::new(),
             put_back: Vec::new(),
             withdrawn: 0,
+            report_outcomes: Vec::new(),
         };
         let queues = (0..queues).map(|_| queue()).collect();
         FakeShard { board, queues, retries: false, notices: VecDeque::new(), next_id: 1 }
@@ -91,6 +93,9 @@ impl FakeShard {
             Command::Withdraw { queue, ticket } => self.withdraw(queue, ticket),
             Command::Slots { queue, window } => self.queue(queue).window = window,
             Command::Outcome { queue, id, outcome } => self.handle_outcome(queue, id, outcome),
+            Command::ReportOutcome { queue, id, outcome } => {
+                self.queue(queue).report_outcomes.push((id, outcome));
+            }
         }
     }
 
@@ -105,6 +110,11 @@ impl FakeShard {
             }
         }
         self.notices.pop_front()
+    }
+
+    /// Hands out a report about a message with that id.
+    pub(super) fn report(&mut self, queue: QueueIndex, id: MessageId, report: Report) {
+        self.notices.push_back(Notice::Report { queue, id, report: Box::new(report) });
     }
 
     /// Commits the oldest that waits.

@@ -1,0 +1,130 @@
+//! Reports on their way through a front: order, shortage, time-outs, stopping.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kvs_proto::{MessageId, StateVersion};
+use smtp::{Notify, Reply};
+use tcpstack::SimTransport;
+
+use super::shard::Mode;
+use super::{Q0, Q1, World, world, world_with};
+use crate::api::{Report, ReportKind, ReportOutcome};
+use crate::message::{DeliveryState, Envelope, Message, QueueIndex, Recipient, RecipientStatus};
+
+const ORIGINAL: MessageId = MessageId(77);
+const DONE: ReportOutcome = ReportOutcome::Done { covered: 1 };
+
+/// One recipient has failed; the sender is at b.example unless said otherwise.
+fn report(sender: &str) -> Report {
+    let envelope = Envelope::new(sender, vec![Recipient::new("r@a.example")]);
+    let content = Bytes::from_static(b"Subject: x\r\n\r\nhello\r\n");
+    let mut state = DeliveryState::default();
+    state.explain(0, &Reply::local(550, (5, 1, 1), "unknown"), "192.0.2.1:25");
+    state.set_status(0, RecipientStatus::Failed);
+    Report {
+        kind: ReportKind::Final,
+        message: Arc::new(Message { envelope, content }),
+        state,
+        version: StateVersion(1),
+        at_unix_ms: super::UNIX_MS,
+        retry_until_unix_ms: super::UNIX_MS,
+    }
+}
+
+fn outcomes(world: &mut World<SimTransport>) -> Vec<(MessageId, ReportOutcome)> {
+    world.shard.queue(Q0).report_outcomes.clone()
+}
+
+fn hand_out(world: &mut World<SimTransport>, sender: &str) {
+    world.shard.report(Q0, ORIGINAL, report(sender));
+    world.run_for(Duration::from_millis(1));
+}
+
+#[test]
+fn a_report_is_done_when_it_is_committed_and_delivered_after_that() {
+    let mut world = world();
+    world.shard.queue(Q1).mode = Mode::Wait;
+    hand_out(&mut world, "s@b.example");
+    assert_eq!(outcomes(&mut world), []);
+    let stored = world.shard.queue(Q1).waiting[0].message.clone();
+    assert_eq!(&*stored.envelope.reverse_path, "");
+    assert_eq!(&*stored.envelope.recipients[0].address, "s@b.example");
+    assert_eq!(stored.envelope.recipients[0].notify, Some(Notify::NEVER));
+    assert_eq!(world.next_hop.messages.len(), 0);
+    world.shard.commit(Q1);
+    world.run_until("its delivery", |world| world.shard.queues[1].settled.len() == 1);
+    assert_eq!(world.next_hop.messages.len(), 1);
+    assert_eq!(outcomes(&mut world), [(ORIGINAL, DONE)]);
+    assert_eq!(world.front.counters().reports.reported, 1);
+    assert_eq!(world.front.counters().reception.accepted, 0, "nobody sent it");
+    world.assert_board_is_whole();
+}
+
+#[test]
+fn a_report_that_is_refused_or_has_no_room_is_postponed() {
+    let mut world = world();
+    world.board.set_accepting(Q1, false);
+    hand_out(&mut world, "s@b.example");
+    world.board.set_accepting(Q1, true);
+    world.shard.queue(Q1).mode = Mode::Refuse;
+    hand_out(&mut world, "s@b.example");
+    let left = usize::try_from(world.board.left(Q1).1).unwrap();
+    world.board.reserve(Q1, left - 1000).unwrap();
+    hand_out(&mut world, "s@b.example");
+    world.board.release(Q1, left - 1000);
+    assert_eq!(outcomes(&mut world), [(ORIGINAL, ReportOutcome::Postponed); 3]);
+    assert_eq!(world.front.counters().reports.postponed, 3);
+    world.shard.queue(Q1).mode = Mode::Commit;
+    hand_out(&mut world, "s@b.example");
+    assert_eq!(outcomes(&mut world).last(), Some(&(ORIGINAL, DONE)));
+    world.run_until("its delivery", |world| world.shard.queues[1].settled.len() == 1);
+    world.assert_board_is_whole();
+}
+
+#[test]
+fn a_report_that_is_not_committed_in_time_is_withdrawn_and_never_delivered() {
+    let mut world = world();
+    world.shard.queue(Q1).mode = Mode::Wait;
+    hand_out(&mut world, "s@b.example");
+    let late = world.shard.queue(Q1).waiting[0].clone();
+    world.run_for(Duration::from_secs(21));
+    assert_eq!(outcomes(&mut world), [(ORIGINAL, ReportOutcome::Postponed)]);
+    assert_eq!((world.shard.queue(Q1).withdrawn, world.next_hop.messages.len()), (1, 0));
+    let notice = crate::api::Notice::Committed { ticket: late.ticket, queue: Q1, id: ORIGINAL };
+    world.front.handle_notice(notice);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(outcomes(&mut world).len(), 1, "a commit that crossed the withdrawal is nothing");
+    assert_eq!(world.front.counters().reports.late_notices, 1);
+    world.assert_board_is_whole();
+}
+
+#[test]
+fn a_sender_without_a_route_is_told_by_the_queue_for_those_or_not_at_all() {
+    let mut world = world();
+    hand_out(&mut world, "s@nowhere.example");
+    assert_eq!(world.front.counters().reports.dropped, 1);
+    let [(ORIGINAL, ReportOutcome::Done { covered })] = outcomes(&mut world)[..] else {
+        panic!("the original is let go")
+    };
+    assert_eq!(covered, usize::MAX);
+    assert_eq!(world.next_hop.messages.len(), 0);
+    let mut world = world_with(|config| config.reports.queue = Some(QueueIndex(2)));
+    hand_out(&mut world, "s@nowhere.example");
+    world.run_until("its delivery", |world| world.next_hop.messages.len() == 1);
+    assert_eq!(world.shard.queue(QueueIndex(2)).settled.len(), 1);
+}
+
+#[test]
+fn stopping_finishes_reports_under_way_and_begins_no_more() {
+    let mut world = world();
+    world.shard.queue(Q1).mode = Mode::Wait;
+    hand_out(&mut world, "s@b.example");
+    world.front.stop();
+    hand_out(&mut world, "s@b.example");
+    assert!(!world.front.is_stopped());
+    world.shard.commit(Q1);
+    world.run_until("the end", |world| world.front.is_stopped());
+    assert_eq!(outcomes(&mut world), [(ORIGINAL, ReportOutcome::Postponed), (ORIGINAL, DONE)]);
+}
