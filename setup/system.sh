@@ -126,9 +126,17 @@ was_idle() {
     [ "$(stat -c %s "$SCRATCH/sink.ledger")" -eq "$before" ]
 }
 
-# judge [OPTION…]: ends the sink and has the ledger judge its log and the load's.
+# judge [OPTION…]: ends the sink, which must have found nothing wrong, and has the ledger judge its log
+# and the load's.
 judge() {
-    stop sink
+    local status=0
+    kill -TERM "$(pid_of sink)"
+    wait "$(pid_of sink)" || status=$?
+    forget "$(pid_of sink)"
+    [ "$status" -eq 0 ] || {
+        cat "$SCRATCH/sink.log"
+        die "the sink found something wrong"
+    }
     in_turn "$BIN/loadgen" ledger "$@" "$SCRATCH/client.ledger" "$SCRATCH/sink.ledger"
 }
 

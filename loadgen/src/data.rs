@@ -7,6 +7,15 @@ use memchr::memmem;
 /// Appends `content` as it goes over the wire: dots at the start of lines doubled, and the end of
 /// data behind it. `content` is empty or ends with CRLF.
 pub fn stuff(content: &[u8], wire: &mut Vec<u8>) {
+    stuff_lines(content, wire);
+    wire.extend_from_slice(END_OF_DATA);
+}
+
+/// What ends the data, behind content that is empty or ends with CRLF.
+pub const END_OF_DATA: &[u8] = b".\r\n";
+
+/// Likewise without the end of data: `content` is some lines of more.
+pub fn stuff_lines(content: &[u8], wire: &mut Vec<u8>) {
     debug_assert!(content.is_empty() || content.ends_with(b"\r\n"));
     wire.reserve(content.len() + 64);
     if content.first() == Some(&b'.') {
@@ -19,7 +28,6 @@ pub fn stuff(content: &[u8], wire: &mut Vec<u8>) {
         rest = &rest[at + 2..];
     }
     wire.extend_from_slice(rest);
-    wire.extend_from_slice(b".\r\n");
 }
 
 /// Takes the stream behind a 354 apart: content with the added dots removed, up to CRLF.CRLF, however

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use loadgen::content::GeneratorConfig;
 use loadgen::ledger::{Ledger, NoRecord, Policy, ProblemKind, Verdict};
-use loadgen::sink::{Fault, Faults, Offer, Phase, Sink, SinkConfig, SinkCounts};
+use loadgen::sink::{Fault, Faults, Limits, Offer, Phase, Sink, SinkConfig, SinkCounts};
 use loadgen::smtp::{Pace, SmtpConfig, SmtpLoad, SmtpStatistics};
 use tcpstack::{Clock, KernelOptions, KernelTransport};
 
@@ -159,6 +159,45 @@ fn a_sink_without_extensions_gets_plain_mail() {
     let Outcome { sent, received, verdict } = run(smtp, sink, Policy::default());
     assert!(sent.is_complete() && verdict.is_clean());
     assert!(received.is_clean(), "{received:?}");
+}
+
+#[test]
+fn mail_in_chunks_arrives_as_it_was() {
+    for (pipelining, ahead) in [(false, false), (true, false), (true, true)] {
+        let mut offer = Offer::default();
+        offer.with("chunking").unwrap();
+        let sink = SinkConfig { offer, ..SinkConfig::default() };
+        let chunk_size_bytes = Some(50_000);
+        let mut smtp = SmtpConfig { pipelining, ahead, chunk_size_bytes, ..smtp_config(60) };
+        smtp.mail.sizes = "80:1k,10:200k,10:2m".parse().unwrap();
+        let Outcome { sent, received, verdict } = run(smtp, sink, Policy::default());
+        assert!(sent.is_complete() && verdict.is_clean(), "{verdict:?}");
+        assert!(received.is_clean() && received.bad_commands == 0, "{received:?}");
+    }
+}
+
+#[test]
+fn thousands_of_recipients_take_several_transactions() {
+    let announced = Some(Limits { mails_max: 1000, recipients_max: 100 });
+    for (limits, recipients_max) in [(None, Some(100)), (announced, None)] {
+        let offer = Offer { limits, ..Offer::default() };
+        let sink = SinkConfig { offer, recipients_max, ..SinkConfig::default() };
+        let mut smtp = SmtpConfig { sessions: 2, pipelining: true, ..smtp_config(4) };
+        smtp.mail.recipients_per_mail = 2500;
+        let Outcome { sent, received, verdict } = run(smtp, sink, Policy::default());
+        assert!(sent.is_complete() && verdict.is_clean() && received.is_clean(), "{received:?}");
+        assert_eq!((sent.recipients_accepted, received.delivered), (10_000, 10_000));
+        assert_eq!((sent.deferred_452 > 0, sent.refused_4xx), (recipients_max.is_some(), 0));
+    }
+}
+
+#[test]
+fn mail_of_fifty_megabytes_passes() {
+    let mut smtp = SmtpConfig { sessions: 2, ..smtp_config(2) };
+    smtp.answer_timeout = Duration::from_secs(20);
+    smtp.mail.sizes = "1:50m".parse().unwrap();
+    let Outcome { sent, verdict, .. } = run(smtp, SinkConfig::default(), Policy::default());
+    assert!(sent.is_complete() && verdict.is_clean());
 }
 
 #[test]

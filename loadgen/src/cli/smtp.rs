@@ -68,6 +68,12 @@ pub(crate) struct Options {
     /// Pipeline, and send the next mail's envelope behind the data too.
     #[arg(long)]
     ahead: bool,
+    /// Send content by BDAT where the server offers CHUNKING.
+    #[arg(long)]
+    bdat: bool,
+    /// The bytes of one BDAT.
+    #[arg(long, default_value = "64k", value_parser = loadgen::content::parse_size, value_name = "SIZE")]
+    chunk_size: usize,
     /// Decides the content.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -182,6 +188,7 @@ fn config(options: &Options) -> Result<SmtpConfig, Failure> {
         mails_per_session: Some(options.messages_per_session).filter(|&most| most > 0),
         pipelining: options.pipeline || options.ahead,
         ahead: options.ahead,
+        chunk_size_bytes: options.bdat.then_some(options.chunk_size.max(1)),
         answer_timeout: seconds(options.answer_timeout)?,
         give_up: seconds(options.give_up)?,
         unix_origin_us,

@@ -21,7 +21,7 @@ use crate::content::{Generator, GeneratorConfig};
 use crate::host::unix_us;
 use crate::ledger::{Answer, Event, Recipients, Recorder};
 use pace::Pacer;
-use session::{Ending, Recipient, Session, Work};
+use session::{Ending, Recipient, Session, Settings, Work};
 
 /// What an [`SmtpLoad`] sends, and how.
 #[derive(Clone, Debug)]
@@ -41,6 +41,8 @@ pub struct SmtpConfig {
     pub pipelining: bool,
     /// With pipelining, send the next mail's envelope behind the data, before its answer.
     pub ahead: bool,
+    /// Send content by BDAT in chunks of so many bytes, where the server offers CHUNKING.
+    pub chunk_size_bytes: Option<usize>,
     /// How long to wait for an answer before the connection is given up.
     pub answer_timeout: Duration,
     /// Pauses behind a failure, doubling from the first to the second.
@@ -62,11 +64,18 @@ impl Default for SmtpConfig {
             mails_per_session: None,
             pipelining: false,
             ahead: false,
+            chunk_size_bytes: None,
             answer_timeout: Duration::from_secs(60),
             backoff: (Duration::from_millis(50), Duration::from_secs(1)),
             give_up: Duration::from_secs(60),
             unix_origin_us: 0,
         }
+    }
+}
+
+impl SmtpConfig {
+    fn session_settings(&self) -> Settings {
+        Settings { pipelining: self.pipelining, chunk: self.chunk_size_bytes }
     }
 }
 
@@ -125,7 +134,7 @@ impl<T: Transport> SmtpLoad<T> {
         recorder.record(Event::SenderBegins { run: config.mail.run, at_us });
         let lane = |_| Lane {
             connection: None,
-            session: Session::new(config.pipelining),
+            session: Session::new(config.session_settings()),
             connected: false,
             held: VecDeque::new(),
             paused_until: Instant::ZERO,
@@ -256,6 +265,9 @@ impl<T: Transport> SmtpLoad<T> {
             session.handle_bytes(bytes);
             (bytes.len(), ())
         });
+        let (deferred_451, deferred_452) = std::mem::take(&mut session.deferred);
+        self.statistics.deferred_451 += deferred_451;
+        self.statistics.deferred_452 += deferred_452;
         while let Some((work, ending)) = self.lanes[lane].session.poll_ended() {
             self.handle_ended(lane, work, ending, now);
         }
@@ -324,16 +336,7 @@ impl<T: Transport> SmtpLoad<T> {
             null_sender: plan.null_sender,
             places: plan.places.clone(),
         });
-        Some(Work {
-            recipients: vec![Recipient::Pending; plan.recipients_count()],
-            addresses: plan.recipients().collect(),
-            content,
-            intended,
-            dot_sent: None,
-            failure: None,
-            accepted: false,
-            plan,
-        })
+        Some(Work::new(plan, content, intended))
     }
 
     fn connect(&mut self, lane: usize, now: Instant) {
@@ -348,7 +351,7 @@ impl<T: Transport> SmtpLoad<T> {
         self.by_connection[index] = Some(lane);
         let Lane { connection, session, connected, last_heard, .. } = &mut self.lanes[lane];
         *connection = Some(id);
-        *session = Session::new(self.config.pipelining);
+        *session = Session::new(self.config.session_settings());
         *connected = false;
         *last_heard = now;
     }
@@ -356,13 +359,15 @@ impl<T: Transport> SmtpLoad<T> {
     fn send(&mut self, lane: usize, now: Instant) {
         let Lane { connection, session, last_heard, .. } = &mut self.lanes[lane];
         let Some(id) = *connection else { return };
-        let rest = &session.out[session.sent..];
-        if rest.is_empty() {
-            return;
-        }
-        if let Ok(sent) = self.transport.send(id, &[IoSlice::new(rest)]) {
+        while session.sent < session.out.len() {
+            let rest = &session.out[session.sent..];
+            let offered = rest.len();
+            let Ok(sent) = self.transport.send(id, &[IoSlice::new(rest)]) else { return };
             *last_heard = if sent > 0 { now } else { *last_heard };
             session.note_sent(sent, now);
+            if sent < offered {
+                return;
+            }
         }
     }
 
@@ -437,12 +442,18 @@ impl<T: Transport> SmtpLoad<T> {
                 self.note(&mut work, Answer::Refused(code), now, Recipient::Settled);
             }
             Ending::Answered(code) | Ending::Refused(code) => {
+                self.statistics.deferred_451 += u64::from(code == 451);
+                self.statistics.deferred_452 += u64::from(code == 452);
                 let settled = |of: &Recipient| *of == Recipient::Settled;
                 self.statistics.refused_4xx += u64::from(!work.recipients.iter().all(settled));
                 self.note(&mut work, Answer::Refused(code), now, Recipient::Pending);
             }
         }
         if work.recipients.contains(&Recipient::Pending) {
+            if work.has_rest && matches!(ending, Ending::Answered(200..300)) {
+                // Nobody refused them: they go in the next transaction.
+                return self.lanes[lane].held.push_front(work);
+            }
             self.lanes[lane].held.push_back(work);
             return self.pause(lane, now);
         }

@@ -25,7 +25,37 @@ pub(super) struct Work {
     pub(super) failure: Option<u16>,
     /// Some recipient was accepted, in this attempt or an earlier one.
     pub(super) accepted: bool,
+    /// How many recipients one transaction may have, as far as the server has shown.
+    pub(super) transaction_max: usize,
+    /// How many of them this attempt has asked for, and how many were taken.
+    pub(super) asked: usize,
+    pub(super) taken: usize,
+    /// This attempt left recipients for the next one, because one transaction cannot have them all.
+    pub(super) has_rest: bool,
 }
+
+impl Work {
+    /// A mail that nobody was asked to take yet.
+    pub(super) fn new(plan: Plan, content: Vec<u8>, intended: Instant) -> Work {
+        Work {
+            addresses: plan.recipients().collect(),
+            recipients: vec![Recipient::Pending; plan.recipients_count()],
+            content,
+            intended,
+            dot_sent: None,
+            failure: None,
+            accepted: false,
+            transaction_max: TRANSACTION_RECIPIENTS_MAX,
+            asked: 0,
+            taken: 0,
+            has_rest: false,
+            plan,
+        }
+    }
+}
+
+/// Most recipients of one transaction, unless the server announces or shows less.
+const TRANSACTION_RECIPIENTS_MAX: usize = 1000;
 
 /// What has become of one recipient.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,6 +87,8 @@ enum Expect {
     Mail,
     Recipient(usize),
     Data,
+    /// A BDAT that is not the last.
+    Chunk,
     Dot,
     /// The dot behind a 354 that nobody wanted: no recipient had been accepted.
     EmptyDot(u16),
@@ -85,6 +117,8 @@ pub(super) struct Session {
     expected: VecDeque<Expect>,
     /// The first is under way; a second one's envelope was sent behind the first one's dot.
     works: VecDeque<Work>,
+    /// What of the first work's content is not in `out` yet.
+    body: Option<Body>,
     /// Where in `out` the first work's final dot ends.
     dot_end: Option<usize>,
     /// The first work's final dot has been written to `out` in this attempt.
@@ -92,33 +126,61 @@ pub(super) struct Session {
     ended: VecDeque<(Work, Ending)>,
     phase: Phase,
     quit: bool,
-    pipelining_wanted: bool,
+    settings: Settings,
     pipelining: bool,
+    /// Content goes by BDAT, so many bytes at a time.
+    chunk: Option<usize>,
+    /// RCPTMAX (RFC 9422).
+    recipients_max: usize,
     eight_bit: bool,
     size: bool,
     /// Attempts that ended in this session.
     pub(super) mails: u32,
+    /// Recipients answered 451, and 452.
+    pub(super) deferred: (u64, u64),
+}
+
+/// What is wanted of all sessions, where the server offers it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Settings {
+    /// Commands together.
+    pub(super) pipelining: bool,
+    /// BDAT in the place of DATA, in chunks of so many bytes.
+    pub(super) chunk: Option<usize>,
+}
+
+/// Content on its way into `out`.
+#[derive(Clone, Copy, Debug)]
+struct Body {
+    /// How much of it is there.
+    at: usize,
+    /// The chunk before has to be answered first.
+    waiting: bool,
 }
 
 impl Session {
     /// A session on a connection just made.
-    pub(super) fn new(pipelining_wanted: bool) -> Session {
+    pub(super) fn new(settings: Settings) -> Session {
         Session {
             out: Vec::new(),
             sent: 0,
             reader: ReplyReader::default(),
             expected: VecDeque::from([Expect::Greeting]),
             works: VecDeque::new(),
+            body: None,
             dot_end: None,
             dot_written: false,
             ended: VecDeque::new(),
             phase: Phase::Opening,
             quit: false,
-            pipelining_wanted,
+            settings,
             pipelining: false,
+            chunk: None,
+            recipients_max: usize::MAX,
             eight_bit: false,
             size: false,
             mails: 0,
+            deferred: (0, 0),
         }
     }
 
@@ -151,6 +213,8 @@ impl Session {
     pub(super) fn start(&mut self, mut work: Work) {
         work.failure = None;
         work.dot_sent = None;
+        (work.asked, work.taken, work.has_rest) = (0, 0, false);
+        work.transaction_max = work.transaction_max.min(self.recipients_max).max(1);
         let declared = if work.plan.eight_bit && self.eight_bit { " BODY=8BITMIME" } else { "" };
         let size = if self.size { format!(" SIZE={}", work.content.len()) } else { String::new() };
         self.command(&format!("MAIL FROM:<{}>{size}{declared}\r\n", work.plan.sender()));
@@ -162,7 +226,9 @@ impl Session {
                 self.send_recipient(place);
                 from = place + 1;
             }
-            self.send_data_command();
+            if self.chunk.is_none() {
+                self.send_data_command();
+            }
         }
     }
 
@@ -196,7 +262,12 @@ impl Session {
             self.out.clear();
             self.out.shrink_to(OUT_KEPT_SIZE_BYTES_MAX);
             self.sent = 0;
+        } else if self.sent >= OUT_KEPT_SIZE_BYTES_MAX {
+            self.out.drain(..self.sent);
+            self.dot_end = self.dot_end.map(|end| end - self.sent);
+            self.sent = 0;
         }
+        self.fill();
     }
 
     /// The next attempt that ended, with the mail.
@@ -234,6 +305,7 @@ impl Session {
             Expect::Mail => self.handle_mail_reply(code),
             Expect::Recipient(place) => self.handle_recipient_reply(place, code),
             Expect::Data => self.handle_data_reply(code),
+            Expect::Chunk => self.handle_chunk_reply(code),
             Expect::Dot => self.handle_dot_reply(code),
             Expect::EmptyDot(code) | Expect::Reset(code) => self.end(Ending::Refused(code)),
         }
@@ -247,7 +319,12 @@ impl Session {
             let mut words = text.lines().skip(1).filter_map(|line| line.split(' ').next());
             words.any(|word| word.eq_ignore_ascii_case(keyword))
         };
-        self.pipelining = self.pipelining_wanted && has("PIPELINING");
+        self.pipelining = self.settings.pipelining && has("PIPELINING");
+        self.chunk = self.settings.chunk.filter(|_| has("CHUNKING"));
+        let limits = text.lines().find_map(|line| line.strip_prefix("LIMITS "));
+        let most =
+            limits.and_then(|line| line.split(' ').find_map(|of| of.strip_prefix("RCPTMAX=")));
+        self.recipients_max = most.and_then(|most| most.parse().ok()).unwrap_or(usize::MAX);
         self.eight_bit = has("8BITMIME");
         self.size = has("SIZE");
         self.phase = Phase::Ready;
@@ -265,16 +342,87 @@ impl Session {
     }
 
     fn handle_recipient_reply(&mut self, place: usize, code: u16) {
+        self.deferred.0 += u64::from(code == 451);
+        self.deferred.1 += u64::from(code == 452);
         let work = self.front();
         if work.failure.is_none() {
             match code {
-                200..300 => work.recipients[place] = Recipient::InTransaction,
+                200..300 => {
+                    work.recipients[place] = Recipient::InTransaction;
+                    work.taken += 1;
+                }
                 500.. => work.recipients[place] = Recipient::JustRefused(code),
+                // Enough for one transaction (RFC 5321 §4.5.3.1.10): the others in the next.
+                452 if work.taken > 0 => {
+                    work.transaction_max = work.transaction_max.min(work.taken);
+                    work.has_rest = true;
+                }
                 _ => {}
             }
         }
         if !self.pipelining {
             self.send_next_recipient(place + 1);
+        } else if self.chunk.is_some()
+            && !matches!(self.expected.front(), Some(Expect::Recipient(_)))
+        {
+            self.begin_body();
+        }
+    }
+
+    fn handle_chunk_reply(&mut self, code: u16) {
+        if code != 250 {
+            self.front().failure.get_or_insert(code);
+            // What was written already is thrown away by the server.
+            if self.body.take().is_some() {
+                self.reset(code);
+            }
+        } else if let Some(body) = &mut self.body {
+            body.waiting = false;
+            self.fill();
+        }
+    }
+
+    /// All recipients are answered: content, if somebody wants it.
+    fn begin_body(&mut self) {
+        let work = self.front();
+        let wanted = work.failure.is_none() && work.recipients.contains(&Recipient::InTransaction);
+        let failure = work.failure.unwrap_or(NO_RECIPIENTS);
+        if wanted {
+            self.body = Some(Body { at: 0, waiting: false });
+            self.fill();
+        } else {
+            self.reset(failure);
+        }
+    }
+
+    /// Moves content into `out`, a piece at a time, so that large mail is there once and not twice.
+    fn fill(&mut self) {
+        while let Some(body) = self.body.filter(|body| !body.waiting) {
+            if self.out.len() - self.sent >= PIECE_SIZE_BYTES {
+                return;
+            }
+            let work = self.works.front().expect("content belongs to a mail");
+            let rest = &work.content[body.at..];
+            let size = match self.chunk {
+                Some(chunk) => rest.len().min(chunk),
+                None => lines_within(rest, PIECE_SIZE_BYTES),
+            };
+            let is_last = size == rest.len();
+            if self.chunk.is_some() {
+                let mark = if is_last { " LAST" } else { "" };
+                self.out.extend_from_slice(format!("BDAT {size}{mark}\r\n").as_bytes());
+                self.out.extend_from_slice(&rest[..size]);
+                self.expected.push_back(if is_last { Expect::Dot } else { Expect::Chunk });
+            } else {
+                data::stuff_lines(&rest[..size], &mut self.out);
+                self.out.extend_from_slice(if is_last { data::END_OF_DATA } else { b"" });
+            }
+            let waiting = self.chunk.is_some() && !self.pipelining;
+            self.body = (!is_last).then_some(Body { at: body.at + size, waiting });
+            if is_last {
+                self.dot_end = Some(self.out.len());
+                self.dot_written = true;
+            }
         }
     }
 
@@ -284,11 +432,8 @@ impl Session {
         let failure = work.failure.unwrap_or(NO_RECIPIENTS);
         match (code, wanted) {
             (354, true) => {
-                let work = self.works.front().expect("a mail is under way");
-                data::stuff(&work.content, &mut self.out);
-                self.dot_end = Some(self.out.len());
-                self.dot_written = true;
                 self.expected.push_back(Expect::Dot);
+                self.begin_body();
             }
             (354, false) => {
                 self.command(".\r\n");
@@ -314,12 +459,15 @@ impl Session {
                 return;
             }
         }
+        let code = self.front().failure.unwrap_or(code);
         self.end(Ending::Answered(code));
     }
 
     fn send_next_recipient(&mut self, from: usize) {
         if let Some(place) = self.next_pending(from) {
             self.send_recipient(place);
+        } else if self.chunk.is_some() {
+            self.begin_body();
         } else if self.front().recipients.contains(&Recipient::InTransaction) {
             self.send_data_command();
         } else {
@@ -328,14 +476,19 @@ impl Session {
     }
 
     /// The next recipient to ask for, of the mail that was started last.
-    fn next_pending(&self, from: usize) -> Option<usize> {
-        let recipients = &self.works.back().expect("a mail is under way").recipients;
-        let pending = recipients[from..].iter().position(|&of| of == Recipient::Pending)?;
+    fn next_pending(&mut self, from: usize) -> Option<usize> {
+        let work = self.works.back_mut().expect("a mail is under way");
+        let pending = work.recipients[from..].iter().position(|&of| of == Recipient::Pending)?;
+        if work.asked >= work.transaction_max {
+            work.has_rest = true;
+            return None;
+        }
         Some(from + pending)
     }
 
     fn send_recipient(&mut self, place: usize) {
-        let work = self.works.back().expect("a mail is under way");
+        let work = self.works.back_mut().expect("a mail is under way");
+        work.asked += 1;
         for part in ["RCPT TO:<", &work.addresses[place], ">\r\n"] {
             self.out.extend_from_slice(part.as_bytes());
         }
@@ -349,6 +502,7 @@ impl Session {
 
     fn end(&mut self, ending: Ending) {
         let work = self.works.pop_front().expect("a mail is under way");
+        self.body = None;
         self.dot_written = false;
         self.dot_end = None;
         self.mails += 1;
@@ -371,6 +525,18 @@ pub(super) const NO_RECIPIENTS: u16 = 450;
 /// A buffer larger than this is given back when it has been sent.
 const OUT_KEPT_SIZE_BYTES_MAX: usize = 256 * 1024;
 
+/// So much content is in `out` beyond what has been sent, and a chunk or a line more.
+const PIECE_SIZE_BYTES: usize = 256 * 1024;
+
+/// How many bytes of whole lines there are within the first `most`; all if that is more than there are.
+fn lines_within(content: &[u8], most: usize) -> usize {
+    if content.len() <= most {
+        return content.len();
+    }
+    let end = memchr::memmem::rfind(&content[..most], b"\r\n");
+    end.map_or(content.len(), |end| end + 2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -381,10 +547,14 @@ mod tests {
         "220 hello\r\n250-here\r\n250-PIPELINING\r\n250-SIZE 1\r\n250 8BITMIME\r\n";
 
     fn work(recipients: u16) -> Work {
+        sized_work(recipients, 700)
+    }
+
+    fn sized_work(recipients: u16, size_bytes: usize) -> Work {
         let mut generator = Generator::new(GeneratorConfig {
             run: 1,
             seed: 2,
-            sizes: SizeMix::only(700),
+            sizes: SizeMix::only(size_bytes),
             domains: vec!["a.example".into()],
             recipients_per_mail: recipients,
             ..GeneratorConfig::default()
@@ -392,23 +562,14 @@ mod tests {
         let plan = generator.plan();
         let mut content = Vec::new();
         generator.write(&plan, &mut content);
-        Work {
-            addresses: plan.recipients().collect(),
-            recipients: vec![Recipient::Pending; plan.recipients_count()],
-            content,
-            intended: Instant::ZERO,
-            dot_sent: None,
-            failure: None,
-            accepted: false,
-            plan,
-        }
+        Work::new(plan, content, Instant::ZERO)
     }
 
     /// The verbs of what was sent since the last call, all of it taken by the transport.
     fn sent(session: &mut Session) -> String {
         let text = String::from_utf8_lossy(&session.out).into_owned();
         session.note_sent(session.out.len(), Instant::ZERO);
-        let commands = ["EHLO", "MAIL", "RCPT", "DATA\r", "RSET", "QUIT"];
+        let commands = ["EHLO", "MAIL", "RCPT", "DATA\r", "BDAT", "RSET", "QUIT"];
         let lines = text.split_inclusive("\r\n");
         let verb = |line: &str| match line {
             ".\r\n" => Some("dot".to_owned()),
@@ -418,8 +579,12 @@ mod tests {
     }
 
     fn opened(pipelining: bool) -> Session {
-        let mut session = Session::new(pipelining);
-        session.handle_bytes(GREETING.as_bytes());
+        greeted(Settings { pipelining, chunk: None }, GREETING)
+    }
+
+    fn greeted(settings: Settings, greeting: &str) -> Session {
+        let mut session = Session::new(settings);
+        session.handle_bytes(greeting.as_bytes());
         assert_eq!(sent(&mut session), "EHLO");
         assert!(session.is_free());
         session
@@ -448,7 +613,7 @@ mod tests {
 
     #[test]
     fn a_server_without_ehlo_is_greeted_by_helo() {
-        let mut session = Session::new(true);
+        let mut session = Session::new(Settings { pipelining: true, chunk: None });
         session.handle_bytes(b"220 hello\r\n502 what?\r\n");
         assert!(session.out.ends_with(b"HELO client.example\r\n"));
         session.handle_bytes(b"250 hello\r\n");
@@ -471,6 +636,100 @@ mod tests {
         session.handle_bytes(b"451 no\r\n250 ok\r\n250 ok\r\n354 go\r\n");
         assert_eq!(session.poll_ended().unwrap().1, Ending::Answered(451));
         assert_eq!(sent(&mut session), "dot");
+    }
+
+    /// What the session sends, a little at a time, with the most that was ever waiting.
+    fn drain(session: &mut Session) -> (Vec<u8>, usize) {
+        let (mut all, mut most) = (Vec::new(), 0);
+        while session.sent < session.out.len() {
+            most = most.max(session.out.len());
+            let piece = (session.out.len() - session.sent).min(10_000);
+            all.extend_from_slice(&session.out[session.sent..session.sent + piece]);
+            session.note_sent(piece, Instant::ZERO);
+        }
+        (all, most)
+    }
+
+    #[test]
+    fn large_mail_is_never_there_twice() {
+        let size = 8 << 20;
+        for chunk in [None, Some(100_000)] {
+            let greeting = GREETING.replace("250-here", "250-here\r\n250-CHUNKING");
+            let mut session = greeted(Settings { pipelining: true, chunk }, &greeting);
+            session.start(sized_work(1, size));
+            drain(&mut session);
+            session.handle_bytes(b"250 ok\r\n250 ok\r\n");
+            if chunk.is_none() {
+                session.handle_bytes(b"354 go\r\n");
+            }
+            assert!(!session.could_send_ahead());
+            let (wire, most) = drain(&mut session);
+            assert!(most < 4 * PIECE_SIZE_BYTES, "{most}");
+            assert!(session.works[0].dot_sent.is_some() && session.could_send_ahead());
+            let content = session.works[0].content.clone();
+            let mut expected = Vec::new();
+            match chunk {
+                None => data::stuff(&content, &mut expected),
+                Some(chunk) => {
+                    for (place, piece) in (1..).zip(content.chunks(chunk)) {
+                        let mark = if place * chunk >= size { " LAST" } else { "" };
+                        expected.extend_from_slice(
+                            format!("BDAT {}{mark}\r\n", piece.len()).as_bytes(),
+                        );
+                        expected.extend_from_slice(piece);
+                    }
+                }
+            }
+            assert!(wire == expected, "{chunk:?}");
+        }
+    }
+
+    #[test]
+    fn chunks_are_answered_one_by_one_without_pipelining() {
+        let greeting = GREETING.replace("250-here", "250-here\r\n250-CHUNKING");
+        for (third, then) in [("250 ok\r\n", "BDAT"), ("451 no\r\n", "RSET")] {
+            let mut session = greeted(Settings { pipelining: false, chunk: Some(300) }, &greeting);
+            session.start(work(1));
+            for (answer, then) in
+                [("", "MAIL"), ("250 ok\r\n", "RCPT"), ("250 ok\r\n", "BDAT"), (third, then)]
+            {
+                session.handle_bytes(answer.as_bytes());
+                assert_eq!(sent(&mut session), then);
+            }
+            session.handle_bytes(b"250 ok\r\n");
+            if then == "RSET" {
+                assert_eq!(session.poll_ended().unwrap().1, Ending::Refused(451));
+            } else {
+                assert_eq!(sent(&mut session), "BDAT");
+                session.handle_bytes(b"250 ok\r\n");
+                assert_eq!(session.poll_ended().unwrap().1, Ending::Answered(250));
+            }
+        }
+    }
+
+    #[test]
+    fn recipients_beyond_the_limit_wait_for_the_next_transaction() {
+        let limited = GREETING.replace("250-here", "250-here\r\n250-LIMITS MAILMAX=9 RCPTMAX=2");
+        for pipelining in [false, true] {
+            let mut session = greeted(Settings { pipelining, chunk: None }, &limited);
+            session.start(work(3));
+            for answer in ["250 ok\r\n", "250 ok\r\n", "250 ok\r\n", "354 go\r\n"] {
+                session.handle_bytes(answer.as_bytes());
+            }
+            assert_eq!(sent(&mut session).matches("RCPT").count(), 2);
+            session.handle_bytes(b"250 ok\r\n");
+            let (work, ending) = session.poll_ended().unwrap();
+            assert!(work.has_rest && ending == Ending::Answered(250));
+            assert_eq!(work.recipients[2], Recipient::Pending);
+        }
+        // A server that says nothing beforehand shows its limit by 452.
+        let mut session = opened(true);
+        session.start(work(3));
+        session.handle_bytes(b"250 ok\r\n250 ok\r\n250 ok\r\n452 4.5.3 enough\r\n354 go\r\n");
+        sent(&mut session);
+        session.handle_bytes(b"250 ok\r\n");
+        let (work, _) = session.poll_ended().unwrap();
+        assert_eq!((work.has_rest, work.transaction_max, session.deferred), (true, 2, (0, 1)));
     }
 
     #[test]
@@ -540,14 +799,16 @@ mod tests {
             ),
             pipelining: bool,
             slow: bool,
+            chunk in prop::option::of(200_usize..1000),
         ) {
-            let mut session = opened(pipelining);
+            let greeting = GREETING.replace("250-here", "250-here\r\n250-CHUNKING");
+            let mut session = greeted(Settings { pipelining, chunk }, &greeting);
             for code in codes {
                 if session.is_free() || session.could_send_ahead() {
                     session.start(work(2));
                 }
                 if slow {
-                    session.note_sent(session.out.len() / 2, Instant::ZERO);
+                    session.note_sent((session.out.len() - session.sent) / 2, Instant::ZERO);
                 } else {
                     sent(&mut session);
                 }

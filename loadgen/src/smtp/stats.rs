@@ -23,6 +23,10 @@ pub struct SmtpStatistics {
     pub bytes: u64,
     /// Attempts answered 4xx, before or behind the data.
     pub refused_4xx: u64,
+    /// Attempts and recipients answered 451.
+    pub deferred_451: u64,
+    /// Attempts and recipients answered 452: no room, or too many recipients.
+    pub deferred_452: u64,
     /// Attempts, or recipients, answered 5xx.
     pub refused_5xx: u64,
     /// Attempts whose final dot was not answered.
@@ -73,6 +77,8 @@ impl SmtpStatistics {
             .latency("dot_to_250", "final dot to 250", &self.dot_to_250)
             .latency("transaction", "whole transaction", &self.transaction)
             .count("refused_4xx", "answered 4xx", self.refused_4xx)
+            .count("deferred_451", "of these and of recipients 451", self.deferred_451)
+            .count("deferred_452", "of these and of recipients 452", self.deferred_452)
             .count("refused_5xx", "answered 5xx", self.refused_5xx)
             .count("unknown", "final dot not answered", self.unknown)
             .count("connections", "connections", self.connections)
