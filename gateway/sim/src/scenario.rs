@@ -147,8 +147,8 @@ fn senders(options: &Options, queues: u32, load_time: Duration, rng: &mut Rng) -
             answer_timeout: Duration::from_secs(30),
             backoff: (Duration::from_millis(50), Duration::from_secs(1)),
             give_up: Duration::from_secs(100_000),
-            chunk_size_bytes: None,
             unix_origin_us: UNIX_ORIGIN_MS * 1000,
+            ..SmtpConfig::default()
         });
     }
     senders

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
-use loadgen::ledger::{Ledger, Policy, read_log};
+use clap::{Args, ValueEnum};
+use loadgen::ledger::{Bounces, Ledger, Policy, read_log};
 use loadgen::report::Report;
 
 use super::{Failure, conclude};
@@ -30,10 +30,9 @@ pub(crate) struct Options {
     /// How far clocks of several senders may be apart; counts for order only.
     #[arg(long, default_value_t = 0, value_name = "US")]
     clock_slack_us: u64,
-    /// DSNs for what a sink refused for good: `ignored` or `required`. What they say is judged in any
-    /// case.
-    #[arg(long, default_value = "ignored", value_parser = ["ignored", "required"])]
-    bounces: String,
+    /// DSNs for what a sink refused for good. What they say is judged in any case.
+    #[arg(long, value_enum, default_value_t = Expected::Ignored)]
+    bounces: Expected,
     /// The gateway may give up what no sink refused for good, if it says so by a DSN (expiry, a next
     /// hop that lacks an extension).
     #[arg(long)]
@@ -44,6 +43,16 @@ pub(crate) struct Options {
     /// Write the report to this file, too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Expected {
+    /// They may be missing.
+    Ignored,
+    /// One for each recipient that a sink refused for good.
+    Required,
+    /// None: the load asked for none.
+    Forbidden,
 }
 
 #[derive(Clone, Copy)]
@@ -67,7 +76,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
         restart_window_us: options.restart_window_ms.saturating_mul(1000),
         clock_slack_us: options.clock_slack_us,
         foreign_allowed: options.allow_foreign,
-        bounces_required: options.bounces == "required",
+        bounces: match options.bounces {
+            Expected::Ignored => Bounces::Ignored,
+            Expected::Required => Bounces::Required,
+            Expected::Forbidden => Bounces::Forbidden,
+        },
         giving_up_allowed: options.allow_giving_up,
     });
     for path in &options.files {

@@ -74,6 +74,12 @@ pub(crate) struct Options {
     /// The bytes of one BDAT.
     #[arg(long, default_value = "64k", value_parser = loadgen::content::parse_size, value_name = "SIZE")]
     chunk_size: usize,
+    /// Parameters behind each MAIL, as they are, such as "RET=HDRS MT-PRIORITY=3".
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    mail_parameters: String,
+    /// Parameters behind each RCPT, such as NOTIFY=NEVER.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    rcpt_parameters: String,
     /// Decides the content.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -189,6 +195,8 @@ fn config(options: &Options) -> Result<SmtpConfig, Failure> {
         pipelining: options.pipeline || options.ahead,
         ahead: options.ahead,
         chunk_size_bytes: options.bdat.then_some(options.chunk_size.max(1)),
+        mail_parameters: options.mail_parameters.as_str().into(),
+        recipient_parameters: options.rcpt_parameters.as_str().into(),
         answer_timeout: seconds(options.answer_timeout)?,
         give_up: seconds(options.give_up)?,
         unix_origin_us,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::order::{Accepted, displacements};
 use super::verdict::{Counts, Problem, ProblemKind, Verdict};
-use super::{Answer, Delivery, Ledger, Notice, Outcome, Recipients};
+use super::{Answer, Bounces, Delivery, Ledger, Notice, Outcome, Recipients};
 use crate::dsn::Action;
 use crate::identity::MailId;
 
@@ -317,7 +317,8 @@ impl Judge<'_> {
             });
         }
         if failed == 0 {
-            let wanted = policy.bounces_required && accepted_times > 0 && !self.is_null(mail);
+            let wanted =
+                policy.bounces == Bounces::Required && accepted_times > 0 && !self.is_null(mail);
             if !wanted || taken > 0 || refused == 0 {
                 return;
             }
@@ -330,6 +331,11 @@ impl Judge<'_> {
                 });
             }
             return;
+        }
+        if policy.bounces == Bounces::Forbidden {
+            return self.fault(ProblemKind::Misreported, Some(mail), || {
+                format!("recipient {recipient} was reported as failed, and nobody wanted to know")
+            });
         }
         let unsure = doubtful > 0 && policy.giving_up_allowed;
         if taken > 0 && refused == 0 && !unsure {

@@ -10,7 +10,7 @@ use super::*;
 use crate::content::Place;
 use crate::dsn::Action;
 use crate::identity::RecipientId;
-use crate::ledger::{Event, Policy};
+use crate::ledger::{Bounces, Event, Policy};
 
 const RUN: u32 = 1;
 
@@ -365,7 +365,7 @@ fn refused(policy: Policy) -> Story {
 }
 
 fn strict() -> Policy {
-    Policy { bounces_required: true, ..Policy::default() }
+    Policy { bounces: Bounces::Required, ..Policy::default() }
 }
 
 #[test]
@@ -466,6 +466,14 @@ fn a_dsn_that_a_sink_refused_need_not_arrive() {
     at_mail.reports_about(None, None, 30, None, Outcome::Permanent).must_find(&[]);
     at_mail.sends(1, 10, 11).delivers(1, 20, Outcome::Permanent);
     at_mail.must_find(&[(Unreported, 1)]);
+}
+
+#[test]
+fn a_dsn_that_nobody_wants_is_found() {
+    let forbidden = || Policy { bounces: Bounces::Forbidden, ..Policy::default() };
+    refused(forbidden()).must_find(&[]);
+    let mut told = refused(forbidden());
+    told.reports(0, 30, Action::Failed, Outcome::Accepted).must_find(&[(Misreported, 1)]);
 }
 
 #[test]

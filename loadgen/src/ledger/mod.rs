@@ -50,11 +50,23 @@ pub struct Policy {
     pub clock_slack_us: u64,
     /// Deliveries that bear none of our identities are counted but are no fault.
     pub foreign_allowed: bool,
-    /// A DSN must arrive for each recipient that a sink refused for good.
-    pub bounces_required: bool,
+    /// Whether a DSN must arrive for each recipient that a sink refused for good.
+    pub bounces: Bounces,
     /// The gateway may give up what no sink refused for good, if it says so by a DSN: it expired, or the
     /// next hop lacks an extension.
     pub giving_up_allowed: bool,
+}
+
+/// What is expected of DSNs that say that a mail failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Bounces {
+    /// They may be missing. (What they say must be true all the same.)
+    #[default]
+    Ignored,
+    /// One for each recipient that a sink refused for good.
+    Required,
+    /// None: the senders asked for none (NOTIFY=NEVER).
+    Forbidden,
 }
 
 impl Default for Policy {
@@ -65,7 +77,7 @@ impl Default for Policy {
             restart_window_us: 2_000_000,
             clock_slack_us: 0,
             foreign_allowed: false,
-            bounces_required: false,
+            bounces: Bounces::Ignored,
             giving_up_allowed: false,
         }
     }

@@ -10,6 +10,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io::IoSlice;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tcpstack::{ConnectionId, Event as TcpEvent, Instant, RecvError, Transport};
@@ -43,6 +44,10 @@ pub struct SmtpConfig {
     pub ahead: bool,
     /// Send content by BDAT in chunks of so many bytes, where the server offers CHUNKING.
     pub chunk_size_bytes: Option<usize>,
+    /// Behind each MAIL, as it is: parameters that the server must offer. Empty: none.
+    pub mail_parameters: Arc<str>,
+    /// Behind each RCPT, likewise.
+    pub recipient_parameters: Arc<str>,
     /// How long to wait for an answer before the connection is given up.
     pub answer_timeout: Duration,
     /// Pauses behind a failure, doubling from the first to the second.
@@ -65,6 +70,8 @@ impl Default for SmtpConfig {
             pipelining: false,
             ahead: false,
             chunk_size_bytes: None,
+            mail_parameters: "".into(),
+            recipient_parameters: "".into(),
             answer_timeout: Duration::from_secs(60),
             backoff: (Duration::from_millis(50), Duration::from_secs(1)),
             give_up: Duration::from_secs(60),
@@ -75,7 +82,12 @@ impl Default for SmtpConfig {
 
 impl SmtpConfig {
     fn session_settings(&self) -> Settings {
-        Settings { pipelining: self.pipelining, chunk: self.chunk_size_bytes }
+        Settings {
+            pipelining: self.pipelining,
+            chunk: self.chunk_size_bytes,
+            mail_parameters: Arc::clone(&self.mail_parameters),
+            recipient_parameters: Arc::clone(&self.recipient_parameters),
+        }
     }
 }
 

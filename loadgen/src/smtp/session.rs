@@ -1,6 +1,7 @@
 //! The client's end of one SMTP session, as a state machine.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use tcpstack::Instant;
 
@@ -141,12 +142,16 @@ pub(super) struct Session {
 }
 
 /// What is wanted of all sessions, where the server offers it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Settings {
     /// Commands together.
     pub(super) pipelining: bool,
     /// BDAT in the place of DATA, in chunks of so many bytes.
     pub(super) chunk: Option<usize>,
+    /// Behind each MAIL; sent whatever the server offers.
+    pub(super) mail_parameters: Arc<str>,
+    /// Behind each RCPT, likewise.
+    pub(super) recipient_parameters: Arc<str>,
 }
 
 /// Content on its way into `out`.
@@ -217,7 +222,10 @@ impl Session {
         work.transaction_max = work.transaction_max.min(self.recipients_max).max(1);
         let declared = if work.plan.eight_bit && self.eight_bit { " BODY=8BITMIME" } else { "" };
         let size = if self.size { format!(" SIZE={}", work.content.len()) } else { String::new() };
-        self.command(&format!("MAIL FROM:<{}>{size}{declared}\r\n", work.plan.sender()));
+        let more = Arc::clone(&self.settings.mail_parameters);
+        let blank = if more.is_empty() { "" } else { " " };
+        let sender = work.plan.sender();
+        self.command(&format!("MAIL FROM:<{sender}>{size}{declared}{blank}{more}\r\n"));
         self.expected.push_back(Expect::Mail);
         self.works.push_back(work);
         if self.pipelining {
@@ -489,7 +497,9 @@ impl Session {
     fn send_recipient(&mut self, place: usize) {
         let work = self.works.back_mut().expect("a mail is under way");
         work.asked += 1;
-        for part in ["RCPT TO:<", &work.addresses[place], ">\r\n"] {
+        let more = &self.settings.recipient_parameters;
+        let blank = if more.is_empty() { "" } else { " " };
+        for part in ["RCPT TO:<", &work.addresses[place], ">", blank, more, "\r\n"] {
             self.out.extend_from_slice(part.as_bytes());
         }
         self.expected.push_back(Expect::Recipient(place));
@@ -579,7 +589,7 @@ mod tests {
     }
 
     fn opened(pipelining: bool) -> Session {
-        greeted(Settings { pipelining, chunk: None }, GREETING)
+        greeted(Settings { pipelining, ..Settings::default() }, GREETING)
     }
 
     fn greeted(settings: Settings, greeting: &str) -> Session {
@@ -612,8 +622,22 @@ mod tests {
     }
 
     #[test]
+    fn parameters_go_behind_mail_and_rcpt() {
+        let settings = Settings {
+            pipelining: true,
+            mail_parameters: "RET=HDRS".into(),
+            recipient_parameters: "NOTIFY=NEVER".into(),
+            ..Settings::default()
+        };
+        let mut session = greeted(settings, GREETING);
+        session.start(work(1));
+        let text = String::from_utf8_lossy(&session.out).into_owned();
+        assert!(text.contains(" RET=HDRS\r\nRCPT TO:<") && text.contains("> NOTIFY=NEVER\r\n"));
+    }
+
+    #[test]
     fn a_server_without_ehlo_is_greeted_by_helo() {
-        let mut session = Session::new(Settings { pipelining: true, chunk: None });
+        let mut session = Session::new(Settings { pipelining: true, ..Settings::default() });
         session.handle_bytes(b"220 hello\r\n502 what?\r\n");
         assert!(session.out.ends_with(b"HELO client.example\r\n"));
         session.handle_bytes(b"250 hello\r\n");
@@ -655,7 +679,8 @@ mod tests {
         let size = 8 << 20;
         for chunk in [None, Some(100_000)] {
             let greeting = GREETING.replace("250-here", "250-here\r\n250-CHUNKING");
-            let mut session = greeted(Settings { pipelining: true, chunk }, &greeting);
+            let mut session =
+                greeted(Settings { pipelining: true, chunk, ..Settings::default() }, &greeting);
             session.start(sized_work(1, size));
             drain(&mut session);
             session.handle_bytes(b"250 ok\r\n250 ok\r\n");
@@ -688,7 +713,8 @@ mod tests {
     fn chunks_are_answered_one_by_one_without_pipelining() {
         let greeting = GREETING.replace("250-here", "250-here\r\n250-CHUNKING");
         for (third, then) in [("250 ok\r\n", "BDAT"), ("451 no\r\n", "RSET")] {
-            let mut session = greeted(Settings { pipelining: false, chunk: Some(300) }, &greeting);
+            let mut session =
+                greeted(Settings { chunk: Some(300), ..Settings::default() }, &greeting);
             session.start(work(1));
             for (answer, then) in
                 [("", "MAIL"), ("250 ok\r\n", "RCPT"), ("250 ok\r\n", "BDAT"), (third, then)]
@@ -711,7 +737,7 @@ mod tests {
     fn recipients_beyond_the_limit_wait_for_the_next_transaction() {
         let limited = GREETING.replace("250-here", "250-here\r\n250-LIMITS MAILMAX=9 RCPTMAX=2");
         for pipelining in [false, true] {
-            let mut session = greeted(Settings { pipelining, chunk: None }, &limited);
+            let mut session = greeted(Settings { pipelining, ..Settings::default() }, &limited);
             session.start(work(3));
             for answer in ["250 ok\r\n", "250 ok\r\n", "250 ok\r\n", "354 go\r\n"] {
                 session.handle_bytes(answer.as_bytes());
@@ -802,7 +828,7 @@ mod tests {
             chunk in prop::option::of(200_usize..1000),
         ) {
             let greeting = GREETING.replace("250-here", "250-here\r\n250-CHUNKING");
-            let mut session = greeted(Settings { pipelining, chunk }, &greeting);
+            let mut session = greeted(Settings { pipelining, chunk, ..Settings::default() }, &greeting);
             for code in codes {
                 if session.is_free() || session.could_send_ahead() {
                     session.start(work(2));
