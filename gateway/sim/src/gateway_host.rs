@@ -24,6 +24,8 @@ pub struct GatewayHost {
     workers: Vec<Drivers<SimTransport>>,
     post: Post,
     board: Arc<Board>,
+    /// By worker: settings that it takes in at its next turn.
+    settings: Vec<Option<Arc<Settings>>>,
 }
 
 /// What lies between the workers, and between them and the register.
@@ -78,7 +80,17 @@ impl GatewayHost {
             errands: VecDeque::new(),
             saboteur,
         };
-        GatewayHost { workers, post, board }
+        GatewayHost { workers, post, board, settings: vec![None; count] }
+    }
+
+    /// Has the gateway work by other settings: each worker from its next turn on.
+    ///
+    /// # Panics
+    /// If only a start could change what differs.
+    pub fn reconfigure(&mut self, from: &Settings, to: &Settings) {
+        assert!(to.fixed_differences(from).is_empty(), "a reload would refuse this");
+        to.change_board(from, &self.board);
+        self.settings.fill(Some(Arc::new(to.clone())));
     }
 
     /// How many workers there are.
@@ -91,6 +103,9 @@ impl GatewayHost {
     /// # Errors
     /// [`Fatal`]: the process stops.
     pub fn turn(&mut self, worker: usize, now: Instant, unix_ms: u64) -> Result<(), Fatal> {
+        if let Some(settings) = self.settings[worker].take() {
+            self.workers[worker].reconfigure(&settings);
+        }
         let mut counter = Counter { worker, post: &mut self.post };
         self.workers[worker].turn(now, unix_ms, &mut counter).map(drop)
     }
@@ -99,7 +114,7 @@ impl GatewayHost {
     pub fn next_deadline(&self, worker: usize, now: Instant, unix_ms: u64) -> Option<Instant> {
         let waiting =
             !self.post.parcels[worker].is_empty() || !self.post.answers[worker].is_empty();
-        if waiting {
+        if waiting || self.settings[worker].is_some() {
             return Some(now);
         }
         self.workers[worker].next_deadline(now, unix_ms)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -65,9 +66,36 @@ pub enum Fault {
     },
     /// A path is as it was.
     Quicken(IpAddr, IpAddr),
+    /// The operator has the gateway take in another configuration of a queue for a while.
+    Reload {
+        /// Which queue, by its place modulo their number.
+        queue: u32,
+        /// What is other.
+        change: QueueChange,
+        /// How long.
+        lasts: Duration,
+    },
+    /// A queue is configured as at the beginning again.
+    Restore {
+        /// Which queue, by its place modulo their number.
+        queue: u32,
+    },
     /// When the gateway next asks the register to drop a server, it dies before the answer comes,
     /// and the other server with it.
     Ambush,
+}
+
+/// What an operator changes about a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum QueueChange {
+    /// Receipt is suspended.
+    Receipt,
+    /// Sending is suspended.
+    Sending,
+    /// At most so many messages a second are sent.
+    Rate(NonZeroU32),
+    /// At most so many messages are held, and 100 KiB for each.
+    Bounds(u64),
 }
 
 /// How a process dies.
@@ -126,7 +154,26 @@ impl Plan {
             }
             plan.sink = sink_faults(rng);
         }
+        if options.sabotage.is_none() {
+            plan.add_reloads(begin, load_time, options.seed);
+        }
         plan
+    }
+
+    /// The operator at work. By draws of its own, so that other faults stay what they are.
+    fn add_reloads(&mut self, begin: Instant, load_time: Duration, seed: u64) {
+        let mut rng = Rng::with_seed(seed ^ RELOADS);
+        for _ in 0..rng.u32(0..=6) {
+            let at = begin + load_time * rng.u32(5..=95) / 100;
+            let change = match rng.u8(0..4) {
+                0 => QueueChange::Receipt,
+                1 => QueueChange::Sending,
+                2 => QueueChange::Rate(NonZeroU32::MIN.saturating_add(rng.u32(0..=30))),
+                _ => QueueChange::Bounds(rng.u64(1..=50)),
+            };
+            let lasts = Duration::from_millis(rng.u64(10..=3000));
+            self.add(at, Fault::Reload { queue: rng.u32(..), change, lasts });
+        }
     }
 
     /// One server hears late of what is stored; meanwhile the gateway and the other server die
@@ -173,6 +220,9 @@ impl Plan {
         self.coming.is_empty()
     }
 }
+
+/// Makes the draws of reloads differ from the others of their seed.
+const RELOADS: u64 = 0x5eed_0f2e_10ad_0000;
 
 fn crash(rng: &mut Rng) -> Crash {
     if rng.bool() { Crash::Process } else { Crash::Host }

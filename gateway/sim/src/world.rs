@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use gateway::replication::record::Record;
+use gateway::settings::Settings;
 use kvs::worker::Worker;
 use kvs_proto::Incarnation;
 use loadgen::ledger::{Ledger, Policy};
@@ -21,7 +22,7 @@ use tcpstack::{Instant, SimNetwork, SimTransport};
 use crate::chronicle::Chronicle;
 use crate::gateway_host::GatewayHost;
 use crate::kvs_host;
-use crate::plan::{Crash, Fault, Plan};
+use crate::plan::{Crash, Fault, Plan, QueueChange};
 use crate::register::SimRegister;
 use crate::sabotage::{Sabotage, Saboteur};
 use crate::scenario::{
@@ -31,7 +32,10 @@ use crate::scenario::{
 
 /// All hosts, what connects them, and what goes wrong.
 pub struct World {
+    /// Its settings are those in force.
     scenario: Scenario,
+    /// The settings at the beginning.
+    original: Settings,
     rng: Rng,
     network: SimNetwork,
     register: SimRegister,
@@ -110,6 +114,7 @@ impl World {
             fault_counts: BTreeMap::new(),
             fatal: None,
             turns: 0,
+            original: scenario.settings.clone(),
             scenario,
             rng,
             network,
@@ -229,6 +234,9 @@ impl World {
             self.network.set_path(other, gateway, None);
         }
         self.sink.set_faults(SinkFaults::default());
+        for queue in (0..).take(self.original.queues.len()) {
+            self.reload(queue, None);
+        }
     }
 
     /// Ends the senders' accounts; mails that they never settled.
@@ -344,6 +352,35 @@ impl World {
             }
             Fault::Quicken(from, to) => self.network.set_path(from, to, None),
             Fault::Ambush => self.ambush = true,
+            Fault::Reload { queue, change, lasts } => {
+                self.reload(queue, Some(change));
+                self.plan.add(now + lasts, Fault::Restore { queue });
+            }
+            Fault::Restore { queue } => self.reload(queue, None),
+        }
+    }
+
+    /// The gateway works by another configuration of a queue from now on: as at the beginning, but
+    /// for that change.
+    fn reload(&mut self, queue: u32, change: Option<QueueChange>) {
+        let before = self.scenario.settings.clone();
+        let place = queue as usize % before.queues.len();
+        let settings = &mut self.scenario.settings;
+        settings.queues[place] = self.original.queues[place].clone();
+        let destination = &mut settings.delivery.destinations[place];
+        *destination = self.original.delivery.destinations[place].clone();
+        match change {
+            None => {}
+            Some(QueueChange::Receipt) => settings.queues[place].is_suspended = true,
+            Some(QueueChange::Sending) => destination.is_suspended = true,
+            Some(QueueChange::Rate(rate)) => destination.rate_per_second = Some(rate),
+            Some(QueueChange::Bounds(messages)) => {
+                settings.queues[place].messages_max = messages;
+                settings.queues[place].bytes_max = messages * (100 << 10);
+            }
+        }
+        if let Some(gateway) = &mut self.gateway {
+            gateway.reconfigure(&before, settings);
         }
     }
 
@@ -450,6 +487,8 @@ fn name(fault: Fault) -> &'static str {
         Fault::Slow { .. } => "slow path",
         Fault::Quicken(..) => "path restored",
         Fault::Ambush => "ambush",
+        Fault::Reload { .. } => "reload",
+        Fault::Restore { .. } => "configuration restored",
     }
 }
 
