@@ -64,6 +64,7 @@ main() {
     cargo "+$TOOLCHAIN" fuzz --version >/dev/null 2>&1 ||
         die "cargo-fuzz or the $TOOLCHAIN tool chain is missing: setup/install.sh --fuzz"
     begin
+    cargo build --locked --quiet --manifest-path "$ROOT/Cargo.toml" -p hikyaku-fuzzing
     for name in "${names[@]}"; do build "$name"; done
     printf '%-16s %8s %12s %9s %7s %s\n' target 'CPU s' executions features inputs found
     for name in "${names[@]}"; do
@@ -75,7 +76,11 @@ main() {
 
 crate_of() { awk -v name="$1" '$1 == name { print $2; found = 1 } END { exit !found }' <<<"$TARGETS"; }
 longest_of() { awk -v name="$1" '$1 == name { print $3 }' <<<"$TARGETS"; }
+corpus_of() { printf '%s/corpus/%s.txt' "$ROOT/$(crate_of "$1")" "$1"; }
 program_of() { find "$WORK" -path "*/release/$1" -type f; }
+
+# The inputs in the tree are text, so that they are few files.
+fuzz_corpus() { "${CARGO_TARGET_DIR:-$ROOT/target}/debug/fuzz-corpus" "$@"; }
 
 # Without a sanitizer: the code is safe Rust, and it would halve the speed.
 build() {
@@ -87,14 +92,15 @@ build() {
 run() {
     local name=$1 crate log=$SCRATCH/$1.log cpu executions features inputs found
     crate=$ROOT/$(crate_of "$name")
-    mkdir -p "$WORK/corpus/$name" "$WORK/findings/$name" "$crate/corpus/$name"
+    mkdir -p "$WORK/corpus/$name" "$WORK/findings/$name" "$SCRATCH/$name"
+    [ ! -f "$(corpus_of "$name")" ] || fuzz_corpus unpack "$(corpus_of "$name")" "$SCRATCH/$name"
     local arguments=("-max_total_time=$2" "-max_len=$(longest_of "$name")" -timeout=10
         -rss_limit_mb=2048 -print_final_stats=1 "-artifact_prefix=$WORK/findings/$name/")
     [ ! -f "$crate/dictionaries/$name.dict" ] || arguments+=("-dict=$crate/dictionaries/$name.dict")
     touch "$SCRATCH/start"
     TIMEFORMAT='%U %S'
     { time in_turn nice -n 19 "$(program_of "$name")" "${arguments[@]}" "$WORK/corpus/$name" \
-        "$crate/corpus/$name" >"$log" 2>&1 || true; } 2>"$SCRATCH/time"
+        "$SCRATCH/$name" >"$log" 2>&1 || true; } 2>"$SCRATCH/time"
     cpu=$(awk '{ printf "%.0f", $1 + $2 }' "$SCRATCH/time")
     executions=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
     features=$(sed -n 's/.* ft: \([0-9]*\) .*/\1/p' "$log" | tail -n 1)
@@ -116,14 +122,12 @@ run() {
 # Makes the corpus in the tree anew from all inputs. How often a branch is taken does not count, or
 # it would be thousands.
 keep() {
-    local name=$1 crate
-    crate=$ROOT/$(crate_of "$name")
-    mkdir "$SCRATCH/kept"
+    local name=$1
+    mkdir -p "$SCRATCH/$name.kept" "$(dirname "$(corpus_of "$name")")"
     in_turn nice -n 19 "$(program_of "$name")" -set_cover_merge=1 -use_counters=0 \
-        "-max_len=$(longest_of "$name")" "$SCRATCH/kept" "$crate/corpus/$name" \
+        "-max_len=$(longest_of "$name")" "$SCRATCH/$name.kept" "$SCRATCH/$name" \
         "$WORK/corpus/$name" >"$SCRATCH/keep.log" 2>&1
-    rm -r "$crate/corpus/$name"
-    mv "$SCRATCH/kept" "$crate/corpus/$name"
+    fuzz_corpus pack "$SCRATCH/$name.kept" "$(corpus_of "$name")"
 }
 
 main "$@"

@@ -15,17 +15,17 @@ const CORPORA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus");
 
 #[test]
 fn client_session() {
-    fuzzing::replay(format!("{CORPORA}/client_session"), drivers::client_session::run);
+    fuzzing::replay(format!("{CORPORA}/client_session.txt"), drivers::client_session::run);
 }
 
 #[test]
 fn content_decoder() {
-    fuzzing::replay(format!("{CORPORA}/content_decoder"), drivers::content_decoder::run);
+    fuzzing::replay(format!("{CORPORA}/content_decoder.txt"), drivers::content_decoder::run);
 }
 
 #[test]
 fn server_session() {
-    fuzzing::replay(format!("{CORPORA}/server_session"), drivers::server_session::run);
+    fuzzing::replay(format!("{CORPORA}/server_session.txt"), drivers::server_session::run);
 }
 
 proptest! {

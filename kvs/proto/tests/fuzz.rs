@@ -10,12 +10,12 @@ const CORPORA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus");
 
 #[test]
 fn frame_decoder() {
-    fuzzing::replay(format!("{CORPORA}/frame_decoder"), drivers::frame_decoder::run);
+    fuzzing::replay(format!("{CORPORA}/frame_decoder.txt"), drivers::frame_decoder::run);
 }
 
 #[test]
 fn link_client() {
-    fuzzing::replay(format!("{CORPORA}/link_client"), drivers::link_client::run);
+    fuzzing::replay(format!("{CORPORA}/link_client.txt"), drivers::link_client::run);
 }
 
 proptest! {

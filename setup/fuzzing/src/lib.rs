@@ -2,10 +2,15 @@
 //!
 //! * [`Script`] reads decisions off an input.
 //! * [`Cuts`] cuts a stream into pieces in several ways.
+//! * [`Corpus`] is the inputs that are kept of one target, as one file of text.
 //! * [`replay`] runs a driver on every input of a corpus.
+
+mod corpus;
 
 use std::fs;
 use std::path::Path;
+
+pub use corpus::Corpus;
 
 /// Any bytes, read as decisions from the front. Beyond its end all is zero.
 #[derive(Debug)]
@@ -106,21 +111,20 @@ impl Cuts {
     }
 }
 
-/// Runs a driver on every input of a corpus. The name of each goes to standard error before, so
+/// Runs a driver on every input of a corpus. The line of each goes to standard error before, so
 /// that a failing test shows which it was.
 ///
 /// # Panics
-/// If the driver does; or if the directory cannot be read or holds nothing, as then nothing would be
+/// If the driver does; or if the file cannot be read or holds nothing, as then nothing would be
 /// tested.
 pub fn replay(corpus: impl AsRef<Path>, run: impl Fn(&[u8])) {
-    let corpus = corpus.as_ref();
-    let entries = fs::read_dir(corpus).unwrap_or_else(|error| panic!("{corpus:?}: {error}"));
-    let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
-    assert!(!paths.is_empty(), "{corpus:?} is empty");
-    paths.sort();
-    for path in paths {
-        eprintln!("{}", path.display());
-        run(&fs::read(&path).expect("an input can be read"));
+    let path = corpus.as_ref();
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    let corpus = Corpus::parse(&text).unwrap_or_else(|line| panic!("{path:?}:{line}: an escape"));
+    assert!(!corpus.inputs().is_empty(), "{path:?} is empty");
+    for (place, input) in corpus.inputs().iter().enumerate() {
+        eprintln!("{}:{}", path.display(), place + 1);
+        run(input);
     }
 }
 
@@ -161,8 +165,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "is empty")]
     fn a_corpus_of_nothing_is_a_mistake() {
-        let empty = std::env::temp_dir().join(format!("hikyaku-empty-{}", std::process::id()));
-        fs::create_dir_all(&empty).expect("a directory can be made");
-        replay(&empty, |_| ());
+        replay("/dev/null", |_| ());
     }
 }
