@@ -373,6 +373,7 @@ mod tests {
             ("x400;/c=de", false, false),
             ("x400;/c+3Dde", false, true),
             ("utf-8;\\x{FC}@c", false, true),
+            ("rfc822;+C3+BC@c", false, true),
             ("utf-8;ü@c", true, true),
             ("utf-8;ü@c", false, false),
             ("rfc822;ü@c", true, false),

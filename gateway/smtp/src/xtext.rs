@@ -3,13 +3,21 @@
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt::Write;
 
 /// Decodes `xtext`. None unless all of it is well-formed and stands for printable ASCII, which is
 /// all that ENVID and ORCPT may carry (RFC 3461 §4.2 and §4.4): so what comes out is safe in a
 /// header field.
 pub fn decode_xtext(encoded: &str) -> Option<String> {
-    let mut decoded = String::with_capacity(encoded.len());
+    let decoded = decode_xtext_octets(encoded)?;
+    let is_printable = decoded.iter().all(|byte| (32..127).contains(byte));
+    if is_printable { String::from_utf8(decoded).ok() } else { None }
+}
+
+/// Decodes `xtext` that may stand for any octets.
+fn decode_xtext_octets(encoded: &str) -> Option<Vec<u8>> {
+    let mut decoded = Vec::with_capacity(encoded.len());
     let mut rest = encoded.as_bytes();
     while let [first, tail @ ..] = rest {
         let (byte, tail) = match (first, tail) {
@@ -18,13 +26,18 @@ pub fn decode_xtext(encoded: &str) -> Option<String> {
             (b'!'..=b'~', _) => (*first, tail),
             _ => return None,
         };
-        if !(32..127).contains(&byte) {
-            return None;
-        }
-        decoded.push(char::from(byte));
+        decoded.push(byte);
         rest = tail;
     }
     Some(decoded)
+}
+
+/// An address of type `rfc822` that is not ASCII, as `xtext` of its UTF-8. RFC 6533 §3 wants the
+/// type `utf-8` for it, but Postfix sends this for every such recipient. None unless it is UTF-8
+/// without control characters and without what reorders text.
+fn decode_xtext_utf8(encoded: &str) -> Option<String> {
+    let decoded = String::from_utf8(decode_xtext_octets(encoded)?).ok()?;
+    if decoded.chars().all(is_harmless) { Some(decoded) } else { None }
 }
 
 /// Encodes text as `xtext`, octet by octet. Meant for printable ASCII: nothing else is decoded again
@@ -84,19 +97,23 @@ pub struct OriginalRecipient {
 
 impl OriginalRecipient {
     /// Decodes `original-recipient-address` of RFC 3461 §4.2, and the type `utf-8` of RFC 6533 §3.
-    /// None when it is malformed or empty.
+    /// An address beyond ASCII that says `rfc822` becomes one of type `utf-8`. None when it is
+    /// malformed or empty.
     pub fn decode(encoded: &str) -> Option<OriginalRecipient> {
         let (address_type, address) = encoded.split_once(';')?;
         let is_type_char = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
         if address_type.is_empty() || !address_type.bytes().all(is_type_char) {
             return None;
         }
-        let address_type = address_type.to_ascii_lowercase();
-        let address = if address_type == "utf-8" {
-            decode_utf8_addr_xtext(address)?
-        } else {
-            decode_xtext(address)?
+        let mut address_type = address_type.to_ascii_lowercase();
+        let address = match address_type.as_str() {
+            "utf-8" => decode_utf8_addr_xtext(address)?,
+            "rfc822" => decode_xtext_utf8(address)?,
+            _ => decode_xtext(address)?,
         };
+        if !address.is_ascii() {
+            address_type = "utf-8".into();
+        }
         if address.is_empty() {
             return None;
         }
@@ -203,6 +220,8 @@ mod tests {
         let expected = Some(("rfc822".into(), "a+b@c".into()));
         assert_eq!(decode("RFC822;a+2Bb@c"), expected);
         assert_eq!(decode("utf-8;\\x{FC}@c"), Some(("utf-8".into(), "ü@c".into())));
+        // As Postfix sends it.
+        assert_eq!(decode("rfc822;+C3+BC@c"), Some(("utf-8".into(), "ü@c".into())));
         let wrong = [
             "",
             "rfc822",
@@ -211,6 +230,9 @@ mod tests {
             "rfc 822;a@b",
             "rfc822;ü@c",
             "rfc822;a+0A",
+            "rfc822;a+C3",
+            "rfc822;a+C2+85",
+            "x400;+C3+BC@c",
             "utf-8;a+2B",
         ];
         for wrong in wrong {
