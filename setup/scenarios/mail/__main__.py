@@ -37,7 +37,6 @@ def main():
     command.add_argument("journal", type=pathlib.Path)
     command.add_argument("way", choices=ways.WAYS)
     command.add_argument("address")
-    command.add_argument("--utf8", action="store_true")
     command.set_defaults(run=send)
     command = commands.add_parser(
         "options", help="send by swaks and curl with many options to HOST:PORT"
@@ -84,9 +83,6 @@ def send(choice):
     client = clients.CLIENTS.get(choice.way, clients.raw)
     mails = []
     for case in corpus.by_name().values():
-        if case.utf8 and not choice.utf8:
-            print(f"{choice.way}: without {case.name}")
-            continue
         recipients = [f"{local}@{way.domain}" for local in case.local_parts()]
         if client is not clients.raw:
             # Only ours knows what to do beyond the server's bound.

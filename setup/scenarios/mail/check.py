@@ -123,14 +123,10 @@ def differences(case, way, expected, arrival):
         yield f"it arrived at {arrival.desk}, not at {way.desk}"
     if arrival.sender != plain(case.sender):
         yield f"it came from {arrival.sender}, not from {case.sender}"
-    if case.eight_bit and way.declares() and "BODY=8BITMIME" not in arrival.parameters:
+    if case.eight_bit and way.declares_body() and "BODY=8BITMIME" not in arrival.parameters:
         yield f"it was declared as 8BITMIME, and came with {arrival.parameters!r}"
-    if (
-        case.utf8
-        and not (arrival.sender + arrival.recipient).isascii()
-        and "SMTPUTF8" not in arrival.parameters
-    ):
-        yield f"it needs SMTPUTF8, and came with {arrival.parameters!r}"
+    if case.utf8 and way.declares_utf8() and "SMTPUTF8" not in arrival.parameters:
+        yield f"it was declared as SMTPUTF8, and came with {arrival.parameters!r}"
     content = way.without_trace(arrival.content)
     if content is None:
         yield f"the trace is missing: {arrival.content[:300]!r}"

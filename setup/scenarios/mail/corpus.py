@@ -35,6 +35,11 @@ class Case:
     def local_parts(self):
         return self.locals or (self.name,)
 
+    def needs_utf8(self, recipient):
+        """Whether it cannot go to this recipient without SMTPUTF8."""
+        header = self.content.split(b"\r\n\r\n")[0]
+        return not (self.sender.isascii() and recipient.isascii() and header.isascii())
+
     def wire(self):
         """The content as lines: DATA cannot carry a last line without its end."""
         if self.content and not self.content.endswith(b"\r\n"):

@@ -30,14 +30,23 @@ class Way:
         """Whose answers the sender sees."""
         return next(program for program in self.programs if program in TRACES)
 
-    def declares(self):
+    def declares_body(self):
         """Whether a declaration of 8-bit content has to arrive."""
         return not WITHOUT_BODY & {*self.programs}
+
+    def declares_utf8(self):
+        """Whether a declaration of SMTPUTF8 has to arrive."""
+        return not WITHOUT_UTF8 & {*self.programs}
 
     def expected(self, case, recipient):
         """What has to arrive; raises Refusal if nothing may."""
         content = case.wire()
         for program in self.programs:
+            # Without SMTPUTF8 it does not take the parameter. The gateway leaves it out for it where
+            # it can (RFC 6531 §3.4).
+            if program in WITHOUT_UTF8 and case.utf8:
+                if program == self.receiver or case.needs_utf8(recipient):
+                    raise Refusal(program)
             content = CHANGES[program](case, recipient, content)
         return content
 
@@ -69,6 +78,7 @@ WAYS = {
 }
 # They carry 8-bit content as it is, and do not declare it, or do not pass on that it was declared.
 WITHOUT_BODY = {"opensmtpd", "exim", "curl", "swaks"}
+WITHOUT_UTF8 = {"opensmtpd"}
 
 
 def notifies(program, case):
