@@ -51,6 +51,8 @@ pub struct ClientSession {
     has_served: bool,
     /// Complete replies so far.
     replies_count: u64,
+    /// See [`was_cut_short`](ClientSession::was_cut_short).
+    is_cut_short: bool,
 }
 
 /// How a client behaves.
@@ -243,6 +245,7 @@ impl ClientSession {
             events: VecDeque::new(),
             has_served: false,
             replies_count: 0,
+            is_cut_short: false,
         }
     }
 
@@ -288,6 +291,7 @@ impl ClientSession {
         let dsn_passed_on = self.capabilities.dsn;
         for (place, exchange) in core::mem::take(&mut self.exchanges).into_iter().enumerate() {
             let has_left = |end: Option<Mark>| end.is_some_and(|end| self.outgoing.has_passed(end));
+            self.is_cut_short |= place == 0 && (exchange.is_answered || has_left(exchange.end));
             let finished = if place > 0 {
                 exchange.give_up(None)
             } else if has_left(exchange.end) {
@@ -358,9 +362,19 @@ impl ClientSession {
         self.stage == Stage::Ready && self.exchanges.is_empty() && self.expected.is_empty()
     }
 
+    /// Whether the session has ended.
+    pub fn is_over(&self) -> bool {
+        self.stage == Stage::Over
+    }
+
     /// Whether a transaction was judged in full on this connection, whatever the judgement.
     pub fn has_served(&self) -> bool {
         self.has_served
+    }
+
+    /// Whether the session ended in the middle of a transaction that the server had begun to judge.
+    pub fn was_cut_short(&self) -> bool {
+        self.is_cut_short
     }
 
     /// What the server offers; nothing before `Ready`.

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use smtp::SessionRules;
+use smtp::{Protocol, SessionRules};
 
 use super::addresses::AddressSet;
 use super::networks::Networks;
@@ -132,6 +132,9 @@ pub struct DeliveryConfig {
     pub backoff_min: Duration,
     /// The longest pause.
     pub backoff_max: Duration,
+    /// Most connections that have nothing to do, of all queues together; one more says QUIT at
+    /// once.
+    pub idle_connections_max: usize,
 }
 
 /// Where the messages of a queue go, and how fast.
@@ -142,12 +145,19 @@ pub struct Destination {
     /// Addresses of the next hop, in order of preference: tried in turn, and only when all have
     /// failed does the queue pause. Not empty.
     pub next_hops: Vec<SocketAddr>,
-    /// Most connections at a time, at least 1. With 1, messages leave in the queue's order.
+    /// What the next hops speak.
+    pub protocol: Protocol,
+    /// So many connections at first, at least 1; results make them more or fewer.
+    pub connections_initial: u32,
+    /// Most connections at a time, from 1 to 100,000. With 1, messages leave in the queue's order.
     pub connections_max: u32,
-    /// Most messages a second, if limited. A tenth of a second's worth may go at once.
+    /// Most transactions a second, if limited. A tenth of a second's worth may go at once.
     pub rate_per_second: Option<NonZeroU32>,
-    /// After so many messages a connection is closed and another one opened. At least 1.
+    /// After so many transactions a connection is closed and another one opened. At least 1.
     pub messages_per_connection_max: u32,
+    /// Most recipients of one transaction, at least 1; a message with more takes several, one after
+    /// the other. Every server takes 100 (RFC 5321 §4.5.3.1.8).
+    pub recipients_max: usize,
     /// Send the next transaction right behind the end of data (RFC 2920 §3.1).
     pub pipeline_transactions: bool,
     /// The operator has suspended sending: what is on a connection is finished, nothing else is
@@ -156,6 +166,28 @@ pub struct Destination {
     /// How many attempts to hold ready beyond those under way, so that no connection waits for
     /// the queue. 0 where a failure of the head must hold back what is behind it.
     pub prefetch: u32,
+    /// Longest that one transaction may take, however it gets on.
+    pub transfer_timeout: Duration,
+}
+
+impl Destination {
+    /// A destination with what is usual for the rest.
+    pub fn new(queue_name: impl Into<Box<str>>, next_hops: Vec<SocketAddr>) -> Destination {
+        Destination {
+            queue_name: queue_name.into(),
+            next_hops,
+            protocol: Protocol::Smtp,
+            connections_initial: 5,
+            connections_max: 4,
+            rate_per_second: None,
+            messages_per_connection_max: 10_000,
+            recipients_max: 100,
+            pipeline_transactions: true,
+            is_suspended: false,
+            prefetch: 64,
+            transfer_timeout: Duration::from_secs(20 * 60),
+        }
+    }
 }
 
 /// RFC 5321 §4.5.3.2, and how long a connection may be idle.

@@ -77,6 +77,8 @@ pub struct DeliveryCounters {
     pub unknown: u64,
     /// Failed for good.
     pub failed: u64,
+    /// Connections that could not be made for a reason of our own: addresses, ports, descriptors.
+    pub local_faults: u64,
     /// Pauses of destinations.
     pub pauses: u64,
 }

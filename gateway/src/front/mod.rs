@@ -207,9 +207,9 @@ impl<T: Transport> Front<T> {
                 self.reception.handle_writable(connection);
                 self.delivery.handle_writable(connection);
             }
-            Event::Closed { connection, .. } => {
+            Event::Closed { connection, reason } => {
                 self.reception.handle_closed(connection);
-                self.delivery.handle_closed(transport, connection);
+                self.delivery.handle_closed(transport, connection, reason);
             }
         }
     }

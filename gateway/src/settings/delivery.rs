@@ -23,22 +23,27 @@ pub(super) fn read_delivery(times: &Table<'_>, destinations: Vec<Destination>) -
         },
         backoff_min: times.duration("backoff_min").default(Duration::from_secs(1)),
         backoff_max: times.duration("backoff_max").default(Duration::from_secs(300)),
+        idle_connections_max: 1000,
     }
 }
 
 /// The destination of one queue, from its `[[queue]]`.
 pub(super) fn read_destination(table: &Table<'_>, name: &str) -> Destination {
+    let next_hops = table.addresses("next_hops").not_empty().required();
+    let default = Destination::new(name, next_hops);
     Destination {
-        queue_name: name.into(),
-        next_hops: table.addresses("next_hops").not_empty().required(),
-        connections_max: table.integer("connections_max").range(1..=1000).default(4),
+        connections_max: table
+            .integer("connections_max")
+            .range(1..=1000)
+            .default(default.connections_max),
         rate_per_second: NonZeroU32::new(table.integer("rate_max").range(0..=1_000_000).default(0)),
         messages_per_connection_max: table
             .integer("messages_per_connection_max")
             .range(1..=u32::MAX)
-            .default(10_000),
-        pipeline_transactions: table.boolean("pipeline").default(true),
+            .default(default.messages_per_connection_max),
+        pipeline_transactions: table.boolean("pipeline").default(default.pipeline_transactions),
         is_suspended: read_switch(table, "send"),
-        prefetch: table.integer("prefetch").range(0..=10_000).default(64),
+        prefetch: table.integer("prefetch").range(0..=10_000).default(default.prefetch),
+        ..default
     }
 }

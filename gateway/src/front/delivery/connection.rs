@@ -5,12 +5,12 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use smtp::{ClientOptions, ClientSession, NewMail, NewRecipient, Waiting};
+use smtp::{ClientOptions, ClientSession, NewMail, NewRecipient, Protocol, Waiting};
 use tcpstack::{ConnectionId, Instant, SendError, Transport};
 
-use super::lane::Attempt;
-use super::outcome::InFlight;
-use crate::front::config::DeliveryTimeouts;
+use super::attempt::{Attempt, InFlight};
+use super::share::Sharing;
+use crate::front::config::{DeliveryTimeouts, Destination};
 use crate::message::{MessageRef, QueueIndex, Recipient};
 
 /// A client session and its connection.
@@ -18,55 +18,102 @@ use crate::message::{MessageRef, QueueIndex, Recipient};
 pub(super) struct Connection {
     pub(super) queue: QueueIndex,
     pub(super) next_hop: SocketAddr,
+    pub(super) protocol: Protocol,
     pub(super) smtp: ClientSession,
     /// Submitted and not finished, in order; the session allows two at most.
     pub(super) in_flight: VecDeque<InFlight>,
-    /// How many more messages it may carry.
-    pub(super) messages_left: u32,
+    /// How many more transactions it may carry; with none it says good-bye.
+    pub(super) transactions_left: u32,
+    recipients_max: usize,
+    /// How transactions are cut. None before the hand-shake is done: until then, the connection
+    /// counts on the message that it will take.
+    sharing: Option<Sharing>,
+    /// Longest that a transaction may take.
+    transfer_timeout: Duration,
     /// TCP is established. Before, the transport keeps the time.
     pub(super) is_established: bool,
-    /// The hand-shake is done. Before, it counts on the message that it will take then.
-    pub(super) is_greeted: bool,
-    /// What it waits for may take until then.
-    pub(super) deadline: Instant,
+    /// What is awaited, since when it has been or was last got on with, and how long that may take.
+    awaited: (Waiting, u64),
+    reply_deadline: Instant,
+    /// When the first transaction in flight must be over, however it gets on.
+    transfer_deadline: Instant,
     /// It is in the list of connections to flush.
     pub(super) is_listed: bool,
+    /// It is counted as one that has nothing to do.
+    pub(super) is_counted_idle: bool,
 }
 
 impl Connection {
     pub(super) fn new(
         queue: QueueIndex,
         next_hop: SocketAddr,
-        options: ClientOptions,
-        messages_left: u32,
+        destination: &Destination,
+        hostname: &str,
     ) -> Connection {
+        let options = ClientOptions {
+            hostname: hostname.into(),
+            protocol: destination.protocol,
+            pipeline_transactions: destination.pipeline_transactions,
+        };
         Connection {
             queue,
             next_hop,
+            protocol: destination.protocol,
             smtp: ClientSession::new(options),
             in_flight: VecDeque::new(),
-            messages_left,
+            transactions_left: destination.messages_per_connection_max,
+            recipients_max: destination.recipients_max,
+            sharing: None,
+            transfer_timeout: destination.transfer_timeout,
             is_established: false,
-            is_greeted: false,
-            deadline: Instant::MAX,
+            awaited: (Waiting::Nothing, 0),
+            reply_deadline: Instant::MAX,
+            transfer_deadline: Instant::MAX,
             is_listed: false,
+            is_counted_idle: false,
         }
     }
 
-    /// Whether it can take one more message now.
-    pub(super) fn can_submit(&self) -> bool {
-        self.messages_left > 0 && self.smtp.can_submit()
+    /// Whether the hand-shake is done.
+    pub(super) fn is_greeted(&self) -> bool {
+        self.sharing.is_some()
     }
 
-    /// Begins a transaction for the recipients that are left.
-    pub(super) fn submit(&mut self, attempt: Attempt, unix_ms: u64) {
-        self.messages_left -= 1;
-        let in_flight = InFlight::new(attempt, unix_ms);
-        let message = MessageRef::clone(&in_flight.attempt.message);
+    /// The hand-shake is done: keeps to what the next hop has said.
+    pub(super) fn handle_greeted(&mut self) {
+        let capabilities = self.smtp.capabilities();
+        self.sharing = Some(Sharing::new(self.recipients_max, self.protocol, &capabilities));
+        if let Some(most) = capabilities.limits.transactions_max {
+            self.transactions_left = self.transactions_left.min(most.get());
+        }
+    }
+
+    /// Whether it can take one more transaction now. Those of one message do not overlap with
+    /// others: what is left of it comes next.
+    pub(super) fn can_submit(&self) -> bool {
+        let is_split = self.in_flight.back().is_some_and(|it| !it.attempt.left.is_empty());
+        self.transactions_left > 0 && !is_split && self.smtp.can_submit()
+    }
+
+    /// Begins a transaction for recipients that are left.
+    ///
+    /// # Errors
+    /// The attempt, when this connection can carry none of them; nothing has begun then.
+    pub(super) fn submit(
+        &mut self,
+        mut attempt: Attempt,
+        now: Instant,
+        unix_ms: u64,
+    ) -> Result<(), Attempt> {
+        let message = MessageRef::clone(&attempt.message);
         let envelope = &message.envelope;
+        let sharing = self.sharing.as_mut().expect("only a greeted connection takes a message");
+        let Some(share) = sharing.take(envelope, &mut attempt.left) else { return Err(attempt) };
+        self.transactions_left -= 1;
+        let in_flight = InFlight { attempt, share, started_unix_ms: unix_ms };
         self.smtp.submit(NewMail {
             key: in_flight.attempt.id.0,
-            reverse_path: &envelope.reverse_path,
+            reverse_path: if in_flight.share.is_silent { "" } else { &envelope.reverse_path },
             recipients: in_flight.recipients().map(new_recipient),
             content: message.content.clone(),
             leading_dot: envelope.leading_dot,
@@ -76,7 +123,23 @@ impl Connection {
             envelope_id: envelope.envelope_id.as_deref(),
             priority: envelope.priority,
         });
+        if self.in_flight.is_empty() {
+            self.transfer_deadline = now + self.transfer_timeout;
+        }
         self.in_flight.push_back(in_flight);
+        Ok(())
+    }
+
+    /// Takes out a transaction that has finished.
+    pub(super) fn finish(&mut self, key: u64, now: Instant) -> InFlight {
+        let mut places = self.in_flight.iter();
+        let place = places.position(|it| it.attempt.id.0 == key).expect("what was submitted");
+        if place == 0 {
+            let is_last = self.in_flight.len() == 1;
+            self.transfer_deadline =
+                if is_last { Instant::MAX } else { now + self.transfer_timeout };
+        }
+        self.in_flight.remove(place).expect("just found")
     }
 
     /// Sends what there is to send.
@@ -102,21 +165,31 @@ impl Connection {
         Ok(())
     }
 
-    /// Sets the deadline for what is awaited now.
-    pub(super) fn renew_deadline(&mut self, now: Instant, timeouts: &DeliveryTimeouts) {
-        self.deadline = now + self.timeout(timeouts);
+    /// When to give up waiting.
+    pub(super) fn deadline(&self) -> Instant {
+        self.reply_deadline.min(self.transfer_deadline)
     }
 
-    fn timeout(&self, timeouts: &DeliveryTimeouts) -> Duration {
-        match self.smtp.waiting() {
-            Waiting::Greeting => timeouts.greeting,
-            Waiting::Reply => timeouts.reply,
-            Waiting::DataStart => timeouts.data_start,
-            Waiting::ContentSent => timeouts.data_block,
-            Waiting::DataEnd => timeouts.data_end,
-            Waiting::Goodbye => GOODBYE_TIMEOUT,
-            Waiting::Nothing => timeouts.idle,
+    /// Gives what is awaited its time, if that is something else than before, or something was
+    /// got on with. Bytes that come in and complete no reply are not.
+    pub(super) fn renew_deadline(&mut self, now: Instant, timeouts: &DeliveryTimeouts) {
+        let awaited = (self.smtp.waiting(), self.smtp.progress());
+        if self.awaited != awaited || self.reply_deadline == Instant::MAX {
+            self.awaited = awaited;
+            self.reply_deadline = now + timeout(awaited.0, timeouts);
         }
+    }
+}
+
+fn timeout(waiting: Waiting, timeouts: &DeliveryTimeouts) -> Duration {
+    match waiting {
+        Waiting::Greeting => timeouts.greeting,
+        Waiting::Reply => timeouts.reply,
+        Waiting::DataStart => timeouts.data_start,
+        Waiting::ContentSent => timeouts.data_block,
+        Waiting::DataEnd => timeouts.data_end,
+        Waiting::Goodbye => GOODBYE_TIMEOUT,
+        Waiting::Nothing => timeouts.idle,
     }
 }
 

@@ -7,35 +7,34 @@ use std::time::Duration;
 use kvs_proto::MessageId;
 use tcpstack::{ConnectionId, Instant};
 
+use super::attempt::Attempt;
+use super::concurrency::Concurrency;
 use super::rate::RateLimit;
 use crate::front::config::Destination;
-use crate::message::{DeliveryState, MessageRef};
-
-/// A message that the queue wants delivered.
-#[derive(Debug)]
-pub(super) struct Attempt {
-    pub(super) id: MessageId,
-    pub(super) message: MessageRef,
-    pub(super) state: DeliveryState,
-}
 
 /// One queue's attempts, connections and pauses. Holds no socket; `Delivery` does what it says.
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) destination: Destination,
-    /// Not yet on a connection, in the queue's order. At most the window.
+    /// Not on a connection, in the queue's order. At most the window.
     pub(super) waiting: VecDeque<Attempt>,
-    /// At most `destination.connections_max`.
+    /// Those that may carry something first: see [`connections_max`](Self::connections_max).
     pub(super) connections: Vec<ConnectionId>,
     pub(super) rate: RateLimit,
+    concurrency: Concurrency,
     state: State,
-    /// Since a message was last answered.
+    /// Since a message was last judged.
     failures: u32,
-    /// No new connection before this.
+    /// No new connection before this: the destination has failed.
     connect_at: Instant,
-    /// The next hop to try, by its place, and how many were tried in vain since one answered.
+    /// Nor before this: we could not make one ourselves.
+    local_fault_until: Instant,
+    /// The next hop to try, by its place, and how many were tried in vain since a message was
+    /// judged.
     next_hop: usize,
     hops_failed: usize,
+    /// A probe that found no judgement.
+    suspect: Option<MessageId>,
     /// What the shard was last told.
     window_told: u32,
     /// It is in the list of lanes to look at.
@@ -49,7 +48,7 @@ enum State {
     Paused {
         until: Instant,
     },
-    /// After a pause: one message on one connection, until the next hop greets us.
+    /// After a pause: one message on one connection, until one is judged.
     Probing,
     /// For good.
     Stopped,
@@ -58,17 +57,23 @@ enum State {
 impl Lane {
     pub(super) fn new(destination: Destination) -> Lane {
         assert!(!destination.next_hops.is_empty(), "a destination has a next hop");
-        assert!(destination.connections_max > 0 && destination.messages_per_connection_max > 0);
+        assert!(destination.recipients_max > 0 && destination.messages_per_connection_max > 0);
         Lane {
             rate: RateLimit::new(destination.rate_per_second),
+            concurrency: Concurrency::new(
+                destination.connections_initial,
+                destination.connections_max,
+            ),
             destination,
             waiting: VecDeque::new(),
             connections: Vec::new(),
             state: State::Open,
             failures: 0,
             connect_at: Instant::ZERO,
+            local_fault_until: Instant::ZERO,
             next_hop: 0,
             hops_failed: 0,
+            suspect: None,
             window_told: 0,
             is_listed: false,
         }
@@ -86,14 +91,15 @@ impl Lane {
         if before.rate_per_second != destination.rate_per_second {
             self.rate = RateLimit::new(destination.rate_per_second);
         }
-        let is_elsewhere = before.next_hops != destination.next_hops;
+        self.concurrency.set_max(destination.connections_max);
+        let is_elsewhere =
+            before.next_hops != destination.next_hops || before.protocol != destination.protocol;
         if is_elsewhere || (before.is_suspended && !destination.is_suspended) {
-            self.next_hop = 0;
-            self.hops_failed = 0;
+            self.begin_round();
             self.failures = 0;
             self.connect_at = Instant::ZERO;
-            if matches!(self.state, State::Paused { .. }) {
-                self.state = State::Probing;
+            if matches!(self.state, State::Paused { .. }) || self.concurrency.is_exhausted() {
+                self.begin_probing();
             }
         }
     }
@@ -106,6 +112,17 @@ impl Lane {
             && others < destination.connections_max as usize
     }
 
+    /// How many connections may carry something, the first in the list. Those behind are let go
+    /// when they have nothing to do.
+    pub(super) fn connections_max(&self) -> usize {
+        let most = match self.state {
+            State::Open => self.concurrency.connections(),
+            State::Probing => 1,
+            State::Paused { .. } | State::Stopped => 0,
+        };
+        if self.destination.is_suspended { 0 } else { most as usize }
+    }
+
     /// The window, if the shard must be told.
     pub(super) fn poll_window(&mut self) -> Option<u32> {
         let window = self.window();
@@ -116,13 +133,8 @@ impl Lane {
 
     /// The address for one more connection, if there may be one.
     pub(super) fn next_hop(&self, now: Instant) -> Option<SocketAddr> {
-        let most = match self.state {
-            State::Open => self.destination.connections_max as usize,
-            State::Probing => 1,
-            State::Paused { .. } | State::Stopped => 0,
-        };
-        let most = if self.destination.is_suspended { 0 } else { most };
-        let may_connect = self.connections.len() < most && self.connect_at <= now;
+        let may_connect = self.connections.len() < self.connections_max()
+            && self.connect_at.max(self.local_fault_until) <= now;
         may_connect.then(|| self.destination.next_hops[self.next_hop])
     }
 
@@ -130,7 +142,9 @@ impl Lane {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         match self.state {
             State::Paused { until } => Some(until),
-            State::Open | State::Probing if !self.waiting.is_empty() => Some(self.connect_at),
+            State::Open | State::Probing if !self.waiting.is_empty() => {
+                Some(self.connect_at.max(self.local_fault_until))
+            }
             _ => None,
         }
     }
@@ -140,50 +154,69 @@ impl Lane {
         if let State::Paused { until } = self.state
             && until <= now
         {
-            self.state = State::Probing;
+            self.begin_probing();
         }
     }
 
-    /// The next hop has greeted us.
-    pub(super) fn handle_greeted(&mut self) {
+    /// The next hop has judged a message: the destination works. `is_taken`: for somebody it has
+    /// taken it.
+    pub(super) fn handle_judged(&mut self, is_taken: bool) {
+        self.failures = 0;
         self.hops_failed = 0;
+        self.suspect = None;
         if self.state == State::Probing {
             self.state = State::Open;
         }
+        if is_taken && self.state == State::Open {
+            self.concurrency.handle_success();
+        }
     }
 
-    /// A message was answered: the destination works.
-    pub(super) fn handle_answered(&mut self) {
-        self.failures = 0;
+    /// A message met a refusal that says nothing about it. Returns whether it is to blame all the
+    /// same: as a probe it met one twice, so that it might keep all the others for ever.
+    pub(super) fn is_to_blame(&mut self, id: MessageId) -> bool {
+        self.state == State::Probing && self.suspect.replace(id) == Some(id)
     }
 
-    /// A connection failed, and was taken from `connections`. `delay` says how long to hold back
-    /// after so many failures in a row.
+    /// A connection failed and was taken from `connections`, or has told us to keep away. `delay`
+    /// says how long to hold back after so many failures in a row.
     ///
-    /// While other addresses are untried, the next is tried at once. While other connections
-    /// work, only new ones are held back. Else the lane pauses. Returns whether it does.
+    /// While other addresses are untried, the next is tried at once. Else there may be half as many
+    /// connections, and no new ones for the delay. With none left the lane pauses. Returns whether
+    /// it does.
     pub(super) fn handle_failure(
         &mut self,
         now: Instant,
         delay: impl FnOnce(u32) -> Duration,
     ) -> bool {
-        self.hops_failed += 1;
-        self.next_hop = (self.next_hop + 1) % self.destination.next_hops.len();
-        if self.hops_failed < self.destination.next_hops.len() {
+        if !self.ends_round() {
             return false;
         }
-        // The round was in vain: the next one begins with the preferred address.
-        self.hops_failed = 0;
-        self.next_hop = 0;
         self.failures = self.failures.saturating_add(1);
         self.connect_at = now + delay(self.failures);
+        self.concurrency.handle_failure();
         self.pause_if_cut_off(now)
     }
 
-    /// Pauses the lane when it has no connection and may not make one yet. Returns whether it
-    /// paused.
+    /// A connection could not be made by a fault of ours, which says nothing about the destination.
+    /// Another address may be better; when none is, new connections wait, and nothing is given
+    /// back.
+    ///
+    /// Returns whether the fault is news.
+    pub(super) fn handle_local_fault(&mut self, now: Instant) -> bool {
+        let is_round_over = self.ends_round();
+        let is_news = is_round_over && self.local_fault_until + LOCAL_FAULT_PAUSE * 2 < now;
+        if is_round_over {
+            self.local_fault_until = now + LOCAL_FAULT_PAUSE;
+        }
+        is_news
+    }
+
+    /// Pauses the lane when it may have no connection, or has none and may not make one yet.
+    /// Returns whether it paused.
     pub(super) fn pause_if_cut_off(&mut self, now: Instant) -> bool {
-        if self.takes_attempts() && self.connections.is_empty() && self.connect_at > now {
+        let is_cut_off = self.connections.is_empty() && self.connect_at > now;
+        if self.takes_attempts() && (is_cut_off || self.concurrency.is_exhausted()) {
             self.state = State::Paused { until: self.connect_at };
             return true;
         }
@@ -195,20 +228,45 @@ impl Lane {
         self.state = State::Stopped;
     }
 
+    /// Goes on to the next address. Returns whether the round was in vain; the next one begins with
+    /// the preferred address.
+    fn ends_round(&mut self) -> bool {
+        self.hops_failed += 1;
+        self.next_hop = (self.next_hop + 1) % self.destination.next_hops.len();
+        let is_over = self.hops_failed >= self.destination.next_hops.len();
+        if is_over {
+            self.begin_round();
+        }
+        is_over
+    }
+
+    fn begin_round(&mut self) {
+        self.next_hop = 0;
+        self.hops_failed = 0;
+    }
+
+    fn begin_probing(&mut self) {
+        if self.state != State::Stopped {
+            self.state = State::Probing;
+            self.concurrency.restart();
+        }
+    }
+
     fn window(&self) -> u32 {
         let depth = if self.destination.pipeline_transactions { 2 } else { 1 };
+        let most = u32::try_from(self.connections_max()).expect("bounded by the concurrency");
         match self.state {
-            _ if self.destination.is_suspended => 0,
-            State::Open => self
-                .destination
-                .connections_max
-                .saturating_mul(depth)
-                .saturating_add(self.destination.prefetch),
-            State::Probing => 1,
-            State::Paused { .. } | State::Stopped => 0,
+            State::Open if most > 0 => {
+                most.saturating_mul(depth).saturating_add(self.destination.prefetch)
+            }
+            State::Probing => most,
+            _ => 0,
         }
     }
 }
+
+/// How long no connection is tried after a fault of ours: of addresses, ports or descriptors.
+const LOCAL_FAULT_PAUSE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -218,14 +276,12 @@ mod tests {
 
     fn lane(hops: usize, connections_max: u32) -> Lane {
         Lane::new(Destination {
-            queue_name: "q".into(),
-            next_hops: (0..hops).map(|n| format!("192.0.2.{n}:25").parse().unwrap()).collect(),
             connections_max,
-            rate_per_second: None,
-            messages_per_connection_max: 10,
-            pipeline_transactions: true,
-            is_suspended: false,
             prefetch: 1,
+            ..Destination::new(
+                "q",
+                (0..hops).map(|n| format!("192.0.2.{n}:25").parse().unwrap()).collect(),
+            )
         })
     }
 
@@ -238,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_ends_in_a_probe_and_the_greeting_opens() {
+    fn a_pause_ends_in_a_probe_and_a_judged_message_opens() {
         let mut lane = lane(1, 3);
         let mut now = Instant::ZERO;
         assert_eq!((lane.poll_window(), lane.poll_window()), (Some(7), None));
@@ -250,8 +306,10 @@ mod tests {
         assert!(lane.next_hop(now).is_some());
         lane.connections.push(connection());
         assert_eq!(lane.next_hop(now), None, "one probe at a time");
-        lane.handle_greeted();
-        assert_eq!(lane.poll_window(), Some(7));
+        lane.handle_judged(false);
+        assert_eq!(lane.poll_window(), Some(3), "it begins with one connection");
+        lane.handle_judged(true);
+        assert_eq!(lane.poll_window(), Some(5));
     }
 
     #[test]
@@ -263,9 +321,8 @@ mod tests {
             assert_eq!(lane.next_deadline(), Some(now + Duration::from_secs(seconds)));
             now = lane.next_deadline().unwrap();
             lane.handle_time(now);
-            lane.handle_greeted();
         }
-        lane.handle_answered();
+        lane.handle_judged(true);
         lane.handle_failure(now, delay);
         assert_eq!(lane.next_deadline(), Some(now + Duration::from_secs(1)));
     }
@@ -295,6 +352,51 @@ mod tests {
         lane.connections.clear();
         assert!(lane.pause_if_cut_off(now));
     }
+
+    #[test]
+    fn failures_shrink_the_lane_and_the_last_one_pauses_it() {
+        let mut lane = lane(1, 4);
+        let now = Instant::ZERO;
+        lane.connections = vec![connection(); 4];
+        assert_eq!(lane.connections_max(), 4);
+        assert!(!lane.handle_failure(now, delay));
+        assert_eq!(lane.connections_max(), 2);
+        assert!(!lane.handle_failure(now, delay));
+        assert!(lane.handle_failure(now, delay), "though connections are left");
+        assert_eq!(lane.connections_max(), 0);
+    }
+
+    #[test]
+    fn a_probe_that_meets_a_refusal_twice_is_to_blame() {
+        let mut lane = lane(1, 1);
+        let mut now = Instant::ZERO;
+        assert!(!lane.is_to_blame(MessageId(1)) && !lane.is_to_blame(MessageId(1)), "not open");
+        for is_to_blame in [false, true, false, true] {
+            lane.handle_failure(now, delay);
+            now = lane.next_deadline().unwrap();
+            lane.handle_time(now);
+            assert_eq!(lane.is_to_blame(MessageId(1)), is_to_blame);
+            if is_to_blame {
+                assert!(!lane.is_to_blame(MessageId(2)), "another message");
+            }
+        }
+    }
+
+    #[test]
+    fn a_fault_of_ours_holds_connections_back_and_pauses_nothing() {
+        let mut lane = lane(2, 4);
+        let now = Instant::ZERO + Duration::from_secs(60);
+        assert!(!lane.handle_local_fault(now));
+        assert!(lane.next_hop(now).is_some(), "the other address may be better");
+        assert!(lane.handle_local_fault(now), "it is news");
+        assert_eq!(lane.next_hop(now), None);
+        assert!(lane.takes_attempts() && !lane.pause_if_cut_off(now));
+        let later = now + LOCAL_FAULT_PAUSE;
+        assert!(lane.next_hop(later).is_some());
+        assert!(!lane.handle_local_fault(later) && !lane.handle_local_fault(later));
+        assert_eq!(lane.connections_max(), 4);
+    }
+
     fn changed(lane: &mut Lane, change: impl FnOnce(&mut Destination)) {
         let mut destination = lane.destination.clone();
         change(&mut destination);
@@ -310,7 +412,7 @@ mod tests {
         assert_eq!((lane.poll_window(), lane.next_hop(now)), (Some(0), None));
         assert!(!lane.takes_attempts());
         // What was under way fails meanwhile.
-        lane.handle_failure(now, delay);
+        (0..9).for_each(|_| assert!(!lane.handle_failure(now, delay)));
         changed(&mut lane, |it| it.is_suspended = false);
         assert!(lane.takes_attempts() && lane.next_hop(now).is_some());
         assert!(lane.handle_failure(now, delay), "the lane pauses");

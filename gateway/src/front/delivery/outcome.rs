@@ -1,89 +1,99 @@
-//! From the results of a transaction to the outcome of an attempt, and its records.
+//! From the results of a transaction to the state of its message, and its records.
 
-use std::fmt;
+use std::borrow::Cow;
 use std::net::SocketAddr;
 
-use smtp::{Finished, RecipientResult, Reply, Results};
+use smtp::{RecipientResult, Reply};
 
-use super::lane::Attempt;
-use crate::api::Outcome;
+use super::attempt::InFlight;
 use crate::front::counters::DeliveryCounters;
 use crate::front::record::Attempted;
-use crate::message::{Recipient, RecipientStatus};
+use crate::message::{Envelope, RecipientEvent, RecipientStatus};
 
-/// An attempt on a connection.
+/// What a transaction was part of, and what its end says.
 #[derive(Debug)]
-pub(super) struct InFlight {
-    pub(super) attempt: Attempt,
-    /// The recipients that were offered, by their places in the envelope: those not settled.
-    pub(super) places: Vec<usize>,
-    pub(super) started_unix_ms: u64,
+pub(super) struct Ended<'a> {
+    pub(super) queue_name: &'a str,
+    pub(super) next_hop: SocketAddr,
+    pub(super) unix_ms: u64,
+    /// One for each recipient of the transaction.
+    pub(super) results: &'a [RecipientResult],
+    /// The reply to the end of data.
+    pub(super) reply: Option<&'a Reply>,
+    /// The next hop reports success itself.
+    pub(super) dsn_passed_on: bool,
 }
 
-impl InFlight {
-    /// Prepares an attempt.
-    pub(super) fn new(attempt: Attempt, unix_ms: u64) -> InFlight {
-        let recipients = attempt.message.envelope.recipients.len();
-        let places = (0..recipients)
-            .filter(|place| attempt.state.status(*place) == RecipientStatus::Open)
-            .collect();
-        InFlight { attempt, places, started_unix_ms: unix_ms }
-    }
-
-    /// The recipients that are offered, in order.
-    pub(super) fn recipients(&self) -> impl ExactSizeIterator<Item = &Recipient> + Clone {
-        let recipients = &self.attempt.message.envelope.recipients;
-        self.places.iter().map(|place| &recipients[*place])
-    }
-}
-
-/// What the shard is told about a finished attempt. Counts and records it.
-pub(super) fn settle(
-    in_flight: InFlight,
-    finished: Finished,
-    queue_name: &str,
-    next_hop: SocketAddr,
-    unix_ms: u64,
-    counters: &mut DeliveryCounters,
-) -> Outcome {
-    let Results::Recipients(results) = finished.results else {
-        counters.not_attempted += 1;
-        return Outcome::NotAttempted;
-    };
-    assert!(results.len() == in_flight.places.len(), "one result for each recipient");
-    let envelope = &in_flight.attempt.message.envelope;
-    let attempted = Attempted {
-        queue: queue_name,
-        id: in_flight.attempt.id,
-        from: &envelope.reverse_path,
-        next_hop,
-        age_ms: unix_ms.saturating_sub(envelope.accepted_unix_ms),
-        took_ms: unix_ms.saturating_sub(in_flight.started_unix_ms),
-    };
-    for kind in [Kind::Delivered, Kind::Deferred, Kind::Failed] {
-        let of_kind = results.iter().zip(in_flight.recipients());
-        let of_kind = of_kind.filter(|(result, _)| Kind::of(result) == kind);
-        if let Some((first, _)) = of_kind.clone().next() {
-            let reply = reply_of(first, finished.reply.as_ref());
-            attempted.ended(kind.name(), of_kind.map(|(_, recipient)| &*recipient.address), reply);
+impl Ended<'_> {
+    /// Notes in the message's state what became of the recipients, counts and records it.
+    pub(super) fn settle(&self, in_flight: &mut InFlight, counters: &mut DeliveryCounters) {
+        assert!(self.results.len() == in_flight.share.places.len(), "one result for each");
+        self.record(in_flight);
+        let next_hop = std::cell::LazyCell::new(|| self.next_hop.to_string());
+        let attempt = &mut in_flight.attempt;
+        attempt.is_begun = true;
+        let envelope = &attempt.message.envelope;
+        for (result, place) in self.results.iter().zip(&in_flight.share.places) {
+            let kind = Kind::of(result);
+            match kind {
+                Kind::Delivered => counters.delivered += 1,
+                Kind::Failed => counters.failed += 1,
+                Kind::Deferred => {
+                    counters.deferred += 1;
+                    counters.unknown += u64::from(*result == RecipientResult::Unknown);
+                }
+            }
+            let status = self.status(kind, envelope, *place);
+            if status != RecipientStatus::Settled {
+                attempt.state.explain(*place, &self.reply_of(result), &next_hop);
+            }
+            attempt.state.set_status(*place, status);
         }
     }
-    let mut is_settled = true;
-    let mut state = in_flight.attempt.state;
-    for (result, place) in results.iter().zip(&in_flight.places) {
-        match Kind::of(result) {
-            Kind::Delivered => counters.delivered += 1,
-            Kind::Failed => counters.failed += 1,
-            Kind::Deferred => {
-                counters.deferred += 1;
-                counters.unknown += u64::from(*result == RecipientResult::Unknown);
-                is_settled = false;
-                continue;
+
+    fn status(&self, kind: Kind, envelope: &Envelope, place: usize) -> RecipientStatus {
+        let is_told = |event| envelope.wants_report(place, event);
+        match kind {
+            Kind::Deferred => RecipientStatus::Open,
+            Kind::Failed if is_told(RecipientEvent::Failed) => RecipientStatus::Failed,
+            Kind::Delivered if !self.dsn_passed_on && is_told(RecipientEvent::Delivered) => {
+                RecipientStatus::Delivered
+            }
+            Kind::Failed | Kind::Delivered => RecipientStatus::Settled,
+        }
+    }
+
+    fn record(&self, in_flight: &InFlight) {
+        let envelope = &in_flight.attempt.message.envelope;
+        let attempted = Attempted {
+            queue: self.queue_name,
+            id: in_flight.attempt.id,
+            from: &envelope.reverse_path,
+            next_hop: self.next_hop,
+            age_ms: self.unix_ms.saturating_sub(envelope.accepted_unix_ms),
+            took_ms: self.unix_ms.saturating_sub(in_flight.started_unix_ms),
+        };
+        for kind in [Kind::Delivered, Kind::Deferred, Kind::Failed] {
+            let of_kind = self.results.iter().zip(in_flight.recipients());
+            let of_kind = of_kind.filter(|(result, _)| Kind::of(result) == kind);
+            if let Some((first, _)) = of_kind.clone().next() {
+                let to = of_kind.map(|(_, recipient)| &*recipient.address);
+                attempted.ended(kind.name(), to, self.reply_of(first));
             }
         }
-        state.set_status(*place, RecipientStatus::Settled);
     }
-    if is_settled { Outcome::Settled } else { Outcome::Deferred { state } }
+
+    /// The reply that decided a result.
+    fn reply_of<'a>(&'a self, result: &'a RecipientResult) -> Cow<'a, Reply> {
+        let reply = match result {
+            RecipientResult::Delivered => self.reply,
+            RecipientResult::Transient(reply) | RecipientResult::Permanent(reply) => Some(reply),
+            RecipientResult::Unknown => None,
+        };
+        reply.map(Cow::Borrowed).unwrap_or_else(|| {
+            Cow::Owned(Reply::local(451, (4, 4, 2), "No answer to the end of data"))
+        })
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -107,26 +117,6 @@ impl Kind {
             Kind::Delivered => "delivered",
             Kind::Deferred => "deferred",
             Kind::Failed => "failed",
-        }
-    }
-}
-
-/// The reply that decided a result.
-fn reply_of<'a>(result: &'a RecipientResult, to_data: Option<&'a Reply>) -> ShownReply<'a> {
-    ShownReply(match result {
-        RecipientResult::Delivered => to_data,
-        RecipientResult::Transient(reply) | RecipientResult::Permanent(reply) => Some(reply),
-        RecipientResult::Unknown => None,
-    })
-}
-
-struct ShownReply<'a>(Option<&'a Reply>);
-
-impl fmt::Display for ShownReply<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(reply) => reply.fmt(f),
-            None => f.write_str("no answer to the end of data"),
         }
     }
 }

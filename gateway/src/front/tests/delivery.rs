@@ -1,7 +1,13 @@
 //! Delivery: from the queue to the next hop, and what it makes of answers.
 
+use bytes::Bytes;
+use kvs_proto::MessageId;
+
 use super::*;
 use crate::front::tests::peer::Delivered;
+use crate::message::{
+    DeliveryState, Envelope, Message, MessageRef, Recipient, RecipientStatus as Status,
+};
 
 /// Puts so many mails into queue 0, numbered in their content.
 fn fill<T: Transport>(world: &mut World<T>, count: usize) {
@@ -61,50 +67,68 @@ fn each_recipient_has_its_own_result() {
     world.mail(session, &to, "x\r\n");
     world.run_until("an outcome", |world| !world.shard.queues[0].deferred.is_empty());
     let (id, state) = world.shard.queues[0].deferred[0].clone();
-    let settled: Vec<bool> = (0..4)
-        .map(|place| state.status(place) == crate::message::RecipientStatus::Settled)
-        .collect();
-    assert_eq!(settled, [true, true, false, true]);
+    let statuses = [0, 1, 2, 3].map(|place| state.status(place));
+    let expected = [Status::Failed, Status::Settled, Status::Open, Status::Settled];
+    assert_eq!(statuses, expected);
+    let codes = [0, 2].map(|place| state.explanation(place).unwrap().reply.code);
+    assert_eq!(codes, [550, 450]);
+    assert_eq!(&*state.explanation(0).unwrap().next_hop, "10.0.0.3:25");
     assert_eq!(world.next_hop.messages[0].recipients, ["yes@a.example", "ok@a.example"]);
     let counters = world.front.counters().delivery;
     assert_eq!((counters.delivered, counters.deferred, counters.failed), (2, 1, 1));
 
     // The retry offers only who is left.
     world.next_hop.rules.clear();
-    let stored = retry(&mut world, id, state);
-    world.run_until("the retry", |world| world.shard.queues[0].settled.contains(&stored));
+    let again = retry(&mut world, id, state);
+    world.run_until("the retry", |world| world.shard.queues[0].deferred.len() == 2);
     assert_eq!(world.next_hop.messages[1].recipients, ["later@a.example"]);
+    let (id, state) = world.shard.queues[0].deferred[1].clone();
+    assert_eq!((id, state.has_open(4), state.is_report_due(4)), (again, false, true));
 }
 
 /// Hands a mail of four recipients out again, as if its time had come.
-fn retry<T: Transport>(
-    world: &mut World<T>,
-    id: kvs_proto::MessageId,
-    state: crate::message::DeliveryState,
-) -> kvs_proto::MessageId {
-    let recipients = ["no", "yes", "later", "ok"]
-        .map(|who| crate::message::Recipient::new(format!("{who}@a.example")))
-        .into();
-    let mut envelope = crate::message::Envelope::new("s@x.example", recipients);
-    envelope.accepted_unix_ms = UNIX_MS;
-    let content = bytes::Bytes::from_static(b"x\r\n");
-    world.board.reserve(Q0, content.len()).unwrap();
-    let message = Arc::new(crate::message::Message { envelope, content });
+fn retry<T: Transport>(world: &mut World<T>, id: MessageId, state: DeliveryState) -> MessageId {
+    let recipients =
+        ["no", "yes", "later", "ok"].map(|who| Recipient::new(format!("{who}@a.example")));
+    let message = message(world, Envelope::new("s@x.example", recipients.into()));
     world.shard.queue(Q0).ready.insert(id, (message, state));
     id
 }
 
+/// Puts a mail with this envelope into queue 0.
+fn put<T: Transport>(world: &mut World<T>, envelope: Envelope) -> MessageId {
+    let message = message(world, envelope);
+    let queue = world.shard.queue(Q0);
+    let known = queue.ready.keys().chain(queue.outstanding.keys()).chain(&queue.settled);
+    let id = MessageId(known.map(|id| id.0).max().unwrap_or(1000) + 1);
+    queue.ready.insert(id, (message, DeliveryState::default()));
+    id
+}
+
+fn message<T: Transport>(world: &World<T>, mut envelope: Envelope) -> MessageRef {
+    envelope.accepted_unix_ms = UNIX_MS;
+    let content = Bytes::from_static(b"x\r\n");
+    world.board.reserve(Q0, content.len()).unwrap();
+    Arc::new(Message { envelope, content })
+}
+
 #[test]
-fn permanent_failure_settles_and_transient_failure_defers() {
-    for (reply, settled) in [("554 5.6.0 no", true), ("451 4.3.0 later", false)] {
+fn what_failed_is_settled_when_nobody_is_to_be_told() {
+    for (reply, from, status) in [
+        ("554 5.6.0 no", "", None),
+        ("554 5.6.0 no", "s@x.example", Some(Status::Failed)),
+        ("451 4.3.0 later", "", Some(Status::Open)),
+    ] {
         let mut world = world();
         world.next_hop.rules = vec![(".", reply)];
-        fill(&mut world, 1);
+        let envelope = Envelope::new(from, vec![Recipient::new("r@a.example")]);
+        let id = put(&mut world, envelope);
         world.run_until("an outcome", |world| {
             world.shard.queues[0].outstanding.is_empty() && world.shard.queues[0].ready.is_empty()
         });
-        assert_eq!(world.shard.queue(Q0).settled.len(), usize::from(settled));
-        assert_eq!(world.shard.queue(Q0).deferred.len(), usize::from(!settled));
+        let queue = world.shard.queue(Q0);
+        assert_eq!(queue.settled.contains(&id), status.is_none());
+        assert_eq!(queue.deferred.first().map(|(_, state)| state.status(0)), status);
     }
 }
 

@@ -54,14 +54,10 @@ fn config(listen: SocketAddr, next_hop: SocketAddr) -> FrontConfig {
     for (queue, domain) in (0..).zip(["a.example", "b.example", "c.example"]) {
         routes.add(domain, QueueIndex(queue));
         destinations.push(Destination {
-            queue_name: domain.into(),
-            next_hops: vec![next_hop],
             connections_max: 1,
-            rate_per_second: None,
             messages_per_connection_max: 1000,
-            pipeline_transactions: true,
-            is_suspended: false,
             prefetch: 1,
+            ..Destination::new(domain, vec![next_hop])
         });
     }
     FrontConfig {
@@ -96,6 +92,7 @@ fn config(listen: SocketAddr, next_hop: SocketAddr) -> FrontConfig {
             timeouts: DeliveryTimeouts::default(),
             backoff_min: Duration::from_secs(4),
             backoff_max: Duration::from_secs(60),
+            idle_connections_max: 100,
         },
         reports: ReportConfig { gateway: "gw".into(), queue: None, content_max: 4096 },
     }

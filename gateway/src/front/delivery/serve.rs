@@ -1,0 +1,210 @@
+//! Lanes at work: attempts go to connections, or back to the queue.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use tcpstack::{ConnectionId, Transport};
+
+use super::attempt::Attempt;
+use super::connection::Connection;
+use super::{Delivery, Timer, place};
+use crate::api::Command;
+use crate::front::connections::Connections;
+use crate::message::QueueIndex;
+
+impl Delivery {
+    /// Gives a lane's waiting attempts to its connections, in order, and makes connections, or lets
+    /// them go.
+    pub(super) fn serve_lane<T: Transport>(&mut self, transport: &mut T, queue: QueueIndex) {
+        let now = self.now;
+        let lane = self.lane_mut(queue);
+        lane.is_listed = false;
+        lane.handle_time(now);
+        if lane.pause_if_cut_off(now) {
+            self.pause(queue);
+        }
+        self.submit_waiting(queue);
+        self.retire_surplus(queue);
+        self.connect_as_needed(transport, queue);
+        let lane = self.lane_mut(queue);
+        let window = lane.poll_window();
+        let deadline = lane.next_deadline().filter(|at| *at > now);
+        if let Some(window) = window {
+            self.commands.push_back(Command::Slots { queue, window });
+        }
+        if let Some(deadline) = deadline {
+            self.timers.arm(Timer::Lane(queue), deadline);
+        }
+    }
+
+    fn submit_waiting(&mut self, queue: QueueIndex) {
+        let (now, unix_ms) = (self.now, self.unix_ms);
+        loop {
+            let lane = self.lanes[place(queue)].as_mut().expect("the lane is ours");
+            if lane.waiting.is_empty() {
+                return;
+            }
+            let most = lane.connections_max().min(lane.connections.len());
+            let usable = &lane.connections[..most];
+            let Some(id) = free_connection(&self.connections, usable) else { return };
+            if !lane.rate.take(now) {
+                let at = lane.rate.next_at();
+                return self.timers.arm(Timer::Lane(queue), at);
+            }
+            let Some(attempt) = lane.waiting.pop_front() else { return };
+            let connection = self.connections.get_mut(id).expect("a lane knows its connections");
+            if let Err(attempt) = connection.submit(attempt, now, unix_ms) {
+                // Its session has had as many domains as it may: another one can take it.
+                lane.waiting.push_front(attempt);
+                connection.transactions_left = 0;
+                self.retire(id);
+                continue;
+            }
+            self.list_to_flush(id);
+            self.finish_attempts(id);
+        }
+    }
+
+    /// Says good-bye on connections without work that the lane may not use.
+    fn retire_surplus(&mut self, queue: QueueIndex) {
+        let lane = self.lane_mut(queue);
+        let usable = lane.connections_max();
+        let surplus: Vec<ConnectionId> = lane.connections.iter().skip(usable).copied().collect();
+        for id in surplus {
+            self.retire(id);
+        }
+    }
+
+    /// Makes connections while more messages wait than connections are in the making.
+    fn connect_as_needed<T: Transport>(&mut self, transport: &mut T, queue: QueueIndex) {
+        loop {
+            let lane = self.lanes[place(queue)].as_ref().expect("the lane is ours");
+            let is_coming = |id: &&ConnectionId| {
+                let connection = self.connections.get(**id).expect("a lane knows its connections");
+                !connection.is_greeted()
+            };
+            let coming = lane.connections.iter().filter(is_coming).count();
+            // What the rate holds back needs no connections.
+            let is_needed = lane.waiting.len() > coming && lane.rate.next_at() <= self.now;
+            let Some(next_hop) = lane.next_hop(self.now).filter(|_| is_needed) else { return };
+            self.connect(transport, queue, next_hop);
+        }
+    }
+
+    fn connect<T: Transport>(&mut self, transport: &mut T, queue: QueueIndex, to: SocketAddr) {
+        self.counters.connections_begun += 1;
+        match transport.connect(self.now, to, None) {
+            Ok(id) => {
+                let lane = self.lanes[place(queue)].as_mut().expect("the lane is ours");
+                lane.connections.push(id);
+                let connection = Connection::new(queue, to, &lane.destination, &self.hostname);
+                self.connections.insert(id, connection);
+            }
+            Err(failure) => self.handle_local_fault(queue, to, &failure),
+        }
+    }
+
+    /// A connection could not be made for a reason of our own.
+    pub(super) fn handle_local_fault(
+        &mut self,
+        queue: QueueIndex,
+        next_hop: SocketAddr,
+        why: &dyn fmt::Display,
+    ) {
+        self.counters.local_faults += 1;
+        let now = self.now;
+        let lane = self.lane_mut(queue);
+        if lane.handle_local_fault(now) {
+            let queue = &lane.destination.queue_name;
+            tracing::warn!(%queue, %next_hop, %why, "cannot connect");
+        }
+        self.list_lane(queue);
+    }
+
+    /// A lane has paused: the shard hears that first, then gets back what was not tried.
+    pub(super) fn pause(&mut self, queue: QueueIndex) {
+        self.counters.pauses += 1;
+        self.give_back_waiting(queue);
+    }
+
+    pub(super) fn give_back_waiting(&mut self, queue: QueueIndex) {
+        let lane = self.lane_mut(queue);
+        let waiting = std::mem::take(&mut lane.waiting);
+        if let Some(window) = lane.poll_window() {
+            self.commands.push_back(Command::Slots { queue, window });
+        }
+        // The latest first: each goes to the head of the queue.
+        for attempt in waiting.into_iter().rev() {
+            self.give_back(queue, attempt);
+        }
+    }
+
+    /// Ends an attempt with what has come of it.
+    pub(super) fn give_back(&mut self, queue: QueueIndex, attempt: Attempt) {
+        self.counters.not_attempted += u64::from(!attempt.is_begun);
+        let (id, outcome) = (attempt.id, attempt.end());
+        self.commands.push_back(Command::Outcome { queue, id, outcome });
+    }
+
+    /// Lets connections go that a lane may not have any more. Those that carry something end when
+    /// it is finished; for those in the making nothing would come.
+    pub(super) fn end_surplus_connections<T: Transport>(
+        &mut self,
+        transport: &mut T,
+        queue: QueueIndex,
+    ) {
+        let ids = self.lane_mut(queue).connections.clone();
+        let mut kept = 0;
+        for id in ids {
+            let connection = self.connections.get_mut(id).expect("a lane knows its connections");
+            let lane = self.lanes[place(queue)].as_ref().expect("the lane is ours");
+            let is_of_protocol = connection.protocol == lane.destination.protocol;
+            if is_of_protocol && lane.keeps_connection(connection.next_hop, kept) {
+                kept += 1;
+                continue;
+            }
+            connection.transactions_left = 0;
+            if connection.is_greeted() {
+                self.retire(id);
+            } else {
+                self.remove(transport, id, None);
+            }
+        }
+    }
+
+    /// Says good-bye on a connection, if it has nothing to do.
+    pub(super) fn retire(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if connection.smtp.is_idle() {
+            connection.smtp.quit();
+            self.list_to_flush(id);
+        }
+    }
+
+    /// Keeps count of connections that have nothing to do; one too many says good-bye.
+    pub(super) fn count_idle(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let is_idle = connection.smtp.is_idle();
+        let was_idle = std::mem::replace(&mut connection.is_counted_idle, is_idle);
+        match (was_idle, is_idle) {
+            (false, true) => self.idle_count += 1,
+            (true, false) => self.idle_count -= 1,
+            _ => return,
+        }
+        if is_idle && self.idle_count > self.config.idle_connections_max {
+            self.retire(id);
+        }
+    }
+}
+
+/// The connection for the next message: one without work before one that would overlap.
+fn free_connection(
+    connections: &Connections<Connection>,
+    usable: &[ConnectionId],
+) -> Option<ConnectionId> {
+    let free = usable.iter().filter_map(|id| {
+        let connection = connections.get(*id).expect("a lane knows its connections");
+        connection.can_submit().then_some((connection.in_flight.len(), *id))
+    });
+    free.min_by_key(|(load, _)| *load).map(|(_, id)| id)
+}
