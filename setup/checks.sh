@@ -15,6 +15,7 @@ Checks the rules of the tree; without arguments all of them:
   unsafe      unsafe code only in dataplane, tcpstack/src/kernel and the KVS arena
   paths       no file names a path of somebody's machine
   stubs       nothing is left for later
+  proofs      each line of the checklist in docs/smtp.md names tests that exist
   no-c        cargo build --no-default-features compiles no C
   self        each of these rules, on input that breaks it, fails
 END
@@ -38,7 +39,7 @@ UNSAFE_ALLOWED='^(dataplane/|tcpstack/src/kernel/|kvs/src/arena)'
 C_BUILDERS='^(cc|cmake|bindgen|clang-sys|pkg-config|vcpkg|autotools|nasm-rs) '
 
 main() {
-    local rule rules=(direction no-std unsafe paths stubs no-c self)
+    local rule rules=(direction no-std unsafe paths stubs proofs no-c self)
     case ${1:-} in
     --help | -h)
         usage
@@ -55,6 +56,7 @@ main() {
         unsafe) rust_files | grep -vE "$UNSAFE_ALLOWED" | unsafe_lines ;;
         paths) all_files | machine_paths ;;
         stubs) rust_files | stubs ;;
+        proofs) proofs <docs/smtp.md ;;
         no-c) no_c ;;
         self) self ;;
         *)
@@ -129,6 +131,38 @@ stubs() {
     return "$broken"
 }
 
+# Reads a document; prints each row of its tables whose last cell names no test, or one that is not
+# there: a function of a Rust or Python file, or a script of setup/scenarios.
+proofs() {
+    local row name broken=0
+    while read -r row; do
+        local named=0
+        while read -r name; do
+            named=1
+            is_proof "$name" || {
+                say "there is no test $name: $row"
+                broken=1
+            }
+        done < <(sed 's/ *| *$//; s/.*|//' <<<"$row" | quoted)
+        [ "$named" -eq 1 ] || {
+            say "no proof: $row"
+            broken=1
+        }
+    done < <(grep '^|' | grep -vE '^\| *(---|line|extension) ')
+    return "$broken"
+}
+
+# What stands between backticks.
+# shellcheck disable=SC2016
+quoted() { grep -o '`[^`]*`' | tr -d '`'; }
+
+is_proof() {
+    case $1 in
+    *.sh) [ -f "$ROOT/setup/scenarios/$1" ] || [ -f "$ROOT/setup/$1" ] ;;
+    *) grep -rqwE --include='*.rs' --include='*.py' --exclude-dir=target "(fn|def) $1" "$ROOT" ;;
+    esac
+}
+
 # No dependency knows how to compile C, and none does when all build scripts run.
 no_c() {
     local flags=(--workspace --no-default-features)
@@ -201,6 +235,13 @@ self() {
         say '#![deny(unsafe_op_in_unsafe_fn)] // nothing unsafe here' >"$dir/good/lib.rs"
         say "$dir/good/lib.rs" | passes "$word"
     done
+
+    # shellcheck disable=SC2016
+    say '| a line | does it | `proofs_of_this_kind_do_not_exist` |' | fails proofs
+    say '| a line | does it | nothing |' | fails proofs
+    # shellcheck disable=SC2016
+    printf '%s\n' '| line | handling | proof |' '| --- | --- | --- |' \
+        '| a line | does `it` | `only_crlf_dot_crlf_is_the_end`, `stop.sh` |' | passes proofs
 
     say 'bindgen v0.70.0' | fails c_builders
     say 'cc v1.0.0' | fails c_builders
