@@ -92,7 +92,7 @@ run_section() {
     install) setup/install.sh --test ;;
     format) cargo fmt --all --check ;;
     scripts) shellcheck -x .ci/run setup/*.sh setup/scenarios/*.sh ;;
-    rules) setup/checks.sh direction no-std unsafe paths stubs self ;;
+    rules) setup/checks.sh direction no-std unsafe paths stubs proofs self ;;
     lint) cargo clippy --locked --quiet --workspace --all-targets -- -D warnings ;;
     docs) RUSTDOCFLAGS='-D warnings' cargo doc --locked --quiet --workspace --no-deps ;;
     tests) run_tests ;;
