@@ -18,6 +18,8 @@ pub struct Board {
     queues: Vec<CachePadded<QueueBoard>>,
     /// Bytes that all queues together may still take.
     bytes_left: CachePadded<AtomicI64>,
+    /// Their budget. Seldom changed, so it may share a line with what is read as often.
+    bytes_max: AtomicI64,
     /// How often a switch has changed.
     changes: CachePadded<AtomicU64>,
     clients: Arc<Clients>,
@@ -60,6 +62,7 @@ impl Board {
         Board {
             queues: queues.into_iter().map(queue).collect(),
             bytes_left: CachePadded::new(AtomicI64::new(bytes_max)),
+            bytes_max: AtomicI64::new(bytes_max),
             changes: CachePadded::new(AtomicU64::new(0)),
             clients: Arc::default(),
         }
@@ -101,6 +104,12 @@ impl Board {
     /// For the operator: moves the budget of all queues together by so many bytes.
     pub fn move_budget(&self, bytes: i64) {
         self.bytes_left.fetch_add(bytes, Relaxed);
+        self.bytes_max.fetch_add(bytes, Relaxed);
+    }
+
+    /// Whether less than an eighth of the budget is left.
+    pub fn is_short(&self) -> bool {
+        self.bytes_left() < self.bytes_max.load(Relaxed) / 8
     }
 
     /// Whether any queue accepts: else the ports close. A suspended queue counts by its copies

@@ -174,7 +174,7 @@ mod tests {
         let mut reloader = reloader();
         let text = GOOD
             .replace("rate_max = 7", "rate_max = 8\nreceive = \"suspended\"\nmessages_max = 10")
-            .replace("hostname", "memory = \"1 MiB\"\nhostname");
+            .replace("hostname", "memory = \"32 MiB\"\nhostname");
         let before = reloader.board.bytes_left();
         let differences = reloader.take(text).unwrap();
         let keys = differences.iter().map(|it| it.key.as_str()).collect::<Vec<_>>();
@@ -185,7 +185,7 @@ mod tests {
         let board = &reloader.board;
         assert!(board.is_suspended(QueueIndex(0)) && !board.is_suspended(QueueIndex(1)));
         assert_eq!(board.left(QueueIndex(0)).0, 10);
-        assert_eq!((before, board.bytes_left()), (1 << 30, 1 << 20));
+        assert_eq!((before, board.bytes_left()), (1 << 30, 32 << 20));
         assert_eq!(reloader.settings.delivery.destinations[0].rate_per_second.unwrap().get(), 8);
         reloader.take(GOOD.into()).unwrap();
         assert!(!reloader.board.is_suspended(QueueIndex(0)));

@@ -29,7 +29,8 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 /// How long a stopping gateway waits for closed sockets to send their last replies.
 const LINGER_GRACE: Duration = Duration::from_secs(2);
 
-/// How long a stopping gateway waits for transactions and deliveries under way.
+/// How long a stopping gateway waits for deliveries under way, and for transactions if those may
+/// not take longer by the configuration.
 const FRONT_GRACE: Duration = Duration::from_secs(30);
 
 /// Longest sleep, so that a wake-up that is missed costs this much at most.
@@ -330,7 +331,7 @@ impl Worker {
             // What it had to say must have reached the shards.
             let heard = !self.rings.has_waiting();
             let stopped = front.is_stopped() && heard && !(lingering && patient);
-            let overdue = now.saturating_since(since) >= FRONT_GRACE;
+            let overdue = now.saturating_since(since) >= FRONT_GRACE.max(front.drain_time());
             if !stop.front_done && (stopped || overdue) {
                 stop.front_done = true;
                 self.shared.fronts_left.fetch_sub(1, Ordering::SeqCst);

@@ -230,6 +230,11 @@ impl ServerSession {
         self.phase == Phase::Content
     }
 
+    /// Whether the client is sending content, wanted or not.
+    pub fn is_taking_content(&self) -> bool {
+        matches!(self.phase, Phase::Content | Phase::Skip(_))
+    }
+
     /// The most octets of content that [`handle_bytes`](Self::handle_bytes) may append for an
     /// input of `input_len`. What it does not need of them is needed at the end of the message.
     pub fn content_len_max(&self, input_len: usize) -> usize {

@@ -64,16 +64,34 @@ pub struct ReceptionConfig {
     pub text_line_max: usize,
     /// So many bad commands end the session with 421 4.7.0.
     pub errors_max: u32,
+    /// So many bad commands, and recipients that a client outside of the relay networks was
+    /// refused, are answered at once; each reply behind them is held back for `error_delay`.
+    pub errors_soft: u32,
+    /// How long. Holding back costs a timer and blocks nothing.
+    pub error_delay: Duration,
     /// How strict sessions are about bare newlines and about clients that do not wait.
     pub rules: SessionRules,
-    /// A client that sends nothing for so long gets 421 4.4.2. At least 5 minutes by RFC 5321
-    /// §4.5.3.2.7.
-    pub session_timeout: Duration,
+    /// The same for clients of the relay networks.
+    pub trusted_rules: SessionRules,
+    /// How long clients outside of the relay networks wait for the greeting. Who speaks before it
+    /// gets 554 5.5.0. Zero: at once, and nobody can speak before.
+    pub greet_pause: Duration,
+    /// How long reception waits for slow clients.
+    pub patience: Patience,
+    /// Most Received fields that a message comes with; one more, and it runs in a circle (RFC 5321
+    /// §6.3): 554 5.4.6 after its end.
+    pub received_max: usize,
+    /// How long transactions may go on after [`stop`](super::Front::stop). Then they get 421 4.3.2;
+    /// a message whose end of data has come still gets its answer.
+    pub drain: Duration,
     /// A message that has not been committed so long after its end gets 451 and is withdrawn.
     pub commit_timeout: Duration,
     /// Put a Received line before each message (RFC 5321 §4.4). Off only where another relay of
     /// the same operator writes it.
     pub trace_header: bool,
+    /// Name the recipient in that line where there is only one. Off by default: whoever the mail is
+    /// passed on to learns by which address it came.
+    pub trace_recipient: bool,
     /// Which mail goes to which queue.
     pub routes: Routes,
     /// Who may relay where.
@@ -87,6 +105,44 @@ pub struct ReceptionConfig {
     pub client_limits: ClientLimits,
     /// Clients without limits of their own.
     pub exempt_networks: Networks,
+}
+
+/// How long reception waits for slow clients: usually, and under load.
+///
+/// A front is under load while its sessions are above a share of their bound, or while the
+/// gateway's memory is short (see [`Board::is_short`](crate::board::Board::is_short)). At the bound
+/// itself a newcomer takes the place of a session that has been idle for a second or more, the
+/// one that has been so longest of some that are looked at; that one gets 421 4.3.2. If there is
+/// none, the newcomer gets it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Patience {
+    /// Usually.
+    pub normal: Tempo,
+    /// Under load.
+    pub loaded: Tempo,
+    /// Load begins at this share of `sessions_max`, in percent.
+    pub load_percent: usize,
+}
+
+/// How fast a client has to go on: who is slower gets 421 4.4.2.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tempo {
+    /// A complete command has to come so long after our last reply (RFC 5321 §4.5.3.2.7 asks for 5
+    /// minutes), and a reply has to be read so long after it was written.
+    pub command: Duration,
+    /// Content has to come at this rate on average over that time, in octets a second. With zero,
+    /// something has to come in that time.
+    pub data_rate_min: u32,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience {
+            normal: Tempo { command: Duration::from_secs(300), data_rate_min: 64 },
+            loaded: Tempo { command: Duration::from_secs(10), data_rate_min: 1024 },
+            load_percent: 75,
+        }
+    }
 }
 
 /// Which recipients go to which queue.

@@ -58,6 +58,18 @@ impl<V> Connections<V> {
         self.places.iter_mut().flatten().map(|(_, value)| value)
     }
 
+    /// What is in the `count` places from `start` on, beginning anew behind the last.
+    pub(super) fn sample(
+        &self,
+        start: usize,
+        count: usize,
+    ) -> impl Iterator<Item = (ConnectionId, &V)> {
+        let len = self.places.len();
+        let places = (0..count.min(len))
+            .filter_map(move |step| self.places[(start % len + step) % len].as_ref());
+        places.map(|(id, value)| (*id, value))
+    }
+
     pub(super) fn ids(&self) -> impl Iterator<Item = ConnectionId> {
         self.places.iter().flatten().map(|(id, _)| *id)
     }
@@ -70,6 +82,20 @@ fn place(id: ConnectionId) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sample_goes_round_and_skips_free_places() {
+        let mut connections = Connections::new();
+        for index in [0, 1, 3] {
+            connections.insert(ConnectionId { index, generation: 0 }, index);
+        }
+        let sample = |start, count| -> Vec<u32> {
+            connections.sample(start, count).map(|(_, value)| *value).collect()
+        };
+        assert_eq!(sample(1, 2), [1]);
+        assert_eq!(sample(7, 100), [3, 0, 1]);
+        assert!(Connections::<u32>::new().sample(5, 5).next().is_none());
+    }
 
     #[test]
     fn a_stale_name_finds_nothing() {

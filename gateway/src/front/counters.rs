@@ -22,7 +22,13 @@ pub struct ReceptionCounters {
     pub sessions_refused: u64,
     /// Sessions, transactions and recipients beyond what their client may have.
     pub clients_limited: u64,
-    /// Sessions ended because the client was silent.
+    /// Clients that spoke before our greeting.
+    pub early_talkers: u64,
+    /// Replies held back from clients that make mistakes.
+    pub replies_held: u64,
+    /// Idle sessions that had to make room for newcomers.
+    pub sessions_displaced: u64,
+    /// Sessions ended because the client was silent, too slow, or did not read.
     pub sessions_timed_out: u64,
     /// Messages whose end of data came.
     pub received: u64,
@@ -30,6 +36,8 @@ pub struct ReceptionCounters {
     pub accepted: u64,
     /// Octets of those, trace header included.
     pub accepted_bytes: u64,
+    /// Messages answered 554: they run in a circle.
+    pub loops: u64,
     /// Messages answered 451 because they could not be committed.
     pub refused: u64,
     /// Of those, how many because the time-out passed.
@@ -48,6 +56,8 @@ pub struct ReceptionCounters {
     pub recipients_unreplicated: u64,
     /// Recipients answered 450: the operator has suspended their queue's receipt.
     pub recipients_suspended: u64,
+    /// Recipients named twice in one transaction, and stored once.
+    pub recipients_repeated: u64,
     /// Messages that wait for their commit now.
     pub waiting: u64,
     /// Notices for mails that nobody waits for any more: they crossed a withdrawal.

@@ -20,13 +20,14 @@ mod timers;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tcpstack::{Event, Instant, Transport};
 
 pub use self::addresses::AddressSet;
 pub use self::config::{
-    DeliveryConfig, DeliveryTimeouts, Destination, FrontConfig, ReceptionConfig, ReportConfig,
-    Routes,
+    DeliveryConfig, DeliveryTimeouts, Destination, FrontConfig, Patience, ReceptionConfig,
+    ReportConfig, Routes, Tempo,
 };
 pub use self::counters::{DeliveryCounters, FrontCounters, ReceptionCounters, ReportCounters};
 pub use self::networks::Networks;
@@ -157,7 +158,8 @@ impl<T: Transport> Front<T> {
     }
 
     /// Begins to stop: ports close, idle sessions get 421, transactions and deliveries under way
-    /// are finished, and no more are begun.
+    /// are finished, and no more are begun. Transactions that are not finished in
+    /// [`ReceptionConfig::drain`] get 421 too.
     pub fn stop(&mut self) {
         if !self.is_stopping {
             self.is_stopping = true;
@@ -165,6 +167,11 @@ impl<T: Transport> Front<T> {
             self.delivery.stop(&mut self.transport);
             self.reports.stop();
         }
+    }
+
+    /// How long reception may take to stop: for transactions under way, and the commit of the last.
+    pub fn drain_time(&self) -> Duration {
+        self.reception.drain_time()
     }
 
     /// Whether all has come to its end after [`stop`](Self::stop).

@@ -156,6 +156,11 @@ impl Settings {
         let links = read_links(&root, directory);
         let groups = read_groups(&root, &links);
         let (queues, destinations, routes) = read_queues(&root, &name, &groups, directory);
+        let largest = queues.iter().map(|it| it.bytes_max).chain([memory_bytes]);
+        if largest.min().is_some_and(|least| least < message_size_max) {
+            let why = "neither `memory` nor the `bytes_max` of a queue may be less than this";
+            root.mistake_at("message_size_max", format!("{why}: such mail could never be stored"));
+        }
         let times = root.table("times");
         let mut reception = read_reception(&root, &times, message_size_max, routes);
         reception.known_recipients = queues.iter().map(|it| it.known_recipients.clone()).collect();

@@ -162,6 +162,8 @@ fn mistakes_between_keys_are_named_with_their_lines() {
         ),
         ("[threads]", "[relay]\ndomains = [\"a b\"]\n[threads]", "9:12: \"a b\" is no address"),
         ("[threads]", "[checks]\nsender_refused = []\n[threads]", "did you mean `senders_refused`"),
+        ("rate_max = 7", "bytes_max = \"10 MiB\"", "such mail could never be stored"),
+        ("[threads]", "[times]\ncommand = \"5 s\"\n[threads]", "not be longer than `command`"),
         ("rate_max = 7", "recipients_file = \"none\"", "cannot read /etc/hikyaku/none"),
         ("127.0.0.1:2525\", \"[::1]:2525", "[::1]:2525\", \"[::1]:2525", "named twice"),
     ] {
@@ -214,7 +216,7 @@ fn what_only_a_start_can_change_is_known() {
         assert_eq!(changed(from, to).fixed_differences(&running), [key]);
     }
     for to in
-        ["memory = \"1 MiB\"\n", "[limits]\nsessions_max = 3\n", "[times]\nsession = \"1 s\"\n"]
+        ["memory = \"64 MiB\"\n", "[limits]\nsessions_max = 3\n", "[times]\ncommit = \"1 s\"\n"]
     {
         let settings = changed("[threads]", &format!("{to}[threads]"));
         assert_eq!(settings.fixed_differences(&running), [""; 0]);

@@ -3,6 +3,7 @@
 mod admission;
 mod commits;
 mod desk;
+mod pace;
 mod ports;
 mod reservation;
 mod session;
@@ -12,6 +13,7 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvs_proto::MessageId;
 use smtp::{Refusal, ServerLimits};
@@ -20,9 +22,10 @@ use tcpstack::{ConnectionId, Instant, RecvError, Transport};
 use self::admission::Client;
 use self::commits::{Commits, Progress, WaitingMail};
 use self::desk::Desk;
+use self::pace::Owed;
 use self::ports::Ports;
 use self::session::{STOPPING, Session};
-use super::config::{FrontConfig, ReceptionConfig};
+use super::config::{FrontConfig, ReceptionConfig, Tempo};
 use super::connections::Connections;
 use super::counters::ReceptionCounters;
 use super::record;
@@ -39,6 +42,12 @@ pub(super) struct Reception {
     ports: Ports,
     sessions: Connections<Session>,
     timers: Timers<ConnectionId>,
+    /// What slow clients are measured by in this turn.
+    tempo: Tempo,
+    /// After a stop: when transactions that are still under way are cut.
+    drained_by: Option<Instant>,
+    /// Where the next search for an idle session begins.
+    hand: usize,
     /// Sessions that may have something to send or to resume, each at most once.
     to_flush: Vec<ConnectionId>,
 }
@@ -51,6 +60,9 @@ impl Reception {
             limits: Arc::new(limits(&config.hostname, reception)),
             sessions: Connections::new(),
             timers: Timers::new(),
+            tempo: reception.patience.normal,
+            drained_by: None,
+            hand: 0,
             to_flush: Vec::new(),
             desk: Desk {
                 config: reception.clone(),
@@ -99,10 +111,9 @@ impl Reception {
         connection: ConnectionId,
         peer: SocketAddr,
     ) {
-        let is_full = self.sessions.len() >= self.desk.config.sessions_max;
         let admitted = if self.desk.is_stopping {
             Err(&STOPPING)
-        } else if is_full {
+        } else if !self.has_place() {
             Err(&TOO_MANY_SESSIONS)
         } else {
             Client::admit(peer.ip(), &mut self.desk)
@@ -118,12 +129,30 @@ impl Reception {
             }
         };
         self.desk.counters.sessions_begun += 1;
-        let deadline = self.desk.now + self.desk.config.session_timeout;
-        let rules = self.desk.config.rules;
-        let session = Session::new(&self.limits, connection, client, rules, deadline);
+        let session = Session::new(&self.limits, connection, client, &self.desk);
+        let look_at = session.held_until.unwrap_or(self.desk.now + self.look_interval());
         self.sessions.insert(connection, session);
-        self.timers.arm(connection, deadline);
+        self.timers.arm(connection, look_at);
         self.list_to_flush(connection);
+    }
+
+    /// Whether there is a place for one more session: if need be, one that is idle makes room.
+    fn has_place(&mut self) -> bool {
+        if self.sessions.len() < self.desk.config.sessions_max {
+            return true;
+        }
+        let now = self.desk.now;
+        let sample = self.sessions.sample(self.hand, IDLE_SAMPLE);
+        let idle = sample.filter(|(_, it)| it.smtp.is_idle() && !it.is_given_up);
+        let longest = idle.map(|(id, it)| (it.pace.idle_time(now), id)).max();
+        self.hand = self.hand.wrapping_add(IDLE_SAMPLE);
+        let Some((idle_time, connection)) = longest else { return false };
+        if idle_time < IDLE_MIN {
+            return false;
+        }
+        self.desk.counters.sessions_displaced += 1;
+        self.give_up(connection, &DISPLACED);
+        true
     }
 
     pub(super) fn handle_readable<T: Transport>(
@@ -139,7 +168,6 @@ impl Reception {
         });
         match received {
             Ok(is_stuck) => {
-                session.deadline = desk.now + desk.config.session_timeout;
                 if is_stuck {
                     session.is_receiving = false;
                     transport.set_receiving(connection, false);
@@ -185,8 +213,13 @@ impl Reception {
             self.desk.counters.commit_timeouts += 1;
             self.withdraw(mail, None);
         }
+        self.tempo = self.choose_tempo();
         while let Some(connection) = self.timers.poll(now) {
             self.handle_timer(connection);
+        }
+        if self.drained_by.is_some_and(|at| at <= now) {
+            self.drained_by = None;
+            self.cut_transactions();
         }
         if self.desk.is_stopping {
             self.ports.close(transport);
@@ -207,11 +240,29 @@ impl Reception {
         self.to_flush = listed;
     }
 
+    /// Idle sessions get 421 now, the others when their transaction is over or the time to drain is.
     pub(super) fn stop(&mut self) {
         self.desk.is_stopping = true;
+        self.drained_by = Some(self.desk.now + self.desk.config.drain);
         let sessions: Vec<ConnectionId> = self.sessions.ids().collect();
         for connection in sessions {
             self.list_to_flush(connection);
+        }
+    }
+
+    /// How long it may take from [`stop`](Self::stop) until nothing is left.
+    pub(super) fn drain_time(&self) -> Duration {
+        self.desk.config.drain + self.desk.config.commit_timeout + DRAIN_SLACK
+    }
+
+    /// Ends the transactions that are still under way, but for messages that wait for their commit.
+    fn cut_transactions(&mut self) {
+        let sessions: Vec<ConnectionId> = self.sessions.ids().collect();
+        for connection in sessions {
+            let session = self.sessions.get(connection).expect("just listed");
+            if session.ticket.is_none() {
+                self.give_up(connection, &STOPPING);
+            }
         }
     }
 
@@ -230,7 +281,7 @@ impl Reception {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let commits = self.desk.commits.next_deadline();
         let ports = self.ports.next_deadline();
-        [self.timers.next(), commits, ports].into_iter().flatten().min()
+        [self.timers.next(), commits, ports, self.drained_by].into_iter().flatten().min()
     }
 
     pub(super) fn counters(&self) -> ReceptionCounters {
@@ -259,7 +310,7 @@ impl Reception {
             let queue = &self.desk.queue_names[part.queue.0 as usize];
             record::accepted(queue, id, mail.id, &part.message.envelope, size);
         }
-        self.answer(&mail, |session| session.smtp.commit(mail.id));
+        self.answer(&mail, |session| session.commit(mail.id));
     }
 
     /// The mail will not be safe: takes it out of every queue but the one that refused it.
@@ -277,35 +328,82 @@ impl Reception {
         let Some(connection) = mail.session else { return };
         let session = self.sessions.get_mut(connection).expect("a session that left is forgotten");
         session.ticket = None;
-        session.deadline = self.desk.now + self.desk.config.session_timeout;
         verdict(session);
         self.list_to_flush(connection);
     }
 
     fn handle_timer(&mut self, connection: ConnectionId) {
+        let now = self.desk.now;
+        let look_at = now + self.look_interval();
         let Some(session) = self.sessions.get_mut(connection) else { return };
-        // While we owe the client an answer, the time is not the client's.
-        if session.ticket.is_some() {
-            session.deadline = self.desk.now + self.desk.config.session_timeout;
+        if let Some(until) = session.held_until {
+            if until > now {
+                return self.timers.arm(connection, until);
+            }
+            session.held_until = None;
+            session.pace.owe(Owed::Nothing, true, now);
+            self.timers.arm(connection, look_at);
+            return self.list_to_flush(connection);
         }
-        if session.deadline > self.desk.now {
-            return self.timers.arm(connection, session.deadline);
+        match session.pace.judge(now, self.tempo) {
+            Some(until) => self.timers.arm(connection, until.min(look_at)),
+            None => {
+                self.desk.counters.sessions_timed_out += 1;
+                self.give_up(connection, &TIMED_OUT);
+            }
         }
-        self.desk.counters.sessions_timed_out += 1;
-        session.smtp.close(&TIMED_OUT);
-        // A client that does not even read gets no second chance: see `flush_session`.
-        session.is_ended = true;
+    }
+
+    /// Sessions are looked at so often that a load that begins finds those that are too slow for
+    /// it soon, with no work for all of them at once.
+    fn look_interval(&self) -> Duration {
+        self.desk.config.patience.loaded.command
+    }
+
+    fn choose_tempo(&self) -> Tempo {
+        let config = &self.desk.config;
+        let share = self.sessions.len().saturating_mul(100);
+        let is_crowded = share >= config.sessions_max.saturating_mul(config.patience.load_percent);
+        if is_crowded || self.desk.board.is_short() {
+            config.patience.loaded
+        } else {
+            config.patience.normal
+        }
+    }
+
+    /// Ends a session with a last word that it may not even get.
+    fn give_up(&mut self, connection: ConnectionId, refusal: &Refusal) {
+        let session = self.sessions.get_mut(connection).expect("only living ones are given up");
+        assert!(session.ticket.is_none(), "its mail gets an answer");
+        session.smtp.close(refusal);
+        session.abandon();
+        session.held_until = None;
+        session.is_given_up = true;
         self.list_to_flush(connection);
     }
 
     fn flush_session<T: Transport>(&mut self, transport: &mut T, connection: ConnectionId) {
+        let now = self.desk.now;
         let Some(session) = self.sessions.get_mut(connection) else { return };
         session.is_listed = false;
         if self.desk.is_stopping && session.smtp.is_idle() {
             session.smtp.close(&STOPPING);
         }
+        if session.holds_back(&mut self.desk) {
+            if let Some(until) = session.held_until {
+                self.timers.arm(connection, until);
+            }
+            // Who has not been greeted is listened to: it must not speak.
+            if session.is_greeted && session.is_receiving {
+                session.is_receiving = false;
+                transport.set_receiving(connection, false);
+            }
+            return;
+        }
         let output = session.smtp.output();
-        if !output.is_empty() {
+        let was_answered = !output.is_empty();
+        if was_answered {
+            session.is_greeted = true;
             match transport.send(connection, &[IoSlice::new(output)]) {
                 Ok(sent) => session.smtp.consume_output(sent),
                 // The event that says why follows.
@@ -313,10 +411,10 @@ impl Reception {
             }
         }
         let is_flushed = session.smtp.output().is_empty();
+        session.pace.owe(session.owed(), was_answered && is_flushed, now);
         let awaits_verdict = session.smtp.awaits_verdict();
-        let is_out_of_time = session.deadline <= self.desk.now;
         let is_over = session.smtp.is_closed() || (session.is_ended && !awaits_verdict);
-        if is_over && (is_flushed || is_out_of_time) {
+        if is_over && (is_flushed || session.is_given_up) {
             transport.close(connection);
             return self.forget(connection);
         }
@@ -359,6 +457,15 @@ fn limits(hostname: &str, config: &ReceptionConfig) -> ServerLimits {
 }
 
 const TOO_MANY_SESSIONS: Refusal = Refusal::new(421, (4, 3, 2), "Too many sessions, try later");
-const TIMED_OUT: Refusal = Refusal::new(421, (4, 4, 2), "Nothing came for too long");
+const TIMED_OUT: Refusal = Refusal::new(421, (4, 4, 2), "Too slow, or silent for too long");
+const DISPLACED: Refusal =
+    Refusal::new(421, (4, 3, 2), "Too many sessions, and yours was idle: connect again");
 const NOT_COMMITTED: Refusal =
     Refusal::new(451, (4, 4, 0), "The message could not be kept safe, try later");
+/// A session that has been idle for less makes no room for another.
+const IDLE_MIN: Duration = Duration::from_secs(1);
+/// Places that are looked through for it, so that the search costs the same with any number of
+/// sessions.
+const IDLE_SAMPLE: usize = 64;
+/// For the last replies of a drain to leave.
+const DRAIN_SLACK: Duration = Duration::from_secs(1);

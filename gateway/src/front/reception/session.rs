@@ -5,13 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smtp::{
     ContentSummary, MailParameters, RecipientParameters, Refusal, Return, ServerEvent,
-    ServerLimits, ServerSession, SessionRules,
+    ServerLimits, ServerSession,
 };
 use tcpstack::{ConnectionId, Instant};
 
 use super::admission::{self, Client};
 use super::commits::{Part, WaitingMail};
 use super::desk::Desk;
+use super::pace::{Owed, Pace};
 use super::reservation::Reservation;
 use super::trace::{self, MailId, TraceHeader};
 use crate::api::{Command, Ticket};
@@ -30,8 +31,17 @@ pub(super) struct Session {
     /// Of the mail that waits for its commit.
     pub(super) ticket: Option<u64>,
     messages: u32,
-    /// The client's time is up then.
-    pub(super) deadline: Instant,
+    /// Recipients that a stranger was refused since its last good message.
+    strikes: u32,
+    pub(super) pace: Pace,
+    /// Until then nothing is sent: the greeting, or replies to a client that makes mistakes.
+    pub(super) held_until: Option<Instant>,
+    /// What there is to send now was held back already.
+    was_held: bool,
+    /// The greeting has left, or begun to.
+    pub(super) is_greeted: bool,
+    /// What cannot be sent at once will not be waited for.
+    pub(super) is_given_up: bool,
     /// Receiving is not paused.
     pub(super) is_receiving: bool,
     /// The client has finished sending.
@@ -69,9 +79,12 @@ impl Session {
         limits: &Arc<ServerLimits>,
         connection: ConnectionId,
         client: Client,
-        rules: SessionRules,
-        deadline: Instant,
+        desk: &Desk,
     ) -> Session {
+        let config = &desk.config;
+        let is_trusted = client.is_trusted();
+        let rules = if is_trusted { config.trusted_rules } else { config.rules };
+        let pauses = !is_trusted && !config.greet_pause.is_zero();
         Session {
             smtp: ServerSession::new(Arc::clone(limits), rules),
             connection,
@@ -80,7 +93,12 @@ impl Session {
             content: Vec::new(),
             ticket: None,
             messages: 0,
-            deadline,
+            strikes: 0,
+            pace: Pace::new(desk.now),
+            held_until: pauses.then(|| desk.now + config.greet_pause),
+            was_held: false,
+            is_greeted: false,
+            is_given_up: false,
             is_receiving: true,
             is_ended: false,
             is_listed: false,
@@ -90,20 +108,84 @@ impl Session {
     /// Takes bytes from the client, applies what they mean and returns how many were taken. Stops
     /// at an event whose verdict has to wait.
     pub(super) fn receive(&mut self, input: &[u8], desk: &mut Desk) -> usize {
+        if !self.is_greeted && self.held_until.is_some() && !self.smtp.is_closed() {
+            desk.counters.early_talkers += 1;
+            self.smtp.refuse_early_talker();
+        }
         let mut used = 0;
         loop {
-            let rest = &input[used..];
+            let mut rest = &input[used..];
             if self.smtp.is_receiving_content() {
-                self.reserve_for(self.smtp.content_len_max(rest.len()), desk);
+                let room = self.make_room(rest.len(), desk);
+                rest = &rest[..room];
             }
+            let is_content = self.smtp.is_taking_content();
             let taken = self.smtp.handle_bytes(rest, &mut self.content);
+            if is_content {
+                self.pace.handle_content(taken);
+            }
             used += taken;
-            match self.smtp.poll_event() {
-                Some(event) => self.apply(event, desk),
-                None if taken == 0 || used == input.len() => return used,
-                None => {}
+            let event = self.smtp.poll_event();
+            let is_idle = event.is_none();
+            if let Some(event) = event {
+                self.apply(event, desk);
+            }
+            // What the session counts itself it limits itself.
+            if self.strikes > 0
+                && self.ticket.is_none()
+                && self.mistakes() >= desk.config.errors_max
+            {
+                self.smtp.close(&TOO_MANY_ERRORS);
+                self.abandon();
+            }
+            if is_idle && (taken == 0 || used == input.len()) {
+                return used;
             }
         }
+    }
+
+    /// What the client owes us now, when nothing is held back.
+    pub(super) fn owed(&self) -> Owed {
+        if self.held_until.is_some() || self.ticket.is_some() {
+            Owed::Nothing
+        } else if !self.smtp.output().is_empty() {
+            Owed::Reading
+        } else if self.smtp.is_taking_content() {
+            Owed::Content
+        } else {
+            Owed::Command
+        }
+    }
+
+    /// Whether what there is to send is held back: the greeting, so that who speaks too early
+    /// shows, and replies to who makes many mistakes. Each reply is held back once.
+    pub(super) fn holds_back(&mut self, desk: &mut Desk) -> bool {
+        if self.smtp.is_closed() || self.is_ended {
+            self.held_until = None;
+        } else if self.held_until.is_none()
+            && !self.was_held
+            && !self.smtp.output().is_empty()
+            && self.mistakes() > desk.config.errors_soft
+            && !desk.config.error_delay.is_zero()
+        {
+            self.was_held = true;
+            self.held_until = Some(desk.now + desk.config.error_delay);
+            desk.counters.replies_held += 1;
+        } else if self.held_until.is_none() {
+            self.was_held = false;
+        }
+        self.held_until.is_some()
+    }
+
+    /// Mistakes since the last good message.
+    pub(super) fn mistakes(&self) -> u32 {
+        self.smtp.errors() + self.strikes
+    }
+
+    /// The mail of this session is safe.
+    pub(super) fn commit(&mut self, id: MailId) {
+        self.strikes = 0;
+        self.smtp.commit(id);
     }
 
     /// Gives back what the transaction holds. A mail that is with the shards stays with them.
@@ -134,19 +216,31 @@ impl Session {
         if let Err(refusal) = admission::judge_sender(&self.client, hello, reverse_path, desk) {
             return self.smtp.refuse(refusal);
         }
+        // RFC 1870 §6.3: what cannot be stored now is refused before it is sent.
+        let budget = u64::try_from(desk.board.bytes_left()).unwrap_or(0);
+        if parameters.size.is_some_and(|size| size > budget) {
+            desk.counters.shortages += 1;
+            return self.smtp.refuse(&MEMORY_FULL);
+        }
+        let asked = parameters.priority;
         let is_trusted = self.client.is_trusted();
-        let allowed = |asked| desk.config.relay.priority(asked, is_trusted);
+        let priority = asked.map(|asked| desk.config.relay.priority(asked, is_trusted));
         self.transaction = Transaction {
             reverse_path: parameters.reverse_path.into_boxed_str(),
             eight_bit: parameters.eight_bit,
             utf8: parameters.utf8,
             ret: parameters.ret,
             envelope_id: parameters.envelope_id,
-            priority: parameters.priority.map(allowed),
+            priority,
             declared_size: parameters.size,
             ..Transaction::default()
         };
-        self.smtp.accept_mail();
+        match priority {
+            Some(priority) if asked != Some(priority) => {
+                self.smtp.accept_mail_with_priority(priority);
+            }
+            _ => self.smtp.accept_mail(),
+        }
     }
 
     fn add_recipient(&mut self, parameters: RecipientParameters, desk: &mut Desk) {
@@ -156,8 +250,15 @@ impl Session {
         let judged = admission::judge_recipient(&self.client, reverse_path, others, &path, desk);
         let queue = match judged {
             Ok(queue) => queue,
-            Err(refusal) => return self.smtp.refuse(refusal),
+            Err(refusal) => return self.refuse_recipient(refusal),
         };
+        // The same mailbox twice gets one copy, by what was said of it first.
+        let is_same =
+            |(_, other): &(QueueIndex, Recipient)| is_same_mailbox(&other.address, path.as_str());
+        if self.transaction.recipients.iter().any(is_same) {
+            desk.counters.recipients_repeated += 1;
+            return self.smtp.accept_recipient();
+        }
         let recipient = Recipient { address: path.into_boxed_str(), notify, original };
         self.transaction.recipients.push((queue, recipient));
         self.smtp.accept_recipient();
@@ -173,13 +274,12 @@ impl Session {
         }
         let id = desk.next_mail_id();
         let declared = self.transaction.declared_size.map(|size| usize::try_from(size).ok());
-        let expected = declared.flatten().unwrap_or(FIRST_PORTION);
+        let expected = declared.flatten().map_or(FIRST_PORTION, |it| it.saturating_add(END_LEN));
         self.content.clear();
         if desk.config.trace_header {
             self.append_trace(id, desk);
         }
-        let own = self.content.len() + self.smtp.content_len_max(0);
-        let bytes = own.saturating_add(expected);
+        let bytes = self.content.len().saturating_add(expected);
         match Reservation::take(&desk.board, &queues, bytes) {
             Ok(reservation) => {
                 self.content.reserve_exact(expected);
@@ -196,25 +296,65 @@ impl Session {
 
     fn append_trace(&mut self, id: MailId, desk: &Desk) {
         let (client_name, extended) = self.smtp.hello().expect("DATA comes after a hello");
+        let Transaction { recipients, utf8, priority, .. } = &self.transaction;
+        let recipient = match recipients.as_slice() {
+            [(_, only)] if desk.config.trace_recipient => Some(&*only.address),
+            _ => None,
+        };
         let header = TraceHeader {
             client_name,
             client_address: self.client.address,
             hostname: &desk.hostname,
             extended,
-            utf8: self.transaction.utf8,
-            priority: self.transaction.priority,
+            utf8: *utf8,
+            priority: *priority,
+            recipient,
             id,
         };
         trace::append(&mut self.content, &header);
     }
 
-    /// Makes sure of room for `more` octets of content before they are taken.
-    fn reserve_for(&mut self, more: usize, desk: &mut Desk) {
-        let data = self.transaction.data.as_mut().expect("content has its reservation");
-        if let Err(shortage) = data.reservation.grow_to(self.content.len() + more) {
+    /// Makes room for content of `input_len` octets or the first of them, and returns of how many.
+    /// The buffer never holds more than is reserved, and grows by a part of its size, so that
+    /// neither memory nor time is wasted on mail of unknown size. What cannot be reserved is
+    /// refused; the input is dropped then, whatever its length.
+    fn make_room(&mut self, input_len: usize, desk: &mut Desk) -> usize {
+        let wanted = self.smtp.content_len_max(input_len);
+        let least = self.smtp.content_len_max(input_len.min(PIECE_LEN_MIN));
+        if self.content.capacity() - self.content.len() < least
+            && let Err(shortage) = self.grow(wanted)
+        {
             desk.counters.shortages += 1;
             self.abandon();
             self.smtp.refuse_content(refusal_for(shortage));
+            return input_len;
+        }
+        let room = self.content.capacity() - self.content.len();
+        if wanted <= room {
+            return input_len;
+        }
+        // Bare newlines that are made whole need twice the room.
+        let fits = room - self.smtp.content_len_max(0);
+        if self.smtp.content_len_max(fits) <= room { fits } else { fits / 2 }
+    }
+
+    /// Grows the content's buffer by `wanted` octets at least, reserved first.
+    fn grow(&mut self, wanted: usize) -> Result<(), Shortage> {
+        let data = self.transaction.data.as_mut().expect("content has its reservation");
+        let (len, capacity) = (self.content.len(), self.content.capacity());
+        let step = if capacity < LARGE_CONTENT { capacity / 2 } else { capacity / 8 };
+        let needed = len.saturating_add(wanted);
+        let generous = needed.max(capacity.saturating_add(step));
+        let grown = data.reservation.grow_to(generous).map(|()| generous);
+        let grown = grown.or_else(|_| data.reservation.grow_to(needed).map(|()| needed))?;
+        self.content.reserve_exact(grown - len);
+        Ok(())
+    }
+
+    fn refuse_recipient(&mut self, refusal: &Refusal) {
+        self.smtp.refuse(refusal);
+        if refusal.code >= 500 && !self.client.is_trusted() {
+            self.strikes += 1;
         }
     }
 
@@ -225,7 +365,12 @@ impl Session {
         desk.counters.received += 1;
         self.messages += 1;
         let mut content = std::mem::take(&mut self.content);
-        if content.capacity() - content.len() > content.len() / 4 + SLACK_BYTES {
+        let trace_fields = smtp::count_trace_fields(&content);
+        if trace_fields > desk.config.received_max + usize::from(desk.config.trace_header) {
+            desk.counters.loops += 1;
+            return self.smtp.refuse(&LOOP);
+        }
+        if content.capacity() - content.len() > content.len() / 8 + SLACK_BYTES {
             content.shrink_to_fit();
         }
         let content = Bytes::from(content);
@@ -281,11 +426,30 @@ fn refusal_for(shortage: Shortage) -> &'static Refusal {
     }
 }
 
+/// Whether two forward-paths name one mailbox: local parts are compared with their case, domains
+/// without (RFC 5321 §2.4). A thousand recipients cost half a million of these, most of which end at
+/// the length: about a millisecond.
+fn is_same_mailbox(one: &str, other: &str) -> bool {
+    let domain_start = |mailbox: &str| mailbox.rfind('@').unwrap_or(mailbox.len());
+    one.len() == other.len() && {
+        let at = domain_start(one);
+        at == domain_start(other)
+            && one.as_bytes()[..at] == other.as_bytes()[..at]
+            && one.as_bytes()[at..].eq_ignore_ascii_case(&other.as_bytes()[at..])
+    }
+}
+
 /// Reserved at DATA when the client did not declare a size; more is taken as content comes in.
 const FIRST_PORTION: usize = 16 * 1024;
-/// A content buffer may be larger than its content by a quarter and this; else it is cut to size,
+/// Room beyond the declared size, so that the end of data does not make the buffer grow.
+const END_LEN: usize = 16;
+/// Content is taken in pieces of so much at least, when the input has it.
+const PIECE_LEN_MIN: usize = 512;
+/// From here on a buffer grows by an eighth of its size, before by half.
+const LARGE_CONTENT: usize = 1024 * 1024;
+/// A content buffer may be larger than its content by an eighth and this; else it is cut to size,
 /// so that memory stays near what the board counts.
-const SLACK_BYTES: usize = 2048;
+const SLACK_BYTES: usize = 512;
 
 pub(super) const NOT_REPLICATED: Refusal =
     Refusal::new(451, (4, 4, 0), "Mail for this recipient cannot be kept safe now, try later");
@@ -293,4 +457,7 @@ const QUEUE_FULL: Refusal = Refusal::new(452, (4, 3, 1), "The queue is full, try
 const MEMORY_FULL: Refusal = Refusal::new(452, (4, 3, 1), "Out of room, try later");
 const TOO_MANY_MESSAGES: Refusal =
     Refusal::new(421, (4, 7, 0), "Enough messages for one session, connect again");
+const TOO_MANY_ERRORS: Refusal = Refusal::new(421, (4, 7, 0), "Too many errors");
+const LOOP: Refusal =
+    Refusal::new(554, (5, 4, 6), "Too many Received fields: the message runs in a circle");
 pub(super) const STOPPING: Refusal = Refusal::new(421, (4, 3, 2), "Shutting down");

@@ -31,6 +31,8 @@ pub(super) struct TraceHeader<'a> {
     pub(super) utf8: bool,
     /// MT-PRIORITY, where the client gave one.
     pub(super) priority: Option<i8>,
+    /// The only recipient, if it may be told.
+    pub(super) recipient: Option<&'a str>,
     pub(super) id: MailId,
 }
 
@@ -46,6 +48,9 @@ impl fmt::Display for TraceHeader<'_> {
         let TraceHeader { client_name, hostname, id, .. } = self;
         write!(f, "Received: from {client_name} ({address})\r\n")?;
         write!(f, "\tby {hostname} with {protocol} id {id}")?;
+        if let Some(recipient) = self.recipient {
+            write!(f, "\r\n\tfor <{recipient}>")?;
+        }
         // The additional clause of RFC 6710.
         if let Some(priority) = self.priority {
             write!(f, " PRIORITY {priority}")?;
@@ -91,6 +96,7 @@ mod tests {
             extended: true,
             utf8: false,
             priority: None,
+            recipient: None,
             id: MailId { unix_ms: 0xabc, front: 1, serial: 0x2f },
         };
         append(&mut content, &header);
@@ -103,5 +109,9 @@ mod tests {
         assert!(v6.to_string().contains("([IPv6:2001:db8::1])"));
         let utf8 = TraceHeader { utf8: true, priority: Some(-3), ..v6 };
         assert!(utf8.to_string().contains(" with UTF8SMTP id ABC-1-2F PRIORITY -3;\r\n"));
+        let told = TraceHeader { recipient: Some("r@a.example"), ..utf8 };
+        assert!(
+            told.to_string().contains(" id ABC-1-2F\r\n\tfor <r@a.example> PRIORITY -3;\r\n\t")
+        );
     }
 }

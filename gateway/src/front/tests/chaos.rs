@@ -20,7 +20,7 @@ fn run(seed: u64) -> (usize, usize) {
     };
     let mut world = world_on(SimNetwork::new(seed, options), |config| {
         // The clients of this test say all they have to say at once.
-        config.reception.rules.illegal_pipelining = IllegalPipelining::Allow;
+        config.reception.trusted_rules.illegal_pipelining = IllegalPipelining::Allow;
         for destination in &mut config.delivery.destinations {
             destination.connections_max = random.u32(1..4);
             destination.pipeline_transactions = random.bool();

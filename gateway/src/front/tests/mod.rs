@@ -3,6 +3,7 @@
 
 mod chaos;
 mod delivery;
+mod hostile;
 mod kernel;
 mod peer;
 mod policy;
@@ -73,10 +74,17 @@ fn config(listen: SocketAddr, next_hop: SocketAddr) -> FrontConfig {
             recipients_max: 10,
             text_line_max: 998,
             errors_max: 10,
+            errors_soft: 10,
+            error_delay: Duration::ZERO,
             rules: SessionRules::default(),
-            session_timeout: Duration::from_secs(300),
+            trusted_rules: SessionRules::default(),
+            greet_pause: Duration::ZERO,
+            patience: Patience { load_percent: 101, ..Patience::default() },
+            received_max: 100,
+            drain: Duration::from_secs(20),
             commit_timeout: Duration::from_secs(20),
             trace_header: true,
+            trace_recipient: false,
             routes,
             relay: RelayPolicy {
                 networks: Networks::parse_all(["10.0.0.0/8", "127.0.0.0/8"]).unwrap(),

@@ -102,8 +102,8 @@ fn a_client_without_a_full_name_is_refused_at_mail_unless_it_may_relay() {
         });
         let session = world.connect();
         world.converse(session, "EHLO localhost\r\n", &["220", "250"]);
-        let group = "MAIL FROM:<a@x.example>\r\nEHLO [10.0.0.2]\r\n";
-        world.converse(session, group, &[code, "250"]);
+        world.converse(session, "MAIL FROM:<a@x.example>\r\n", &[code]);
+        world.converse(session, "EHLO [10.0.0.2]\r\n", &["250"]);
         world.converse(session, "MAIL FROM:<a@x.example>\r\n", &["250"]);
     }
 }
