@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A next hop that defers, refuses, hangs up, says nothing: each mail that was answered 250 ends there
-# once, or is refused there for good, and the queue never gets stuck.
+# A next hop that defers, refuses, hangs up, says nothing or nonsense, in any phase of a session: each mail
+# that was answered 250 ends there once, or is refused there for good, and the queue never gets stuck.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../lib.sh
 . "$(dirname "$0")/../lib.sh"
@@ -8,12 +8,36 @@ set -euo pipefail
 . "$ROOT/setup/system.sh"
 
 MESSAGES=5000
+# Options of the load.
+LOAD=()
 
 main() {
     build_release
     (settles unkind "$MESSAGES" --fail-rcpt-4xx 0.05 --fail-data-4xx 0.05 --fail-5xx 0.01 \
         --fail-data-5xx 0.01 --drop-421 0.01 --close-after-dot 0.01)
     (settles silent $((MESSAGES / 5)) --hang 0.01 --fail-data-4xx 0.02)
+    local faults
+    # Connections are few, mails are many.
+    mapfile -t faults < <(every_fault 0.03 greeting ehlo quit; every_fault 0.002 mail rcpt data content dot)
+    # Behind a refused EHLO there is no 8BITMIME, and the gateway could only give such mail back.
+    LOAD=(--seven-bit)
+    (settles hostile "$MESSAGES" "${faults[@]}")
+}
+
+# every_fault PROBABILITY PHASE…: the sink's options for each fault in these phases. Refusals of the
+# greeting are left out: the gateway may give mail up for them, and no mail could be named that was
+# refused.
+every_fault() {
+    local probability=$1 phase fault
+    shift
+    for phase; do
+        for fault in 4xx 5xx 421 drop reset hang garbage early trickle; do
+            case $phase=$fault in
+            content=trickle | greeting=5xx) ;;
+            *) say "--misbehave=$phase=$fault:$probability" ;;
+            esac
+        done
+    done
 }
 
 # settles NAME MESSAGES OPTION…: with a sink that behaves so.
@@ -23,11 +47,11 @@ settles() {
     begin
     prepare_system
     sed -i -e '/^\[\[queue\]\]/a retry_first = "200 ms"\nretry_max = "1 s"' \
-        -e 's/^# delivery_\(reply\|data_start\|data_block\|data_end\) = .*/delivery_\1 = "500 ms"/' \
+        -e 's/^# delivery_\(greeting\|reply\|data_start\|data_block\|data_end\) = .*/delivery_\1 = "500 ms"/' \
         -e 's/^# backoff_min = .*/backoff_min = "50 ms"/; s/^# backoff_max = .*/backoff_max = "200 ms"/' \
         "$SCRATCH/gateway.toml"
     start_system --ledger "$SCRATCH/sink.ledger" --status "$SCRATCH/sink.status" "$@"
-    start_load "$messages"
+    start_load "$messages" "${LOAD[@]}"
     await_load || die "not all mail was accepted"
     # Nothing waits for longer than retry_max and the time-outs.
     await_idle 3
