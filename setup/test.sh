@@ -5,7 +5,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 SECTIONS=(install format scripts rules lint docs tests no-c examples demo clients mtas kill-gateway
-    kill-kvs drivers backlog next-hop stop reload)
+    kill-kvs drivers backlog next-hop stop reload crowd)
 
 usage() {
     cat <<END
@@ -29,9 +29,10 @@ Runs all checks, or the sections named:
   kill-kvs      a KVS is killed under load
   drivers       several workers, merged and split, at the gateway and at the KVS
   backlog       mail piles up, the gateway is killed, then a next hop appears
-  next-hop      a next hop that defers, refuses, hangs up or says nothing
+  next-hop      a next hop that defers, refuses, hangs up, says nothing or nonsense, in any phase
   stop          stops, lost servers, lost copies, and starts that must fail
   reload        the configuration changes under load; what is wrong is refused
+  crowd         good mail beside thousands of sessions that do nothing, or a byte a second
 
 Exit status 0 only if no section failed. A section that needs root and cannot have it is skipped.
 END
