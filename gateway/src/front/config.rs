@@ -9,6 +9,7 @@ use std::time::Duration;
 use smtp::{Protocol, SessionRules};
 
 use super::addresses::AddressSet;
+use super::domains::comparable;
 use super::networks::Networks;
 use super::policy::{Checks, RelayPolicy};
 use crate::clients::ClientLimits;
@@ -159,20 +160,15 @@ impl Routes {
         Routes { domains: HashMap::new(), default }
     }
 
-    /// Adds a domain or an address literal with its brackets, in any case. Returns the queue that
+    /// Adds a domain or an address literal with its brackets, in any case, with U-labels or A-labels. Returns the queue that
     /// it had before.
     pub fn add(&mut self, domain: &str, queue: QueueIndex) -> Option<QueueIndex> {
-        self.domains.insert(domain.to_ascii_lowercase().into(), queue)
+        self.domains.insert(comparable(domain).into(), queue)
     }
 
-    /// The queue for a recipient's domain, in any case.
+    /// The queue for a recipient's domain, in any case, with U-labels or A-labels.
     pub fn queue_for(&self, domain: &str) -> Option<QueueIndex> {
-        let found = if domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            self.domains.get(domain.to_ascii_lowercase().as_str())
-        } else {
-            self.domains.get(domain)
-        };
-        found.copied().or(self.default)
+        self.domains.get(&*comparable(domain)).copied().or(self.default)
     }
 }
 
@@ -287,6 +283,9 @@ mod tests {
         assert_eq!(routes.add("Mail.Example", QueueIndex(3)), None);
         assert_eq!(routes.queue_for("mAIL.example"), Some(QueueIndex(3)));
         assert_eq!(routes.queue_for("example"), None);
+        assert_eq!(routes.add("bücher.example", QueueIndex(4)), None);
+        assert_eq!(routes.queue_for("xn--bcher-kva.Example"), Some(QueueIndex(4)));
+        assert_eq!(routes.add("xn--bcher-kva.example", QueueIndex(5)), Some(QueueIndex(4)));
         let routes = Routes::new(Some(QueueIndex(0)));
         assert_eq!(routes.queue_for("other.example"), Some(QueueIndex(0)));
     }

@@ -9,6 +9,7 @@ mod connections;
 mod counters;
 mod date;
 mod delivery;
+mod domains;
 mod networks;
 mod policy;
 mod reception;

@@ -84,6 +84,94 @@ fn a_commit_that_takes_too_long_is_answered_451_and_withdrawn() {
 }
 
 #[test]
+fn a_mail_in_chunks_is_one_mail_and_its_room_is_given_back() {
+    let mut world = world();
+    let session = world.session();
+    let envelope = "MAIL FROM:<>\r\nRCPT TO:<1@a.example>\r\nRCPT TO:<2@b.example>\r\n";
+    world.converse(session, envelope, &["250", "250", "250"]);
+    world.converse(session, "BDAT 5\r\na\r\n.\rBDAT 2\r\n\nbBDAT 0 LAST\r\n", &["250"; 3]);
+    world.run_until("delivery", |world| world.next_hop.messages.len() == 2);
+    assert!(world.next_hop.messages[0].content.ends_with("+0000\r\na\r\n.\r\nb\r\n"));
+    let too_large = format!("BDAT 60000\r\n{}NOOP\r\n", "\n".repeat(60_000));
+    for (group, codes) in [
+        ("BDAT 2\r\nx\nBDAT 2 LAST\r\ny\n", ["550", "503"]),
+        (&*too_large, ["552", "250"]),
+        ("BDAT 1\r\nxRSET\r\n", ["250", "250"]),
+    ] {
+        world.converse(session, envelope, &["250", "250", "250"]);
+        world.converse(session, group, &codes);
+        world.assert_board_is_whole();
+    }
+    world.mail(session, &["1@a.example"], "again\r\n");
+}
+
+#[test]
+fn chunks_without_room_are_dropped() {
+    let mut world = world_with(|config| config.reception.message_size_max = 1_000_000);
+    let session = world.session();
+    let envelope = "MAIL FROM:<>\r\nRCPT TO:<1@a.example>\r\n";
+    let line = "0123456789\r\n";
+    let chunk = format!("BDAT 60000\r\n{}", line.repeat(5_000));
+    world.converse(
+        session,
+        &format!("{envelope}{chunk}{chunk}{chunk}"),
+        &["250", "250", "250", "452", "503"],
+    );
+    world.assert_board_is_whole();
+    assert_eq!(world.front.counters().reception.shortages, 1);
+    world.mail(session, &["1@a.example"], line);
+}
+
+#[test]
+fn bare_newlines_that_double_their_room_have_it() {
+    let mut world = world_with(|config| {
+        config.reception.rules.bare_newlines = smtp::BareNewlines::Normalise;
+    });
+    let session = world.session();
+    world.envelope(session, &["1@a.example"]);
+    let newlines = "\n".repeat(20_000);
+    world.converse(session, &format!("{newlines}\r\n.\r\n"), &["250"]);
+    let envelope = "MAIL FROM:<>\r\nRCPT TO:<1@a.example>\r\n";
+    let group = format!("{envelope}BDAT 20000\r\n{newlines}BDAT 1 LAST\r\n.");
+    world.converse(session, &group, &["250"; 4]);
+    world.run_until("delivery", |world| world.next_hop.messages.len() == 2);
+    let ending = format!("{}.\r\n", "\r\n".repeat(20_000));
+    assert!(world.next_hop.messages[1].content.ends_with(&ending));
+    world.run_for(Duration::from_secs(1));
+    world.assert_board_is_whole();
+}
+
+#[test]
+fn a_mail_with_utf_8_addresses_says_so_in_its_trace() {
+    let mut world = world_with(|config| {
+        config.reception.routes.add("bücher.example", Q1);
+    });
+    let session = world.session();
+    world.converse(session, "RSET\r\nMAIL FROM:<ü@x.example>\r\n", &["250", "550"]);
+    let group = "MAIL FROM:<ü@x.example> SMTPUTF8\r\nRCPT TO:<ä@BÜCHER.example>\r\n\
+                 RCPT TO:<b@xn--bcher-kva.example>\r\nDATA\r\n";
+    world.converse(session, group, &["250", "250", "250", "354"]);
+    world.shard.queue(Q1).mode = Mode::Wait;
+    world.client.send(session, "x\r\n.\r\n");
+    world.run_until("the store", |world| !world.shard.queues[1].waiting.is_empty());
+    let message = &world.shard.queues[1].waiting[0].message;
+    assert_eq!(&*message.envelope.recipients[0].address, "ä@BÜCHER.example");
+    assert!(message.envelope.utf8 && message.envelope.recipients.len() == 2);
+    let content = String::from_utf8_lossy(&message.content);
+    assert!(content.contains("by gw.example with UTF8SMTP id "), "{content}");
+}
+
+#[test]
+fn who_does_not_wait_for_354_is_sent_away() {
+    let mut world = world();
+    let session = world.session();
+    let group = "MAIL FROM:<>\r\nRCPT TO:<1@a.example>\r\nDATA\r\nx\r\n.\r\n";
+    world.converse(session, group, &["250", "250", "554"]);
+    world.run_until("the end", |world| world.client.is_over(session));
+    world.assert_board_is_whole();
+}
+
+#[test]
 fn a_client_that_leaves_before_the_end_of_data_leaves_nothing_behind() {
     let mut world = world();
     for text in ["", "half of a mess", "line\r\n", "line\r\n.", "line\r\n.\r"] {
