@@ -27,7 +27,7 @@ main() {
     start_kvs a
     start_kvs b
     start_gateway
-    for client in raw smtplib curl swaks nodemailer; do
+    for client in raw bdat smtplib curl swaks nodemailer; do
         send "$client" "$GATEWAY"
     done
     say "swaks and curl with options"

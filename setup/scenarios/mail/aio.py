@@ -14,6 +14,13 @@ class Handler:
     def __init__(self, desk):
         self.desk = desk
 
+    async def handle_RCPT(self, _server, _session, envelope, address, options):
+        if recorder.is_unknown(address):
+            return "550 5.1.1 Nobody has that name"
+        envelope.rcpt_tos.append(address)
+        envelope.rcpt_options.extend(options)
+        return "250 2.1.5 Ok"
+
     async def handle_DATA(self, _server, _session, envelope):
         parameters = "".join(f" {option}" for option in envelope.mail_options)
         # aiosmtpd calls the null reverse-path <>.

@@ -3,13 +3,12 @@
 import base64
 import collections
 import dataclasses
-import email
-import email.policy
 import functools
 import json
 import re
 
-from . import corpus, ways
+from . import corpus, reports, ways
+from .address import plain
 
 # Where smtp-source sends to.
 SOURCE_RECIPIENT = "recipient@smtp-source.example"
@@ -55,14 +54,6 @@ def path_of(line):
     return plain(found[1]), found[2].strip()
 
 
-def plain(address):
-    """An address with its local part unquoted (RFC 5321 §4.1.2: the quotes are no part of it)."""
-    local, at, domain = address.rpartition("@")
-    if local.startswith('"') and local.endswith('"'):
-        local = re.sub(r"\\(.)", r"\1", local[1:-1])
-    return local + at + domain
-
-
 def read_journal(file):
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
@@ -72,35 +63,19 @@ def problems(directory, journal, source_count=0, source_octets=0):
     there have to be so many of smtp-source."""
     arrivals = read_arrivals(directory)
     found = list(check_smtp_source(arrivals.pop(SOURCE_RECIPIENT, []), source_count, source_octets))
-    # Recipients for whom a notification has to come, by the sender who gets it.
-    notified = collections.defaultdict(set)
+    # What senders have to be told: of which recipients which action.
+    told = collections.defaultdict(dict)
     for entry in journal:
         case, way = case_of(entry), ways.WAYS[entry["way"]]
         recipient = entry["recipient"]
         got = arrivals.pop(plain(recipient), [])
         where = f"{entry['way']}: {case.name} to {recipient}"
-        try:
-            expected = way.expected(case, recipient)
-        except ways.Refusal as refusal:
-            by = refusal.args[0]
-            if got:
-                found.append(f"{where}: {by} should have refused it, and it arrived")
-            if by == way.receiver:
-                if not 500 <= entry["code"] <= 599:
-                    found.append(
-                        f"{where}: it should be refused, and {by} said {entry['code']} {entry['text']}"
-                    )
-            elif case.sender and ways.notifies(way.programs[way.programs.index(by) - 1], case):
-                notified[plain(case.sender)].add(plain(recipient))
-            continue
-        if entry["code"] != 250:
-            found.append(f"{where}: {entry['code']} {entry['text']}")
-        if len(got) != 1:
-            found.append(f"{where}: arrived {len(got)} times")
-        for arrival in got:
-            found += [f"{where}: {text}" for text in differences(case, way, expected, arrival)]
-    for sender, recipients in notified.items():
-        found += check_notifications(sender, recipients, arrivals.pop(sender, []))
+        action = way.told(case, recipient)
+        if action:
+            told[plain(case.sender)][plain(recipient)] = (action, case, recipient)
+        found += [f"{where}: {text}" for text in judge(case, way, entry, got)]
+    for sender, actions in told.items():
+        found += reports.check(sender, actions, arrivals.pop(sender, []))
     for recipient, got in arrivals.items():
         found.append(f"nobody sent a mail to {recipient}: {got[0].content[:200]!r}")
     for file in sorted(directory.glob("*/complaints")):
@@ -117,6 +92,26 @@ def case_of(entry):
     return corpus.Case("composed", base64.b64decode(entry["content"]), sender=entry["sender"])
 
 
+def judge(case, way, entry, got):
+    """What is wrong with what became of a mail for one recipient."""
+    answer = f"{entry['code']} {entry['text']}"
+    try:
+        expected = way.expected(case, entry["recipient"])
+    except ways.Refusal as refusal:
+        by = refusal.args[0]
+        if got:
+            yield f"{by} should have refused it, and it arrived"
+        if by == way.receiver and not 500 <= entry["code"] <= 599:
+            yield f"it should be refused, and {by} said {answer}"
+        return
+    if entry["code"] != 250:
+        yield answer
+    if len(got) != 1:
+        yield f"arrived {len(got)} times"
+    for arrival in got:
+        yield from differences(case, way, expected, arrival)
+
+
 def differences(case, way, expected, arrival):
     """How a mail differs from what it has to be."""
     if arrival.desk != way.desk:
@@ -127,6 +122,10 @@ def differences(case, way, expected, arrival):
         yield f"it was declared as 8BITMIME, and came with {arrival.parameters!r}"
     if case.utf8 and way.declares_utf8() and "SMTPUTF8" not in arrival.parameters:
         yield f"it was declared as SMTPUTF8, and came with {arrival.parameters!r}"
+    if way.passes_notify():
+        for wanted in (*case.parameters, *case.of_recipient.format(arrival.recipient).split()):
+            if wanted not in f"{arrival.parameters} {arrival.recipient_parameters}".split():
+                yield f"{wanted} is missing in {arrival.parameters!r} and {arrival.recipient_parameters!r}"
     content = way.without_trace(arrival.content)
     if content is None:
         yield f"the trace is missing: {arrival.content[:300]!r}"
@@ -143,56 +142,6 @@ def differences(case, way, expected, arrival):
             f"it differs at octet {at} of {len(expected)}, {len(content)} arrived: "
             f"expected {expected[start : at + 60]!r}, came {content[start : at + 60]!r}"
         )
-
-
-def check_notifications(sender, recipients, got):
-    """Each of the recipients is named in a notification that came to the sender, and no others are."""
-    named = collections.Counter()
-    for arrival in got:
-        if arrival.sender != "":
-            yield f"{sender} got a mail of {arrival.sender}: {arrival.content[:200]!r}"
-            continue
-        try:
-            named.update(failed_recipients(arrival.content))
-        except ValueError as error:
-            yield f"{sender} got what is no notification: {error}: {arrival.content[:200]!r}"
-    for recipient in sorted(recipients | named.keys()):
-        if (named[recipient] == 1) != (recipient in recipients):
-            yield f"{sender}: {named[recipient]} notifications for {recipient}"
-
-
-def failed_recipients(content):
-    """The recipients that a notification of failure names (RFC 3462, RFC 3464). Raises ValueError."""
-    mail = email.message_from_bytes(content, policy=email.policy.default)
-    if mail.defects:
-        raise ValueError(f"defects {mail.defects}")
-    if (
-        mail.get_content_type() != "multipart/report"
-        or mail.get_param("report-type") != "delivery-status"
-    ):
-        raise ValueError(f"it is {mail['Content-Type']}")
-    parts = list(mail.iter_parts())
-    kinds = [part.get_content_type() for part in parts]
-    if len(parts) not in (2, 3) or not kinds[1].endswith("delivery-status"):
-        raise ValueError(f"its parts are {kinds}")
-    blocks = parts[1].get_payload()
-    if not isinstance(blocks, list):
-        # The type of RFC 6533 is not known to Python.
-        text = parts[1].get_content()
-        text = text.decode() if isinstance(text, bytes) else text
-        blocks = [email.message_from_string(block) for block in re.split(r"\r?\n\r?\n", text.strip())]
-    if "Reporting-MTA" not in blocks[0]:
-        raise ValueError("it does not say who reports")
-    names = []
-    for block in blocks[1:]:
-        if not block.keys():
-            continue
-        if block["Action"] != "failed" or not re.match(r"5\.\d+\.\d+", block["Status"]):
-            raise ValueError(f"action {block['Action']}, status {block['Status']}")
-        names.append(plain(block["Final-Recipient"].split(";", 1)[1].strip()))
-    if not names:
-        raise ValueError("it names nobody")
-    return names
 
 
 def check_smtp_source(got, count, octets):

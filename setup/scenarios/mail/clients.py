@@ -12,7 +12,7 @@ import re
 import smtplib
 import subprocess
 
-from . import wire
+from . import corpus, wire
 
 # Seconds after which a client is given up.
 PATIENCE = 60
@@ -34,6 +34,17 @@ def raw(address, mails, _scratch):
                     if recipient not in left
                 )
                 recipients = left
+        client.quit()
+
+
+def by_bdat(address, mails, _scratch):
+    """Ours, in chunks (RFC 3030): of one octet, of none, of more; the last has what is left."""
+    with wire.Client(address) as client:
+        for case, recipients in mails:
+            outcomes = wire.transaction(
+                client, case, recipients[: corpus.PER_TRANSACTION], chunks=(1, 0, 2, 1_000)
+            )
+            yield from ((case, recipient, *answer) for recipient, answer in outcomes.items())
         client.quit()
 
 
@@ -144,6 +155,7 @@ def by_nodemailer(address, mails, scratch):
 
 CLIENTS = {
     "raw": raw,
+    "bdat": by_bdat,
     "smtplib": by_smtplib,
     "curl": by_curl,
     "swaks": by_swaks,
@@ -153,6 +165,11 @@ CLIENTS = {
 
 def expressible(way, case, recipients):
     """The recipients to whom the client of this way can send the case; none: the case is left out."""
+    if way == "bdat":
+        return recipients
+    # DSN is for those who know it. Reports of unknown recipients do not depend on the client.
+    if case.parameters or case.of_recipient or case.unknown:
+        return []
     # swaks knows no SMTPUTF8, and the others ask for it when an address wants it.
     if case.utf8 and (way == "swaks" or way in ("curl", "nodemailer") and case.name == "header-utf-8"):
         return []

@@ -29,6 +29,11 @@ class Case:
     eight_bit: bool = False
     # SMTPUTF8 is needed: for an address or for header fields.
     utf8: bool = False
+    # What it asks for with DSN (RFC 3461), in MAIL, and in RCPT with the recipient for {}.
+    parameters: tuple = ()
+    of_recipient: str = ""
+    # The server at the end knows nobody by this name.
+    unknown: bool = False
     # A gateway that keeps to RFC 5321 and RFC 5322 refuses it.
     refused: bool = False
 
@@ -49,7 +54,7 @@ class Case:
 
 def cases():
     """All of them, always the same."""
-    return [*shapes(), *bodies(), *headers(), *addresses(), *large()]
+    return [*shapes(), *bodies(), *headers(), *addresses(), *notifications(), *large()]
 
 
 @functools.cache
@@ -161,6 +166,30 @@ def addresses():
         b"to thousands\r\n",
         locals=tuple(f"thousands-{number}" for number in range(THOUSANDS)),
     )
+
+
+def notifications():
+    """Mail whose senders want to hear of it, or do not."""
+    envelope = ("RET=HDRS", "ENVID=QQ+2B314159")
+    original = "ORCPT=rfc822;first+2B{}"
+    yield text(
+        "notify-success",
+        b"tell me\r\n",
+        parameters=envelope,
+        of_recipient=f"NOTIFY=SUCCESS,FAILURE {original}",
+    )
+    yield text("notify-never", b"do not tell me\r\n", of_recipient="NOTIFY=NEVER")
+    yield text("unknown", b"to nobody\r\n", unknown=True)
+    yield text(
+        "unknown-notify",
+        b"to nobody\r\n",
+        unknown=True,
+        parameters=envelope,
+        of_recipient=f"NOTIFY=FAILURE,DELAY {original}",
+    )
+    yield text("unknown-never", b"to nobody\r\n", unknown=True, of_recipient="NOTIFY=NEVER")
+    yield text("unknown-null-sender", b"to nobody\r\n", unknown=True, sender="")
+    yield text("unknown-returned", lines(100_000), unknown=True, eight_bit=True)
 
 
 def large():

@@ -1,11 +1,10 @@
 """Tests of the comparison: what is altered on the way has to be reported."""
 
-import json
 import pathlib
 import tempfile
 import unittest
 
-from . import check, corpus, recorder, ways
+from . import check, corpus, recorder, reports, ways
 
 TRACE = "Received: from there ([127.0.0.1])\r\n\tby %s with ESMTP id 1;\r\n\tMon, 1 Jan 2024 00:00:00 +0000\r\n"
 HOSTS = {
@@ -56,6 +55,9 @@ class Comparison(unittest.TestCase):
                 "sender-plus",
                 "addresses",
                 "empty",
+                "notify-success",
+                "unknown-notify",
+                "unknown-never",
             ):
                 self.pass_mail(way, corpus.by_name()[name])
 
@@ -67,26 +69,37 @@ class Comparison(unittest.TestCase):
             recipient = f"{local}@{way.domain}"
             code = 250
             try:
-                parameters = " BODY=8BITMIME" if case.eight_bit else ""
-                envelope = [f"MAIL FROM:<{case.sender}>{parameters}", f"RCPT TO:<{recipient}>"]
+                parameters = " ".join(["BODY=8BITMIME"] * case.eight_bit + [*case.parameters])
+                of_recipient = case.of_recipient.format(recipient)
+                envelope = [
+                    f"MAIL FROM:<{case.sender}> {parameters}",
+                    f"RCPT TO:<{recipient}> {of_recipient}",
+                ]
                 self.desk.keep(envelope, trace + way.expected(case, recipient))
             except ways.Refusal as refusal:
                 if refusal.args[0] == way.receiver:
                     code = 554
-                elif ways.notifies(way.programs[0], case):
-                    self.notify(case.sender, recipient)
+                elif way.told(case, recipient):
+                    self.notify(case.sender, recipient, case)
             self.journal.append(
                 {"way": name, "case": case.name, "recipient": recipient, "code": code, "text": ""}
             )
 
-    def notify(self, sender, recipient):
-        self.desk.keep(["MAIL FROM:<>", f"RCPT TO:<{sender}>"], (NOTIFICATION % recipient).encode())
+    def notify(self, sender, recipient, case=None):
+        text = NOTIFICATION % recipient
+        if case is not None and case.parameters:
+            fields = f"Original-Recipient: rfc822;first+{recipient}\r\nFinal"
+            text = text.replace("Final", fields).replace(
+                "Reporting", "Original-Envelope-Id: QQ+314159\r\nReporting"
+            )
+        self.desk.keep(["MAIL FROM:<>", f"RCPT TO:<{sender}>"], text.encode())
 
-    def arrival(self, recipient):
-        """The files of the mail to a recipient."""
+    def arrival(self, recipient, part=b""):
+        """The files of the mail to a recipient, with that part."""
         for file in self.desk.directory.glob("*.envelope"):
-            if f"RCPT TO:<{recipient}>" in file.read_text():
-                return file, file.with_suffix(".eml")
+            mail = file.with_suffix(".eml")
+            if f"RCPT TO:<{recipient}>" in file.read_text() and part in mail.read_bytes():
+                return file, mail
         raise AssertionError(f"no mail to {recipient}")
 
     def alter(self, recipient, change):
@@ -196,11 +209,11 @@ class Comparison(unittest.TestCase):
     def test_a_missing_notification_is_reported(self):
         for file in self.arrival(corpus.SENDER):
             file.unlink()
-        self.assert_reports("0 notifications for lines-999@from-exim.example")
+        self.assert_reports("should be told that lines-999@from-exim.example is failed")
 
     def test_a_notification_of_what_was_delivered_is_reported(self):
         self.notify(corpus.SENDER, "empty@raw.example")
-        self.assert_reports("1 notifications for empty@raw.example")
+        self.assert_reports("was told of empty@raw.example")
 
     def test_an_ill_formed_notification_is_reported(self):
         whole = NOTIFICATION % "a@b.example"
@@ -213,8 +226,40 @@ class Comparison(unittest.TestCase):
             ("message/delivery-status", "text/plain"),
         ):
             with self.subTest(old), self.assertRaises(ValueError):
-                check.failed_recipients(whole.replace(old, new).encode())
-        self.assertEqual(check.failed_recipients(whole.encode()), ["a@b.example"])
+                reports.read(whole.replace(old, new).encode())
+        ((name, block),) = reports.read(whole.encode())
+        self.assertEqual((name, block["action"]), ("a@b.example", "failed"))
+
+    def test_parameters_that_do_not_arrive_are_reported(self):
+        envelope, _ = self.arrival("notify-success@raw.example")
+        for wanted in ("RET=HDRS", "ENVID=QQ+2B314159", "NOTIFY=SUCCESS,FAILURE", "ORCPT=rfc822;first"):
+            whole = envelope.read_text()
+            envelope.write_text(whole.replace(wanted, "X=y"))
+            check.read_mail.cache_clear()
+            self.assert_reports(f"{wanted}")
+            envelope.write_text(whole)
+
+    def test_a_report_without_what_the_sender_asked_for_is_reported(self):
+        names = (
+            "Original-Envelope-Id: QQ+314159",
+            "Original-Recipient: rfc822;first+unknown-notify@raw.example",
+        )
+        for name in names:
+            _, mail = self.arrival(corpus.SENDER, b"unknown-notify@raw")
+            whole = mail.read_bytes()
+            self.assertIn(name.encode(), whole)
+            mail.write_bytes(whole.replace(name.encode(), b"X-Other: x"))
+            check.read_mail.cache_clear()
+            self.assert_reports("the report for unknown-notify@raw.example has")
+            mail.write_bytes(whole)
+
+    def test_a_report_that_nobody_wants_is_reported(self):
+        self.notify(corpus.SENDER, "unknown-never@raw.example")
+        self.assert_reports("was told of unknown-never@raw.example")
+
+    def test_a_report_that_comes_twice_is_reported(self):
+        self.notify(corpus.SENDER, "lines-999@from-exim.example")
+        self.assert_reports("should be told that lines-999@from-exim.example is failed")
 
 
 class Corpus(unittest.TestCase):

@@ -24,6 +24,8 @@ class Way:
     domain: str
     desk: str
     programs: tuple
+    # The gateway hands it over by LMTP.
+    lmtp: bool = False
 
     @property
     def receiver(self):
@@ -38,6 +40,10 @@ class Way:
         """Whether a declaration of SMTPUTF8 has to arrive."""
         return not WITHOUT_UTF8 & {*self.programs}
 
+    def passes_notify(self):
+        """Whether what is asked for with DSN has to arrive."""
+        return not WITHOUT_NOTIFY & {*self.programs}
+
     def expected(self, case, recipient):
         """What has to arrive; raises Refusal if nothing may."""
         content = case.wire()
@@ -48,7 +54,31 @@ class Way:
                 if program == self.receiver or case.needs_utf8(recipient):
                     raise Refusal(program)
             content = CHANGES[program](case, recipient, content)
+        if case.unknown:
+            raise Refusal("aiosmtpd" if "aiosmtpd" in self.programs else "the recorder")
         return content
+
+    def told(self, case, recipient):
+        """The action of which the sender has to be told; None if of none."""
+        if not case.sender or "NOTIFY=NEVER" in case.of_recipient:
+            return None
+        try:
+            self.expected(case, recipient)
+        except Refusal as refusal:
+            by = refusal.args[0]
+            place = self.programs.index(by) if by in self.programs else len(self.programs)
+            # The sender hears it by itself, or from who had the mail before; but not if what tells of
+            # it is refused for the same line.
+            before = self.programs[place - 1] if place > 0 else ""
+            return (
+                "failed"
+                if before in TRACES and not (case.refused and returns_line(before, case))
+                else None
+            )
+        # Who knows no DSN is told nothing of it; who sends there says so (RFC 3461 §5.2.2).
+        if "NOTIFY=SUCCESS" not in case.of_recipient or self.passes_notify():
+            return None
+        return "delivered" if self.lmtp else "relayed"
 
     def without_trace(self, content):
         """What arrived, without what the programs put on top of it; None if that is not there."""
@@ -64,6 +94,7 @@ class Way:
 
 WAYS = {
     "raw": Way("raw.example", "gateway", ("gateway",)),
+    "bdat": Way("bdat.example", "gateway", ("gateway",)),
     "from-postfix": Way("from-postfix.example", "gateway", ("postfix", "gateway")),
     "from-opensmtpd": Way("from-opensmtpd.example", "gateway", ("opensmtpd", "gateway")),
     "from-exim": Way("from-exim.example", "gateway", ("exim", "gateway")),
@@ -71,6 +102,10 @@ WAYS = {
     "to-opensmtpd": Way("opensmtpd.example", "opensmtpd", ("gateway", "opensmtpd")),
     "to-exim": Way("exim.example", "exim", ("gateway", "exim")),
     "to-aiosmtpd": Way("aiosmtpd.example", "aiosmtpd", ("gateway", "aiosmtpd")),
+    "to-lmtp": Way("lmtp.example", "lmtp", ("gateway",), lmtp=True),
+    "to-aiosmtpd-lmtp": Way(
+        "aiosmtpd-lmtp.example", "aiosmtpd-lmtp", ("gateway", "aiosmtpd"), lmtp=True
+    ),
     "smtplib": Way("smtplib.example", "gateway", ("smtplib", "gateway")),
     "nodemailer": Way("nodemailer.example", "gateway", ("nodemailer", "gateway")),
     "curl": Way("curl.example", "gateway", ("curl", "gateway")),
@@ -78,19 +113,16 @@ WAYS = {
 }
 # They carry 8-bit content as it is, and do not declare it, or do not pass on that it was declared.
 WITHOUT_BODY = {"opensmtpd", "exim", "curl", "swaks"}
+WITHOUT_NOTIFY = {"aiosmtpd"}
 WITHOUT_UTF8 = {"opensmtpd"}
 
 
-def notifies(program, case):
-    """Whether it tells the sender that the next one refused the mail for a long line."""
-    if program == "postfix":
-        return True
-    # Exim returns the header, and the gateway refuses the line that it refused before. OpenSMTPD always
-    # does so with the whole mail.
-    return (
-        program == "exim"
-        and max(map(len, case.content.split(b"\r\n\r\n")[0].split(b"\r\n"))) <= LINE_MAX
-    )
+def returns_line(program, case):
+    """Whether its report returns the line for which the gateway refused the mail: Exim the header,
+    OpenSMTPD all of it. Postfix folds it."""
+    header = case.content.split(b"\r\n\r\n")[0]
+    in_header = max(map(len, header.split(b"\r\n"))) > LINE_MAX
+    return program == "opensmtpd" or program == "exim" and in_header
 
 
 def gateway(_case, _recipient, content):

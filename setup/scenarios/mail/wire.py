@@ -1,4 +1,4 @@
-"""A client of SMTP and LMTP that sends exactly the octets that it is told to send."""
+"""A client of SMTP that sends exactly the octets that it is told to send."""
 
 import re
 import socket
@@ -14,13 +14,13 @@ class Refused(Exception):
 class Client:
     """One session. Each command returns the code and the text of its answer."""
 
-    def __init__(self, address, name="raw.example", lmtp=False):
+    def __init__(self, address, name="raw.example"):
         host, port = address.rsplit(":", 1)
         self.socket = socket.create_connection((host.strip("[]"), int(port)), PATIENCE)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.file = self.socket.makefile("rb")
         self.need(220, self.answer())
-        answer = self.need(250, self.command(f"{'LHLO' if lmtp else 'EHLO'} {name}"))
+        answer = self.need(250, self.command(f"EHLO {name}"))
         # Keyword and parameters of each extension, in capitals.
         self.extensions = {
             line.split()[0]: " ".join(line.split()[1:])
@@ -72,20 +72,22 @@ class Client:
             answers += [self.answer() for _ in part]
         return answers
 
-    def data(self, wire, replies=1):
-        """DATA, dot-stuffed; `wire` ends with CRLF or is empty. LMTP has a reply for each recipient."""
+    def data(self, wire):
+        """DATA, dot-stuffed; `wire` ends with CRLF or is empty."""
         answer = self.command("DATA")
         if answer[0] != 354:
-            return [answer] * replies
-        stuffed = re.sub(rb"(^|\r\n)\.", rb"\1..", wire)
-        self.socket.sendall(stuffed + b".\r\n")
-        return [self.answer() for _ in range(replies)]
+            return answer
+        self.socket.sendall(re.sub(rb"(^|\r\n)\.", rb"\1..", wire) + b".\r\n")
+        return self.answer()
 
     def bdat(self, content, sizes):
-        """BDAT in chunks of these sizes, the rest as the last. Returns the first bad answer or the last."""
+        """BDAT in chunks of these sizes, as long as there is more; the rest is the last. Returns the first
+        bad answer or the last."""
         for size in sizes:
             answer = self.chunk(content[:size], "")
             if answer[0] != 250:
+                # What the server makes of the rest is open (RFC 3030 §2).
+                self.command("RSET")
                 return answer
             content = content[size:]
         return self.chunk(content, " LAST")
@@ -98,16 +100,17 @@ class Client:
         self.command("QUIT")
 
 
-def transaction(client, case, recipients, parameters=(), recipient_parameters=None):
-    """One mail to these recipients. Returns the code and text for each of them."""
+def transaction(client, case, recipients, chunks=None):
+    """One mail to these recipients, by DATA, or by BDAT in chunks of these sizes. Returns the code and
+    text for each of them."""
     line = f"MAIL FROM:<{case.sender}>"
     if case.eight_bit and client.offers("8BITMIME"):
         line += " BODY=8BITMIME"
     if case.utf8:
         line += " SMTPUTF8"
-    line = " ".join([line, *parameters])
-    of_recipient = recipient_parameters or {}
-    lines = [f"RCPT TO:<{recipient}>{of_recipient.get(recipient, '')}" for recipient in recipients]
+    line = " ".join([line, *case.parameters])
+    suffix = f" {case.of_recipient}".rstrip()
+    lines = [f"RCPT TO:<{recipient}>{suffix.format(recipient)}" for recipient in recipients]
     mail, *answers = client.commands([line, *lines])
     if mail[0] != 250:
         client.command("RSET")
@@ -116,7 +119,10 @@ def transaction(client, case, recipients, parameters=(), recipient_parameters=No
     if not any(code == 250 for code, _ in answers):
         client.command("RSET")
         return outcomes
-    answer = client.data(case.wire())[0]
+    if chunks is None:
+        answer = client.data(case.wire())
+    else:
+        answer = client.bdat(case.content, chunks)
     return {
         recipient: answer if code == 250 else (code, text)
         for recipient, (code, text) in outcomes.items()
