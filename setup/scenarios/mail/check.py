@@ -116,8 +116,8 @@ def differences(case, way, expected, arrival):
     """How a mail differs from what it has to be."""
     if arrival.desk != way.desk:
         yield f"it arrived at {arrival.desk}, not at {way.desk}"
-    if arrival.sender != plain(case.sender):
-        yield f"it came from {arrival.sender}, not from {case.sender}"
+    if arrival.sender != plain(way.sender(case)):
+        yield f"it came from {arrival.sender}, not from {way.sender(case)}"
     if case.eight_bit and way.declares_body() and "BODY=8BITMIME" not in arrival.parameters:
         yield f"it was declared as 8BITMIME, and came with {arrival.parameters!r}"
     if case.utf8 and way.declares_utf8() and "SMTPUTF8" not in arrival.parameters:

@@ -23,7 +23,7 @@ It was refused.\r
 --b\r
 Content-Type: message/delivery-status\r
 \r
-Reporting-MTA: dns; exim.example\r
+Reporting-MTA: dns; postfix.example\r
 \r
 Action: failed\r
 Final-Recipient: rfc822;%s\r

@@ -44,6 +44,11 @@ class Way:
         """Whether what is asked for with DSN has to arrive."""
         return not WITHOUT_NOTIFY & {*self.programs}
 
+    def sender(self, case):
+        """Who it comes from: nobody, where only that keeps others from telling (RFC 3461 §5.2.2)."""
+        untold = "NOTIFY=NEVER" in case.of_recipient and not (self.lmtp or self.passes_notify())
+        return "" if untold else case.sender
+
     def expected(self, case, recipient):
         """What has to arrive; raises Refusal if nothing may."""
         content = case.wire()
