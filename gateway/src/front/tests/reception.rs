@@ -125,7 +125,7 @@ fn chunks_without_room_are_dropped() {
 #[test]
 fn bare_newlines_that_double_their_room_have_it() {
     let mut world = world_with(|config| {
-        config.reception.rules.bare_newlines = smtp::BareNewlines::Normalise;
+        config.reception.trusted_rules.bare_newlines = smtp::BareNewlines::Normalise;
     });
     let session = world.session();
     world.envelope(session, &["1@a.example"]);
