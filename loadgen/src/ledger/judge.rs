@@ -32,6 +32,8 @@ struct Slot {
     failed: u64,
     /// Of these, those that may have come twice: shortly before a restart, or answered in doubt.
     failed_in_doubt: u64,
+    /// When the last of them came.
+    failed_last_us: u64,
     /// DSNs for it that a sink refused for good: they may be missing.
     notices_refused: u64,
     /// DSNs that say that it was delivered.
@@ -348,7 +350,7 @@ impl Judge<'_> {
                 format!("recipient {recipient} was never accepted and was reported as failed")
             });
         }
-        let allowed = refused.max(1) + failed_in_doubt;
+        let allowed = refused.max(1) + failed_in_doubt + self.restarts_before_report(slot);
         if failed > allowed {
             self.fault(ProblemKind::Duplicated, Some(mail), || {
                 format!(
@@ -356,6 +358,17 @@ impl Judge<'_> {
                 )
             });
         }
+    }
+
+    /// Restarts between a recipient's acceptance and the last DSN that says that it failed: each may
+    /// have come between a DSN and the deletion of what it is about, and made another. When the
+    /// DSNs arrived says nothing about that.
+    fn restarts_before_report(&self, slot: usize) -> u64 {
+        let Slot { accepted, failed_last_us, .. } = &self.slots[slot];
+        let from = accepted.as_ref().map_or(0, |it| it.at_us);
+        let restarts = &self.ledger.policy.restarts_us;
+        let between = restarts.iter().filter(|at| (from..=*failed_last_us).contains(*at));
+        between.count() as u64
     }
 
     fn is_null(&self, mail: MailId) -> bool {
@@ -424,6 +437,7 @@ impl Judge<'_> {
             (_, Outcome::Transient | Outcome::Unknown) => {}
             (Some(Action::Failed), Outcome::Accepted) => {
                 slot.failed += 1;
+                slot.failed_last_us = slot.failed_last_us.max(notice.at_us);
                 slot.failed_in_doubt += u64::from(near_restart);
             }
             (Some(Action::Failed), Outcome::Doubtful) => slot.failed_in_doubt += 1,

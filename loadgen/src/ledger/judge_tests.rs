@@ -400,6 +400,11 @@ fn a_second_dsn_is_a_duplicate_unless_a_restart_or_a_doubt_explains_it() {
     near.reports(0, 30, Action::Failed, Outcome::Accepted);
     near.reports(0, 5_000_000, Action::Failed, Outcome::Accepted).must_find(&[]);
 
+    let mut waited = refused(Policy { restarts_us: vec![1_000_000], ..strict() });
+    waited.reports(0, 5_000_000, Action::Failed, Outcome::Accepted);
+    waited.reports(0, 6_000_000, Action::Failed, Outcome::Accepted).must_find(&[]);
+    waited.reports(0, 7_000_000, Action::Failed, Outcome::Accepted).must_find(&[(Duplicated, 1)]);
+
     let mut doubtful = refused(strict());
     doubtful.reports(0, 30, Action::Failed, Outcome::Accepted);
     doubtful.reports(0, 30, Action::Failed, Outcome::Doubtful);

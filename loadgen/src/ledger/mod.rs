@@ -12,7 +12,7 @@
 //!   to repeat it.
 //! * Never answered 250: allowed copies are those of attempts without an answer.
 //! * DSNs: refused for good by a sink, and never taken: a DSN must say so, where they are required, and
-//!   one only for each refusal (and each restart close behind one that arrived). None may say that
+//!   one only for each refusal (and each restart before one, or close behind one that arrived). None may say that
 //!   what was delivered failed, that what was not delivered was, or anything about a mail with the
 //!   null reverse-path. A DSN that a sink refused for good is nobody's fault.
 //! * Order: A before B when A's 250 came before B's final dot was sent. First attempts at the sink
