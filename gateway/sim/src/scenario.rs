@@ -79,6 +79,8 @@ impl Scenario {
             split: if options.sabotage.is_some() { 1 } else { rng.u32(0..=2) },
             pipeline: rng.bool(),
             prefetch: *rng.choice([4, 16, 64].iter()).expect("not empty"),
+            reports_apart: rng.bool(),
+            warn_after_ms: *rng.choice([0, 700, 3000].iter()).expect("not empty"),
         };
         let text = configuration(&shape);
         let settings = Settings::parse(Path::new("sim.toml"), &text)
@@ -116,6 +118,10 @@ struct Shape {
     split: u32,
     pipeline: bool,
     prefetch: u32,
+    /// Reports to senders have a queue of their own; else they share the first one.
+    reports_apart: bool,
+    /// After so long a sender is told that its mail is delayed; 0: never.
+    warn_after_ms: u64,
 }
 
 fn senders(options: &Options, queues: u32, load_time: Duration, rng: &mut Rng) -> Vec<SmtpConfig> {
@@ -160,7 +166,8 @@ fn share(total: u64, place: u64, count: u64) -> u64 {
 }
 
 fn configuration(shape: &Shape) -> String {
-    let Shape { queues, connections, min_sync, split, pipeline, prefetch } = *shape;
+    let Shape { queues, connections, min_sync, split, pipeline, prefetch, .. } = *shape;
+    let Shape { reports_apart, warn_after_ms, .. } = *shape;
     let drivers = match split {
         0 => "drivers = \"merged\"\nworkers = 1".to_owned(),
         links => format!("drivers = \"split\"\nlink_workers = {links}\nsmtp_workers = 1"),
@@ -207,9 +214,18 @@ kvs = ["kvs0", "kvs1"]
     for (place, address) in SERVERS.iter().enumerate() {
         text.push_str(&format!("\n[[kvs]]\nname = \"kvs{place}\"\naddress = \"{address}\"\n"));
     }
-    for queue in 0..queues {
+    for queue in 0..queues + u32::from(reports_apart) {
+        // Mail comes from senders of one domain, and reports go there.
+        let (name, domains) = match queue {
+            0 if !reports_apart => {
+                ("d0.example".into(), "\"d0.example\", \"sender.example\"".into())
+            }
+            queue if queue == queues => ("reports".into(), "\"sender.example\"".to_owned()),
+            queue => (format!("d{queue}.example"), format!("\"d{queue}.example\"")),
+        };
         text.push_str(&format!(
-            "\n[[queue]]\nname = \"d{queue}.example\"\ngroup = \"pair\"\nnext_hops = [\"{SINK}\"]\n\
+            "\n[[queue]]\nname = \"{name}\"\ndomains = [{domains}]\ngroup = \"pair\"\n\
+             next_hops = [\"{SINK}\"]\nwarn_after = \"{warn_after_ms} ms\"\n\
              messages_max = 20000\nbytes_max = \"16 MiB\"\nconnections_max = {connections}\n\
              pipeline = {pipeline}\nprefetch = {prefetch}\nretry_first = \"500 ms\"\n\
              retry_max = \"2 s\"\n",

@@ -14,7 +14,7 @@ use gateway::replication::record::Record;
 use gateway::settings::Settings;
 use kvs::worker::Worker;
 use kvs_proto::Incarnation;
-use loadgen::ledger::{Ledger, Policy};
+use loadgen::ledger::{Bounces, Ledger, Policy};
 use loadgen::sink::{Faults as SinkFaults, Sink, SinkConfig};
 use loadgen::smtp::SmtpLoad;
 use tcpstack::{Instant, SimNetwork, SimTransport};
@@ -465,6 +465,7 @@ fn policy(options: &Options, scenario: &Scenario) -> Policy {
         displacement_max: is_strict.then_some(0),
         // A fault on a path can keep the deletes of what was delivered from the copies for as long
         // as it lasts.
+        bounces: Bounces::Required,
         restart_window_us: if options.faults == FaultLevel::All { 10_000_000 } else { 500_000 },
         ..Policy::default()
     }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvs_proto::MessageId;
-use smtp::Notify;
+use smtp::{Notify, Protocol};
 use tcpstack::Instant;
 
 pub use self::compose::REPORT_SIZE_BYTES_MAX;
@@ -89,7 +89,7 @@ impl Reports {
     pub(super) fn new(config: &FrontConfig, board: Arc<Board>) -> Reports {
         let queue = |to: &super::config::Destination| Queue {
             name: to.queue_name.clone(),
-            is_final_hop: false,
+            is_final_hop: to.protocol == Protocol::Lmtp,
             is_short: false,
         };
         Reports {
@@ -119,6 +119,9 @@ impl Reports {
         config: &ReportConfig,
     ) {
         assert_eq!(delivery.destinations.len(), self.queues.len(), "the queues stay");
+        for (queue, to) in self.queues.iter_mut().zip(&delivery.destinations) {
+            queue.is_final_hop = to.protocol == Protocol::Lmtp;
+        }
         self.config = config.clone();
         self.routes = reception.routes.clone();
         self.commit_timeout = reception.commit_timeout;
