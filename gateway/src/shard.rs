@@ -62,7 +62,7 @@ pub struct RegisterErrand {
 }
 
 /// Messages by what became of them, and what the copies went through.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct ShardCounters {
     /// Messages in the queues.
     pub queued: u64,

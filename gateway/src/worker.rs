@@ -14,10 +14,11 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use tcpstack::{Clock, Idle, Instant, KernelTransport, Transport, Waker, wait_on_both};
 use tracing::info;
 
+use crate::front::{Front, FrontCounters};
 use crate::register::Asker;
 use crate::replication::record::{RegisterAnswer, RegisterCall};
 use crate::settings::Settings;
-use crate::shard::RegisterErrand;
+use crate::shard::{RegisterErrand, Shard, ShardCounters};
 use crate::turn::{Drivers, Fatal, PARCELS_PER_TURN, Parcel, Surroundings};
 
 /// Parcels that a ring holds.
@@ -273,16 +274,17 @@ impl Worker {
         let mut idle = Idle::new(self.spin);
         let mut stop = Stop::default();
         let mut counters_at = clock.now() + COUNTERS_EVERY;
+        let mut logged = Logged::default();
         while !self.shared.aborting.load(Ordering::SeqCst) {
             self.take_settings();
             let (now, unix_ms) = (clock.now(), clock.unix_ms());
             let worked = self.turn(now, unix_ms)?;
             if self.shared.stopping.load(Ordering::SeqCst) && self.stop(now, &mut stop) {
-                self.log_counters();
+                self.log_counters(&mut logged);
                 return Ok(());
             }
             if now >= counters_at {
-                self.log_counters();
+                self.log_counters(&mut logged);
                 counters_at = now + COUNTERS_EVERY;
             }
             if worked {
@@ -376,16 +378,30 @@ impl Worker {
         self.shared.sleepers[self.drivers.number].asleep.store(false, Ordering::SeqCst);
     }
 
-    fn log_counters(&self) {
-        if let Some(shard) = &self.drivers.shard {
-            let counters = shard.counters();
-            info!(target: "counters", worker = self.drivers.number, shard = ?counters);
+    /// Logs the counters that are not as they were logged last.
+    fn log_counters(&self, logged: &mut Logged) {
+        let worker = self.drivers.number;
+        let shard = self.drivers.shard.as_ref().map(Shard::counters);
+        if logged.shard != shard
+            && let Some(shard) = shard
+        {
+            info!(target: "counters", worker, ?shard);
         }
-        if let Some(front) = &self.drivers.front {
-            let counters = front.counters();
-            info!(target: "counters", worker = self.drivers.number, front = ?counters);
+        let front = self.drivers.front.as_ref().map(Front::counters);
+        if logged.front != front
+            && let Some(front) = front
+        {
+            info!(target: "counters", worker, ?front);
         }
+        *logged = Logged { shard, front };
     }
+}
+
+/// What a worker's counters were when they were logged last.
+#[derive(Debug, Default)]
+struct Logged {
+    shard: Option<ShardCounters>,
+    front: Option<FrontCounters>,
 }
 
 /// How far a worker is with stopping.

@@ -79,7 +79,7 @@ pub enum CohortEvent {
 }
 
 /// Counters of a cohort.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct CohortCounters {
     /// Messages committed with fewer than two copies at the servers.
     pub committed_degraded: u64,
