@@ -33,10 +33,10 @@ const EXIT_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let text = match std::fs::read_to_string(&arguments.config) {
+    let text = match config::read_file(&arguments.config) {
         Ok(text) => text,
-        Err(error) => {
-            eprintln!("{}: {error}", arguments.config.display());
+        Err(why) => {
+            eprintln!("{why}");
             return ExitCode::from(EXIT_CONFIGURATION);
         }
     };

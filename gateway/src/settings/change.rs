@@ -53,6 +53,7 @@ impl Settings {
         ];
         fixed.into_iter().filter(|(_, same)| !same(self, running)).map(|(key, _)| key).collect()
     }
+
     fn set_switches(&self, board: &Board) {
         for (queue, it) in (0..).zip(&self.queues) {
             board.set_suspended(QueueIndex(queue), it.is_suspended);

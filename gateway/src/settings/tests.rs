@@ -1,3 +1,5 @@
+mod keys;
+
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
