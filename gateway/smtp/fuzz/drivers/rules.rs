@@ -116,14 +116,15 @@ pub enum Unit {
     BadChunk,
 }
 
-/// What a client has sent to its end. `contents`: where content begins behind a 354, in order.
-pub fn units(wire: &[u8], contents: &[usize]) -> Vec<Unit> {
+/// What a client has sent to its end, and where that is. `contents`: where content begins behind a
+/// 354, in order.
+pub fn units(wire: &[u8], contents: &[usize]) -> (Vec<Unit>, usize) {
     let mut units = Vec::new();
     let mut contents = contents.iter().peekable();
     let mut at = 0;
     loop {
         if contents.next_if_eq(&&at).is_some() {
-            let Some(length) = end_of_data(&wire[at..]) else { return units };
+            let Some(length) = end_of_data(&wire[at..]) else { return (units, at) };
             units.push(Unit::Content);
             at += length;
             continue;
@@ -133,23 +134,24 @@ pub fn units(wire: &[u8], contents: &[usize]) -> Vec<Unit> {
         let is_chunk = rest.get(..4).is_some_and(|verb| verb.eq_ignore_ascii_case(b"BDAT"));
         if is_chunk && end.unwrap_or(rest.len()) > COMMAND_LINE_MAX {
             units.push(Unit::BadChunk);
-            return units;
+            return (units, wire.len());
         }
-        let Some(end) = end else { return units };
+        let Some(end) = end else { return (units, at) };
         let line = &rest[..end];
-        at += end;
         if !is_chunk {
+            at += end;
             let is_data = line.trim_ascii_end().eq_ignore_ascii_case(b"DATA");
             units.push(Unit::Command { is_data });
             continue;
         }
         let Some((size, is_last)) = chunk(line) else {
             units.push(Unit::BadChunk);
-            return units;
+            return (units, wire.len());
         };
-        let octets = usize::try_from(size).ok().and_then(|size| at.checked_add(size));
-        let Some(end) = octets.filter(|end| *end <= wire.len()) else { return units };
-        units.push(Unit::Chunk { is_last, octets: at..end });
+        let begin = at + end;
+        let end = usize::try_from(size).ok().and_then(|size| begin.checked_add(size));
+        let Some(end) = end.filter(|end| *end <= wire.len()) else { return (units, at) };
+        units.push(Unit::Chunk { is_last, octets: begin..end });
         at = end;
     }
 }
