@@ -30,7 +30,7 @@ hikyaku-smtp: hikyaku-fuzzing
 hikyaku-config:
 hikyaku-fuzzing:
 hikyaku-kvs: hikyaku-kvs-proto hikyaku-tcpstack hikyaku-config
-hikyaku-gateway: hikyaku-smtp hikyaku-kvs-proto hikyaku-tcpstack hikyaku-config
+hikyaku-gateway: hikyaku-smtp hikyaku-kvs-proto hikyaku-tcpstack hikyaku-config hikyaku-fuzzing
 hikyaku-loadgen: hikyaku-kvs-proto hikyaku-tcpstack
 hikyaku-sim: hikyaku-dataplane hikyaku-tcpstack hikyaku-kvs-proto hikyaku-smtp hikyaku-config hikyaku-kvs hikyaku-gateway hikyaku-loadgen
 "
