@@ -71,6 +71,7 @@ impl Scenario {
     pub fn draw(options: &Options, rng: &mut Rng) -> Scenario {
         let queues = rng.u32(1..=4);
         let one_connection = options.sabotage.is_some() || rng.bool();
+        let mut of_reports = Rng::with_seed(!options.seed);
         let shape = Shape {
             queues,
             connections: if one_connection { 1 } else { rng.u32(2..=4) },
@@ -79,8 +80,8 @@ impl Scenario {
             split: if options.sabotage.is_some() { 1 } else { rng.u32(0..=2) },
             pipeline: rng.bool(),
             prefetch: *rng.choice([4, 16, 64].iter()).expect("not empty"),
-            reports_apart: rng.bool(),
-            warn_after_ms: *rng.choice([0, 700, 3000].iter()).expect("not empty"),
+            reports_apart: of_reports.bool(),
+            warn_after_ms: *of_reports.choice([0, 700, 3000].iter()).expect("not empty"),
         };
         let text = configuration(&shape);
         let settings = Settings::parse(Path::new("sim.toml"), &text)

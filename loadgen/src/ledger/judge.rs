@@ -26,6 +26,8 @@ struct Slot {
     refused_near_restart: u64,
     /// Attempts with a final dot.
     dots: u64,
+    /// When the first of these was sent.
+    first_dot_us: Option<u64>,
     /// Times that a sink refused the whole mail for good.
     mail_refused: u64,
     /// DSNs that a sink took and that say that it failed.
@@ -134,6 +136,8 @@ impl Judge<'_> {
             let slots = &mut self.slots[self.slots_at[intent]..self.slots_at[intent + 1]];
             let mut apply = |slot: &mut Slot| {
                 slot.dots += u64::from(attempt.dot_us > 0);
+                let dot_us = (attempt.dot_us > 0).then_some(attempt.dot_us);
+                slot.first_dot_us = slot.first_dot_us.into_iter().chain(dot_us).min();
                 match attempt.answer {
                     Answer::Accepted => {
                         let (dot_us, at_us) = (attempt.dot_us, attempt.at_us);
@@ -360,12 +364,12 @@ impl Judge<'_> {
         }
     }
 
-    /// Restarts between a recipient's acceptance and the last DSN that says that it failed: each may
-    /// have come between a DSN and the deletion of what it is about, and made another. When the
-    /// DSNs arrived says nothing about that.
+    /// Restarts between the time when a mail was first sent and the last DSN that says that a
+    /// recipient failed: each may have come between a DSN and the deletion of what it is about, and
+    /// made another. When the DSNs arrived says nothing about that.
     fn restarts_before_report(&self, slot: usize) -> u64 {
-        let Slot { accepted, failed_last_us, .. } = &self.slots[slot];
-        let from = accepted.as_ref().map_or(0, |it| it.at_us);
+        let Slot { first_dot_us, failed_last_us, .. } = &self.slots[slot];
+        let from = first_dot_us.unwrap_or(0);
         let restarts = &self.ledger.policy.restarts_us;
         let between = restarts.iter().filter(|at| (from..=*failed_last_us).contains(*at));
         between.count() as u64
