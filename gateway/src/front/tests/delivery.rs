@@ -96,7 +96,7 @@ fn retry<T: Transport>(world: &mut World<T>, id: MessageId, state: DeliveryState
 }
 
 /// Puts a mail with this envelope into queue 0.
-fn put<T: Transport>(world: &mut World<T>, envelope: Envelope) -> MessageId {
+pub(super) fn put<T: Transport>(world: &mut World<T>, envelope: Envelope) -> MessageId {
     let message = message(world, envelope);
     let queue = world.shard.queue(Q0);
     let known = queue.ready.keys().chain(queue.outstanding.keys()).chain(&queue.settled);

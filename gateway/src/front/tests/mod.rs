@@ -3,8 +3,10 @@
 
 mod chaos;
 mod delivery;
+mod destinations;
 mod hostile;
 mod kernel;
+mod misbehaviour;
 mod peer;
 mod policy;
 mod reception;

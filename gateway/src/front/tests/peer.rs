@@ -1,6 +1,6 @@
 //! The other ends: a client that a test speaks for, and a next hop with rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IoSlice;
 use std::net::SocketAddr;
 
@@ -116,9 +116,15 @@ pub(super) struct NextHop<T> {
     address: SocketAddr,
     listener: Option<tcpstack::ListenerId>,
     /// The first rule whose prefix begins the line decides the reply; `.` stands for the end of
-    /// data, `greeting` for the greeting, and the reply `close` for closing without one. An empty
-    /// reply is none at all. Else all is accepted.
+    /// data (by LMTP with the recipient behind it), `greeting` for the greeting, and the reply
+    /// `close` for closing without one. An empty reply is none at all. `2close` and `2` are the
+    /// same, but what was asked is done. After `hang` nothing more comes at all. Else all is
+    /// accepted.
     pub(super) rules: Vec<(&'static str, &'static str)>,
+    /// What it says to EHLO, or by LMTP to LHLO.
+    pub(super) extensions: Vec<&'static str>,
+    pub(super) is_lmtp: bool,
+    stuck: BTreeSet<ConnectionId>,
     pub(super) messages: Vec<Delivered>,
     sessions: BTreeMap<ConnectionId, HopSession>,
 }
@@ -127,6 +133,8 @@ pub(super) struct NextHop<T> {
 #[derive(Clone, Debug)]
 pub(super) struct Delivered {
     pub(super) connection: ConnectionId,
+    /// The path of MAIL, and what follows it.
+    pub(super) mail: String,
     pub(super) recipients: Vec<String>,
     pub(super) content: String,
 }
@@ -134,6 +142,8 @@ pub(super) struct Delivered {
 #[derive(Default)]
 struct HopSession {
     input: Vec<u8>,
+    /// None outside a transaction.
+    mail: Option<String>,
     recipients: Vec<String>,
     content: Option<String>,
     is_greeted: bool,
@@ -146,6 +156,9 @@ impl<T: Transport> NextHop<T> {
             address,
             listener: None,
             rules: Vec::new(),
+            extensions: vec!["PIPELINING", "SIZE", "8BITMIME"],
+            is_lmtp: false,
+            stuck: BTreeSet::new(),
             messages: Vec::new(),
             sessions: BTreeMap::new(),
         };
@@ -180,7 +193,9 @@ impl<T: Transport> NextHop<T> {
             self.answer(id, "greeting", "220 hop");
         }
         session.input.extend(self.peer.take_received(id));
-        while let Some(end) = session.input.windows(2).position(|pair| pair == b"\r\n") {
+        while !self.stuck.contains(&id)
+            && let Some(end) = session.input.windows(2).position(|pair| pair == b"\r\n")
+        {
             let line: Vec<u8> = session.input.drain(..end + 2).collect();
             let line = String::from_utf8(line[..end].to_vec()).unwrap();
             self.handle_line(id, &mut session, &line);
@@ -195,14 +210,25 @@ impl<T: Transport> NextHop<T> {
                 return content.push_str("\r\n");
             }
             let content = session.content.take().unwrap();
-            let recipients = std::mem::take(&mut session.recipients);
-            if self.answer(id, ".", "250 2.0.0 taken") {
-                self.messages.push(Delivered { connection: id, recipients, content });
+            let mail = session.mail.take().unwrap();
+            let mut recipients = std::mem::take(&mut session.recipients);
+            if self.is_lmtp {
+                recipients.retain(|it| self.answer(id, &format!(".{it}"), "250 2.0.0 stored"));
+            } else if !self.answer(id, ".", "250 2.0.0 taken") {
+                recipients.clear();
+            }
+            if !recipients.is_empty() {
+                self.messages.push(Delivered { connection: id, mail, recipients, content });
             }
             return;
         }
+        let extensions = self.extensions.iter().map(|it| format!("250-{it}\r\n"));
+        let hello = extensions.collect::<String>() + "250 HELP";
         let positive = match line.split([' ', ':']).next().unwrap() {
-            "EHLO" => "250-hop\r\n250-PIPELINING\r\n250-SIZE\r\n250 8BITMIME",
+            "EHLO" if !self.is_lmtp => &*hello,
+            "LHLO" if self.is_lmtp => &*hello,
+            "EHLO" | "LHLO" | "HELO" => "500 5.5.1 what",
+            "RCPT" if session.mail.is_none() => "503 5.5.1 no mail",
             "DATA" if session.recipients.is_empty() => "554 5.5.1 nobody",
             "DATA" => "354 go",
             "QUIT" => "221 bye",
@@ -211,9 +237,12 @@ impl<T: Transport> NextHop<T> {
         let is_positive = self.answer(id, line, positive);
         match line.split_once(":<") {
             Some(("RCPT TO", path)) if is_positive => {
-                session.recipients.push(path.trim_end_matches('>').to_owned());
+                session.recipients.push(path.split_once('>').unwrap().0.to_owned());
             }
-            Some(("MAIL FROM", _)) => session.recipients.clear(),
+            Some(("MAIL FROM", path)) => {
+                session.mail = is_positive.then(|| path.to_owned());
+                session.recipients.clear();
+            }
             _ if line == "DATA" && is_positive && !session.recipients.is_empty() => {
                 session.content = Some(String::new());
             }
@@ -229,8 +258,9 @@ impl<T: Transport> NextHop<T> {
             return false;
         }
         match reply {
-            "close" => self.peer.close(id),
-            "" => {}
+            "close" | "2close" => self.peer.close(id),
+            "" | "2" => {}
+            "hang" => _ = self.stuck.insert(id),
             reply => self.peer.send(id, &format!("{reply}\r\n")),
         }
         reply.starts_with(['2', '3'])

@@ -157,7 +157,11 @@ impl FakeShard {
                 it.settled.push(id);
                 self.board.release(queue, message.content.len());
             }
-            Outcome::Deferred { state } if retries => _ = it.ready.insert(id, (message, state)),
+            Outcome::Deferred { state }
+                if retries && state.has_open(message.envelope.recipients.len()) =>
+            {
+                it.ready.insert(id, (message, state));
+            }
             Outcome::Deferred { state } => {
                 it.deferred.push((id, state));
                 self.board.release(queue, message.content.len());
