@@ -164,7 +164,7 @@ impl Settings {
         let times = root.table("times");
         let mut reception = read_reception(&root, &times, message_size_max, routes);
         reception.known_recipients = queues.iter().map(|it| it.known_recipients.clone()).collect();
-        let delivery = read_delivery(&times, destinations);
+        let delivery = read_delivery(&root, destinations);
         let reports = read_reports(&root, &name, &queues);
         let policy = Policy {
             min_sync: root.integer("min_sync").range(1..=BACKUPS).default(BACKUPS),

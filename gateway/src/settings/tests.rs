@@ -64,6 +64,24 @@ fn a_good_file_is_read_and_the_rest_has_defaults() {
 }
 
 #[test]
+fn destinations_are_read_and_strict_queues_have_one_connection_without_pipelining() {
+    let said = "rate_max = 7\nprotocol = \"lmtp\"\nconnections_initial = 2\n\
+                recipients_per_transaction_max = 50\ntransfer_timeout = \"90 s\"\nstrict = true";
+    let settings = parse(&GOOD.replace("rate_max = 7", said)).unwrap();
+    let [strict, other] = &settings.delivery.destinations[..] else { panic!("two queues") };
+    assert_eq!(strict.protocol, smtp::Protocol::Lmtp);
+    assert_eq!((strict.connections_initial, strict.recipients_max), (2, 50));
+    assert_eq!(strict.transfer_timeout, Duration::from_secs(90));
+    assert_eq!((strict.connections_max, strict.prefetch), (1, 0));
+    assert!(!strict.pipeline_transactions && other.pipeline_transactions);
+    assert_eq!(other.protocol, smtp::Protocol::Smtp);
+    for key in ["connections_max = 2", "pipeline = true", "prefetch = 1"] {
+        let mistakes = mistakes("rate_max = 7", &format!("strict = true\n{key}"));
+        assert!(mistakes.contains(key.split(' ').next().unwrap()), "{mistakes}");
+    }
+}
+
+#[test]
 fn policy_is_strict_where_nothing_is_said_and_read_where_something_is() {
     let reception = parse(GOOD).unwrap().reception;
     let ip = |text: &str| text.parse().unwrap();
