@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Odd mail in both directions: from Postfix, OpenSMTPD and Exim to the gateway, and from the gateway to
-# them and to aiosmtpd. What arrives is what was sent, to the octet, but for what each program is
-# documented to change (mail/ways.py).
+# them and to aiosmtpd, by SMTP and by LMTP. What arrives is what was sent, to the octet, but for what
+# each program is documented to change (mail/ways.py); and senders are told what they have to be told.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../lib.sh
 . "$(dirname "$0")/../lib.sh"
@@ -22,10 +22,11 @@ main() {
     prepare_system
     prepare_mail
     local mta ports
-    mapfile -t ports < <(free_ports 4)
+    mapfile -t ports < <(free_ports 6)
     start_recorder "gateway=smtp:$SINK" "postfix=lmtp:127.0.0.1:${ports[0]}" \
-        "opensmtpd=smtp:127.0.0.1:${ports[1]}" "exim=lmtp:127.0.0.1:${ports[2]}"
-    start_aiosmtpd "127.0.0.1:${ports[3]}"
+        "opensmtpd=smtp:127.0.0.1:${ports[1]}" "exim=lmtp:127.0.0.1:${ports[2]}" \
+        "lmtp=lmtp:127.0.0.1:${ports[4]}"
+    start_aiosmtpd "aiosmtpd=smtp:127.0.0.1:${ports[3]}" "aiosmtpd-lmtp=lmtp:127.0.0.1:${ports[5]}"
     start_postfix "127.0.0.1:${ports[0]}"
     start_opensmtpd "127.0.0.1:${ports[1]}"
     start_exim "127.0.0.1:${ports[2]}"
@@ -33,11 +34,13 @@ main() {
     next_hop opensmtpd "$OPENSMTPD"
     next_hop exim "$EXIM"
     next_hop aiosmtpd "127.0.0.1:${ports[3]}"
+    next_hop lmtp "127.0.0.1:${ports[4]}" 'protocol = "lmtp"'
+    next_hop aiosmtpd-lmtp "127.0.0.1:${ports[5]}" 'protocol = "lmtp"'
     start_kvs a
     start_kvs b
     start_gateway
     send raw "$GATEWAY"
-    for mta in "${MTAS[@]}" aiosmtpd; do
+    for mta in "${MTAS[@]}" aiosmtpd lmtp aiosmtpd-lmtp; do
         send "to-$mta" "$GATEWAY"
     done
     send from-postfix "$POSTFIX"
@@ -46,10 +49,10 @@ main() {
     check_mail "$PATIENCE"
 }
 
-# next_hop NAME ADDRESS: mail for NAME.example goes there.
+# next_hop NAME ADDRESS [LINE]: mail for NAME.example goes there, by a queue with this line.
 next_hop() {
-    printf '\n[[queue]]\nname = "%s.example"\ngroup = "main"\nnext_hops = ["%s"]\nretry_first = "1 s"\n' \
-        "$1" "$2" >>"$SCRATCH/gateway.toml"
+    printf '\n[[queue]]\nname = "%s.example"\ngroup = "main"\nnext_hops = ["%s"]\nretry_first = "1 s"\n%s\n' \
+        "$1" "$2" "${3:-}" >>"$SCRATCH/gateway.toml"
 }
 
 main "$@"

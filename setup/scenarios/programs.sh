@@ -182,11 +182,11 @@ start_recorder() {
     await_port recorder "$address"
 }
 
-# start_aiosmtpd ADDRESS
+# start_aiosmtpd NAME=smtp|lmtp:HOST:PORT…
 start_aiosmtpd() {
     start aiosmtpd env PYTHONPATH="$ROOT/setup/scenarios" PYTHONDONTWRITEBYTECODE=1 \
-        "$PROGRAMS/python/bin/python" -m mail aio "$SCRATCH/mail" "aiosmtpd=smtp:$1"
-    await_port aiosmtpd "$1"
+        "$PROGRAMS/python/bin/python" -m mail aio "$SCRATCH/mail" "$@"
+    await_port aiosmtpd "${1#*:}"
 }
 
 # send WAY ADDRESS: all odd mails, by that way.
