@@ -11,7 +11,8 @@ Usage: setup/install.sh [--test] [--fuzz]
 Installs what building and the demo need on Debian and its relatives; says nothing if all is there.
 Runs as root, or takes sudo.
 
-  --test   also what setup/test.sh needs
+  --test   also what setup/test.sh needs; what no package manager installs goes to
+           $XDG_CACHE_HOME/hikyaku/programs (default: ~/.cache)
   --fuzz   also what setup/fuzz.sh needs; the tools among it come by rustup and cargo
   --help   this text
 END

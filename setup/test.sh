@@ -24,7 +24,7 @@ Runs all checks, or the sections named:
   examples      the example configurations are accepted
   demo          a small run of setup/demo.sh
   clients       odd mail of well-known clients arrives as it was sent
-  mtas          odd mail from and to Postfix, OpenSMTPD and Exim, and to aiosmtpd
+  mtas          odd mail from and to Postfix, OpenSMTPD and Exim, and to aiosmtpd, and its reports
   kill-gateway  the gateway is killed ten times under load
   kill-kvs      a KVS is killed under load
   drivers       several workers, merged and split, at the gateway and at the KVS
