@@ -256,6 +256,7 @@ mod tests {
 
     fn settings() -> LinkSettings {
         LinkSettings {
+            message_size_max: 1000,
             server: "a".into(),
             address: ([127, 0, 0, 1], 1).into(),
             local: None,

@@ -17,7 +17,7 @@ use std::time::Duration;
 use kvs_proto::auth::{NONCE_SIZE_BYTES, Secret};
 use kvs_proto::{Event as ClientEvent, Generation, Incarnation, Op, Status};
 use tcpstack::{ConnectionId, Event, Instant, RecvError, Transport};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::lane::Lane;
 use self::translate::translate;
@@ -47,11 +47,24 @@ pub struct LinkSettings {
     pub account: String,
     /// Its secret.
     pub secret: Secret,
+    /// The largest content that it has to take. A server that takes less is not used: a mail
+    /// that it refused would put its copy out of step again and again.
+    pub message_size_max: u64,
     /// After this long without a word from the server we ask whether it is there.
     pub heart_beat: Duration,
     /// After this long without a word, although it owes answers, the link is down.
     pub deadline: Duration,
 }
+
+impl LinkSettings {
+    /// The largest message with its envelope.
+    fn body_size_max(&self) -> u64 {
+        self.message_size_max.saturating_add(ENVELOPE_SIZE_MAX)
+    }
+}
+
+/// Above what an envelope can be: a thousand recipients with all their parameters.
+const ENVELOPE_SIZE_MAX: u64 = 1 << 20;
 
 /// What happened on a link.
 #[derive(Debug)]
@@ -237,6 +250,14 @@ impl<T: Transport> Links<T> {
                 return true;
             };
             match event {
+                ClientEvent::Welcome { limits, .. }
+                    if u64::from(limits.message_size_bytes_max) < link.settings.body_size_max() =>
+                {
+                    let takes = limits.message_size_bytes_max;
+                    error!(server = %link.settings.server, takes, needed = link.settings.body_size_max(),
+                           "the server's message_size_max is too small for ours");
+                    return false;
+                }
                 ClientEvent::Welcome { incarnation, .. } => {
                     if !link.welcome(lane, incarnation) {
                         return false;
@@ -433,6 +454,7 @@ mod tests {
 
     fn settings(heart_beat: Duration) -> LinkSettings {
         LinkSettings {
+            message_size_max: 1000,
             server: "a".into(),
             address: ([127, 0, 0, 1], 1).into(),
             local: None,

@@ -33,10 +33,14 @@ impl Settings {
     /// while the gateway runs.
     pub fn fixed_differences(&self, running: &Settings) -> Vec<&'static str> {
         type Same = fn(&Settings, &Settings) -> bool;
-        let fixed: [(&str, Same); 16] = [
+        let fixed: [(&str, Same); 17] = [
             ("name", |a, b| a.name == b.name),
             ("hostname", |a, b| a.hostname == b.hostname),
             ("listen", |a, b| a.reception.listen == b.reception.listen),
+            // The servers were asked whether they take mail as large as before, and not larger.
+            ("message_size_max (a larger one)", |a, b| {
+                a.reception.message_size_max <= b.reception.message_size_max
+            }),
             ("register", |a, b| a.register == b.register),
             ("log", |a, b| a.log_json == b.log_json),
             ("threads", |a, b| a.threads == b.threads),

@@ -12,7 +12,11 @@ use crate::link::LinkSettings;
 use crate::shard::BACKUPS;
 
 /// Every `[[kvs]]`, in order.
-pub(super) fn read_links(root: &Table<'_>, directory: &Path) -> Vec<LinkSettings> {
+pub(super) fn read_links(
+    root: &Table<'_>,
+    directory: &Path,
+    message_size_max: u64,
+) -> Vec<LinkSettings> {
     let account = root.string("account").not_empty().required();
     let secret =
         root.secret("secret", "secret_file", |path| config::read_file(&directory.join(path)));
@@ -42,6 +46,7 @@ pub(super) fn read_links(root: &Table<'_>, directory: &Path) -> Vec<LinkSettings
             local,
             account: account.clone(),
             secret: Secret::new(secret.expose().as_bytes()),
+            message_size_max,
             heart_beat,
             deadline,
         });

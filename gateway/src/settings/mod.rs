@@ -153,7 +153,7 @@ impl Settings {
         let message_size_max =
             root.bytes("message_size_max").range(1024..=200 << 20).default(20 << 20);
         let register = directory.join(root.path("register").required());
-        let links = read_links(&root, directory);
+        let links = read_links(&root, directory, message_size_max);
         let groups = read_groups(&root, &links);
         let (queues, destinations, routes) = read_queues(&root, &name, &groups, directory);
         let largest = queues.iter().map(|it| it.bytes_max).chain([memory_bytes]);
