@@ -5,7 +5,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 SECTIONS=(install format scripts rules lint docs tests no-c examples demo clients mtas kill-gateway
-    kill-kvs drivers backlog next-hop stop reload crowd)
+    kill-kvs drivers backlog next-hop stop reload crowd large)
 
 usage() {
     cat <<END
@@ -33,6 +33,7 @@ Runs all checks, or the sections named:
   stop          stops, lost servers, lost copies, and starts that must fail
   reload        the configuration changes under load; what is wrong is refused
   crowd         good mail beside thousands of sessions that do nothing, or a byte a second
+  large         100 mails of 50 MB at once, for a gateway with room for ten
 
 Exit status 0 only if no section failed. A section that needs root and cannot have it is skipped.
 END

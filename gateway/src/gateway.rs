@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{Builder, JoinHandle};
 
-use tcpstack::{KernelOptions, KernelTransport, pin_current_thread};
+use tcpstack::{
+    KernelOptions, KernelTransport, pin_current_thread, raise_descriptor_limit, return_large_blocks,
+};
 use tracing::{info, warn};
 
 use crate::board::Board;
@@ -19,6 +21,13 @@ use crate::worker::{RegisterAnswers, Rings, Shared, Worker};
 
 /// Connections that delivery and the links may have beside the sessions.
 const OTHER_CONNECTIONS_MAX: usize = 16_384;
+
+/// Descriptors beside the sessions, as a gateway with a few hundred queues needs them.
+const OTHER_DESCRIPTORS: usize = 1024;
+
+/// Contents of this size are given back to the system when they leave, so that memory stays within
+/// its budget when mail of all sizes comes and goes.
+const LARGE_BLOCK_BYTES: u32 = 1 << 20;
 
 /// A running gateway.
 #[derive(Debug)]
@@ -53,6 +62,8 @@ impl Gateway {
         let plans = plan(settings.threads.drivers);
         let mut random = fastrand::Rng::with_seed(seed);
         let built = Built::new(settings, &plans, &board, &mut random)?;
+        return_large_blocks(LARGE_BLOCK_BYTES);
+        raise_descriptors(settings, plans.iter().filter(|plan| plan.front.is_some()).count());
         let shared = Arc::new(built.shared);
         let answers = built.answers;
         let waking = shared.clone();
@@ -190,6 +201,19 @@ pub fn plan(drivers: settings::Drivers) -> Vec<Plan> {
             let fronts = (0..smtp_workers).map(|it| Plan { front: front(it), shard: None });
             shards.chain(fronts).collect()
         }
+    }
+}
+
+/// Makes sure of a descriptor for each session, as far as the system lets us: without one, accepting
+/// pauses and newcomers wait.
+fn raise_descriptors(settings: &Settings, fronts: usize) {
+    let needed = settings.reception.sessions_max * fronts + OTHER_DESCRIPTORS;
+    match raise_descriptor_limit() {
+        Ok(limit) if usize::try_from(limit).is_ok_and(|limit| limit < needed) => {
+            warn!(limit, needed, "too few descriptors for `sessions_max`: raise RLIMIT_NOFILE");
+        }
+        Ok(_) => {}
+        Err(error) => warn!(%error, "the bound of descriptors cannot be raised"),
     }
 }
 

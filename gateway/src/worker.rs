@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rtrb::{Consumer, Producer, RingBuffer};
 use tcpstack::{Clock, Idle, Instant, KernelTransport, Transport, Waker, wait_on_both};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::front::{Front, FrontCounters};
 use crate::register::Asker;
@@ -273,6 +273,7 @@ impl Worker {
         let clock = Clock::new();
         let mut idle = Idle::new(self.spin);
         let mut stop = Stop::default();
+        let mut pauses = Pauses::default();
         let mut counters_at = clock.now() + COUNTERS_EVERY;
         let mut logged = Logged::default();
         while !self.shared.aborting.load(Ordering::SeqCst) {
@@ -287,6 +288,7 @@ impl Worker {
                 self.log_counters(&mut logged);
                 counters_at = now + COUNTERS_EVERY;
             }
+            self.warn_of_pauses(now, &mut pauses);
             if worked {
                 idle.handle_work(now);
             } else if idle.should_sleep(now) {
@@ -378,6 +380,16 @@ impl Worker {
         self.shared.sleepers[self.drivers.number].asleep.store(false, Ordering::SeqCst);
     }
 
+    /// Says that descriptors ran out: when it begins, and once a minute while it goes on.
+    fn warn_of_pauses(&mut self, now: Instant, pauses: &mut Pauses) {
+        let Some(front) = &mut self.drivers.front else { return };
+        let count = front.transport_mut().statistics().accept_pauses;
+        if count != pauses.told && now >= pauses.next_at {
+            *pauses = Pauses { told: count, next_at: now + COUNTERS_EVERY };
+            warn!(pauses = count, "out of descriptors or memory: accepting pauses, newcomers wait");
+        }
+    }
+
     /// Logs the counters that are not as they were logged last.
     fn log_counters(&self, logged: &mut Logged) {
         let worker = self.drivers.number;
@@ -402,6 +414,13 @@ impl Worker {
 struct Logged {
     shard: Option<ShardCounters>,
     front: Option<FrontCounters>,
+}
+
+/// Which pauses of accepting were told of.
+#[derive(Debug, Default)]
+struct Pauses {
+    told: u64,
+    next_at: Instant,
 }
 
 /// How far a worker is with stopping.

@@ -23,6 +23,8 @@ main() {
     begin
     prepare_system
     add_limit sessions_max $((IDLE + SLOW + 1000))
+    # Else the gateway would send most of them away: here they stay.
+    add_limit load_percent 100
     start_system --ledger "$SCRATCH/sink.ledger" --status "$SCRATCH/sink.status"
     local try
     for ((try = 1; try <= TRIES; try++)); do

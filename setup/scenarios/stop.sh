@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The ways in which a system goes down and comes back: the gateway is stopped under load and started
-# again; both servers are lost while the gateway lives; and all copies are lost at once, which no
+# again; sessions of every kind see it stop; both servers are lost while the gateway lives; and all copies are lost at once, which no
 # start passes over in silence. Then starts that must fail, each with its reason.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../lib.sh
@@ -15,6 +15,7 @@ STOP_MAX=10
 main() {
     build_release
     (stopped_under_load)
+    (drained)
     (both_servers_lost 1)
     (both_servers_lost 2)
     (taken_over)
@@ -29,6 +30,63 @@ stopped_under_load() {
     await_load || die "not all mail was accepted"
     end_clean
     say "clean after a stop under load"
+}
+
+# An idle session is sent away at once, a transaction under way is finished, a silent one is cut when
+# the time to drain is over; the next start has the mail.
+drained() {
+    local idle busy silent
+    begin
+    prepare_system
+    set_table gateway times 'drain = "3 s"'
+    start_kvs a
+    start_kvs b
+    start_gateway
+    open_session idle
+    open_session busy
+    begin_mail "$busy"
+    open_session silent
+    begin_mail "$silent"
+    kill -TERM "$(pid_of gateway)"
+    hears "$idle" 421
+    refuses || die "the port is open although the gateway is stopping"
+    printf 'finished\r\n.\r\n' >&"$busy"
+    hears "$busy" 250
+    hears "$busy" 421
+    hears "$silent" 421
+    await "$STOP_MAX" gone "$(pid_of gateway)" || die "the gateway has not stopped"
+    wait "$(pid_of gateway)" || die "the gateway has not ended well"
+    forget "$(pid_of gateway)"
+    start_sink
+    start_gateway
+    await 20 grep -q 'outcome="delivered"' "$SCRATCH/gateway.log" || die "the mail is not there"
+    say "sessions of every kind see a stop as they should"
+}
+
+# open_session VARIABLE: a session of which the variable is the descriptor.
+open_session() {
+    local -n descriptor=$1
+    exec {descriptor}<>"/dev/tcp/${GATEWAY%:*}/${GATEWAY##*:}"
+    hears "$descriptor" 220
+    printf 'HELO client.example\r\n' >&"$descriptor"
+    hears "$descriptor" 250
+}
+
+begin_mail() {
+    local line
+    for line in 'MAIL FROM:<a@example.net>' 'RCPT TO:<b@example.net>'; do
+        printf '%s\r\n' "$line" >&"$1"
+        hears "$1" 250
+    done
+    printf 'DATA\r\n' >&"$1"
+    hears "$1" 354
+}
+
+# hears DESCRIPTOR CODE: the next reply has that code.
+hears() {
+    local reply
+    read -r -t "$STOP_MAX" -u "$1" reply || die "no reply where $2 was due"
+    [ "${reply:0:3}" = "$2" ] || die "'$reply' where $2 was due"
 }
 
 # both_servers_lost MIN_SYNC: the gateway fills both from its memory.

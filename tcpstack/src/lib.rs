@@ -60,7 +60,7 @@ mod transport;
 pub use idle::Idle;
 pub use kernel::{
     Clock, KernelOptions, KernelStatistics, KernelTransport, Waker, raise_descriptor_limit,
-    wait_on_both,
+    return_large_blocks, wait_on_both,
 };
 pub use pin::{PinError, pin_current_thread};
 #[cfg(feature = "sim")]

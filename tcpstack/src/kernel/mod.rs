@@ -25,7 +25,7 @@ use mio::{Events, Interest, Poll, Token};
 
 pub use self::clock::Clock;
 pub use self::options::{KernelOptions, KernelStatistics};
-pub use self::sys::raise_descriptor_limit;
+pub use self::sys::{raise_descriptor_limit, return_large_blocks};
 pub use self::wait::{Waker, wait_on_both};
 
 use self::connection::{Connection, Phase, Stop, close_reason};

@@ -65,6 +65,22 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
+/// Has the allocator take blocks of this size and above from the system each by itself, and give them
+/// back at once, whatever was allocated before. glibc's own bound grows up to 32 MiB with what is
+/// freed (mallopt(3), M_MMAP_THRESHOLD), and then large blocks leave holes that stay. Does nothing
+/// with other allocators.
+pub fn return_large_blocks(bytes: u32) {
+    #[cfg(target_env = "gnu")]
+    {
+        let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+        // SAFETY: mallopt(3) takes two integers, and may be called at any time by any thread. What
+        // it refuses it leaves as it was.
+        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, bytes) };
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = bytes;
+}
+
 /// Lets `bind` to an address leave the choice of the port to `connect`, which knows the remote end
 /// too: else some 28,000 connections from one address would be all (ip(7),
 /// IP_BIND_ADDRESS_NO_PORT). The option is of the level IP for both families.

@@ -40,7 +40,8 @@ pub(super) struct Reception {
     desk: Desk,
     limits: Arc<ServerLimits>,
     ports: Ports,
-    sessions: Connections<Session>,
+    /// In boxes, so that the table grows without moving them.
+    sessions: Connections<Box<Session>>,
     timers: Timers<ConnectionId>,
     /// What slow clients are measured by in this turn.
     tempo: Tempo,
@@ -131,7 +132,7 @@ impl Reception {
         self.desk.counters.sessions_begun += 1;
         let session = Session::new(&self.limits, connection, client, &self.desk);
         let look_at = session.held_until.unwrap_or(self.desk.now + self.look_interval());
-        self.sessions.insert(connection, session);
+        self.sessions.insert(connection, Box::new(session));
         self.timers.arm(connection, look_at);
         self.list_to_flush(connection);
     }

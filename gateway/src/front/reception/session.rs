@@ -74,6 +74,11 @@ struct Data {
     reservation: Reservation,
 }
 
+/// Bytes of a session between transactions, but for its client's name and what
+/// [`ServerSession`] keeps of its output. Ten thousand of them are a few megabytes.
+const SESSION_SIZE_MAX: usize = 640;
+const _: () = assert!(size_of::<Session>() <= SESSION_SIZE_MAX);
+
 impl Session {
     pub(super) fn new(
         limits: &Arc<ServerLimits>,
