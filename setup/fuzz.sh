@@ -16,6 +16,8 @@ stored_message   gateway/fuzz       1200
 TOOLCHAIN=nightly
 # Built programs, inputs that were found, and findings.
 WORK=$ROOT/target/fuzz
+# What all runs took.
+CPU_SECONDS=0
 
 usage() {
     cat <<END
@@ -30,7 +32,7 @@ target/fuzz/findings; to repeat one: target/fuzz/*/release/TARGET FILE.
   --keep       afterwards makes the corpora in the tree anew, the fewest inputs that cover as much
   --help       this text
 
-Targets:$(while read -r name _; do printf ' %s' "$name"; done <<<"$TARGETS")
+Targets: $(all_targets | paste -sd ' ')
 
 Needs a nightly Rust tool chain, cargo-fuzz and a C++ compiler: setup/install.sh --fuzz.
 Exit status 0 only if nothing was found.
@@ -61,7 +63,7 @@ main() {
         esac
         shift
     done
-    [ ${#names[@]} -gt 0 ] || mapfile -t names < <(awk 'NF { print $1 }' <<<"$TARGETS")
+    [ ${#names[@]} -gt 0 ] || mapfile -t names < <(all_targets)
     cargo "+$TOOLCHAIN" fuzz --version >/dev/null 2>&1 ||
         die "cargo-fuzz or the $TOOLCHAIN tool chain is missing: setup/install.sh --fuzz"
     begin
@@ -72,9 +74,11 @@ main() {
         run "$name" "$seconds" || found=1
         [ "$keep" = no ] || keep "$name"
     done
+    printf '%-16s %8s\n' 'in all' "$CPU_SECONDS"
     return "$found"
 }
 
+all_targets() { awk 'NF { print $1 }' <<<"$TARGETS"; }
 crate_of() { awk -v name="$1" '$1 == name { print $2; found = 1 } END { exit !found }' <<<"$TARGETS"; }
 longest_of() { awk -v name="$1" '$1 == name { print $3 }' <<<"$TARGETS"; }
 corpus_of() { printf '%s/corpus/%s.txt' "$ROOT/$(crate_of "$1")" "$1"; }
@@ -103,6 +107,7 @@ run() {
     { time in_turn nice -n 19 "$(program_of "$name")" "${arguments[@]}" "$WORK/corpus/$name" \
         "$SCRATCH/$name" >"$log" 2>&1 || true; } 2>"$SCRATCH/time"
     cpu=$(awk '{ printf "%.0f", $1 + $2 }' "$SCRATCH/time")
+    CPU_SECONDS=$((CPU_SECONDS + cpu))
     executions=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
     features=$(sed -n 's/.* ft: \([0-9]*\) .*/\1/p' "$log" | tail -n 1)
     inputs=$(find "$WORK/corpus/$name" -type f | wc -l)
