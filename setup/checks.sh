@@ -29,7 +29,7 @@ hikyaku-kvs-proto: hikyaku-fuzzing
 hikyaku-smtp: hikyaku-fuzzing
 hikyaku-config:
 hikyaku-fuzzing:
-hikyaku-kvs: hikyaku-kvs-proto hikyaku-tcpstack hikyaku-config
+hikyaku-kvs: hikyaku-kvs-proto hikyaku-tcpstack hikyaku-config hikyaku-fuzzing
 hikyaku-gateway: hikyaku-smtp hikyaku-kvs-proto hikyaku-tcpstack hikyaku-config hikyaku-fuzzing
 hikyaku-loadgen: hikyaku-kvs-proto hikyaku-tcpstack
 hikyaku-sim: hikyaku-dataplane hikyaku-tcpstack hikyaku-kvs-proto hikyaku-smtp hikyaku-config hikyaku-kvs hikyaku-gateway hikyaku-loadgen

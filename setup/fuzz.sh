@@ -12,6 +12,7 @@ content_decoder  gateway/smtp/fuzz   600
 client_session   gateway/smtp/fuzz  2000
 server_session   gateway/smtp/fuzz  3000
 stored_message   gateway/fuzz       1200
+queue_server     kvs/fuzz           1000
 "
 TOOLCHAIN=nightly
 # Built programs, inputs that were found, and findings.
