@@ -265,9 +265,9 @@ fn sink_faults(rng: &mut Rng) -> SinkFaults {
     let mut draw = |most: f64| if rng.bool() { rng.f64() * most } else { 0.0 };
     SinkFaults::default()
         .with(Phase::Rcpt, SinkFault::Transient, draw(0.05))
-        .with(Phase::Rcpt, SinkFault::Permanent, draw(0.01))
+        .with(Phase::Rcpt, SinkFault::Permanent, draw(0.1))
         .with(Phase::Dot, SinkFault::Transient, draw(0.05))
-        .with(Phase::Dot, SinkFault::Permanent, draw(0.01))
+        .with(Phase::Dot, SinkFault::Permanent, draw(0.1))
         .with(Phase::Rcpt, SinkFault::Closing, draw(0.02))
         .with(Phase::Dot, SinkFault::Hang, draw(0.001))
         .with(Phase::Dot, SinkFault::Drop, draw(0.01))

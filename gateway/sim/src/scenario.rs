@@ -82,6 +82,7 @@ impl Scenario {
             prefetch: *rng.choice([4, 16, 64].iter()).expect("not empty"),
             reports_apart: of_reports.bool(),
             warn_after_ms: *of_reports.choice([0, 700, 3000].iter()).expect("not empty"),
+            expiry_s: *of_reports.choice([5, 10_000, 10_000].iter()).expect("not empty"),
         };
         let text = configuration(&shape);
         let settings = Settings::parse(Path::new("sim.toml"), &text)
@@ -123,6 +124,8 @@ struct Shape {
     reports_apart: bool,
     /// After so long a sender is told that its mail is delayed; 0: never.
     warn_after_ms: u64,
+    /// Mail is given up after so long, if its reports have a queue of their own.
+    expiry_s: u64,
 }
 
 fn senders(options: &Options, queues: u32, load_time: Duration, rng: &mut Rng) -> Vec<SmtpConfig> {
@@ -168,7 +171,7 @@ fn share(total: u64, place: u64, count: u64) -> u64 {
 
 fn configuration(shape: &Shape) -> String {
     let Shape { queues, connections, min_sync, split, pipeline, prefetch, .. } = *shape;
-    let Shape { reports_apart, warn_after_ms, .. } = *shape;
+    let Shape { reports_apart, warn_after_ms, expiry_s, .. } = *shape;
     let drivers = match split {
         0 => "drivers = \"merged\"\nworkers = 1".to_owned(),
         links => format!("drivers = \"split\"\nlink_workers = {links}\nsmtp_workers = 1"),
@@ -224,9 +227,11 @@ kvs = ["kvs0", "kvs1"]
             queue if queue == queues => ("reports".into(), "\"sender.example\"".to_owned()),
             queue => (format!("d{queue}.example"), format!("\"d{queue}.example\"")),
         };
+        let expiry_s = if reports_apart && queue < queues { expiry_s } else { 10_000 };
         text.push_str(&format!(
             "\n[[queue]]\nname = \"{name}\"\ndomains = [{domains}]\ngroup = \"pair\"\n\
              next_hops = [\"{SINK}\"]\nwarn_after = \"{warn_after_ms} ms\"\n\
+             expiry = \"{expiry_s} s\"\n\
              messages_max = 20000\nbytes_max = \"16 MiB\"\nconnections_max = {connections}\n\
              pipeline = {pipeline}\nprefetch = {prefetch}\nretry_first = \"500 ms\"\n\
              retry_max = \"2 s\"\n",

@@ -466,6 +466,7 @@ fn policy(options: &Options, scenario: &Scenario) -> Policy {
         // A fault on a path can keep the deletes of what was delivered from the copies for as long
         // as it lasts.
         bounces: Bounces::Required,
+        giving_up_allowed: true,
         restart_window_us: if options.faults == FaultLevel::All { 10_000_000 } else { 500_000 },
         ..Policy::default()
     }

@@ -343,7 +343,9 @@ impl Judge<'_> {
                 format!("recipient {recipient} was reported as failed, and nobody wanted to know")
             });
         }
-        let unsure = doubtful > 0 && policy.giving_up_allowed;
+        // What was delivered when a gateway crashed may come back with it, too old to be tried.
+        let is_unsure = doubtful + self.restarts_before_report(slot) > 0;
+        let unsure = is_unsure && policy.giving_up_allowed;
         if taken > 0 && refused == 0 && !unsure {
             self.fault(ProblemKind::Misreported, Some(mail), || {
                 format!("recipient {recipient} got it and was reported as failed")
