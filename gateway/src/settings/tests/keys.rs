@@ -44,7 +44,12 @@ const READ: &[(&str, &str, &str, &str)] = &[
     ("queue", "name", "'q7'", "queue_name: \"q7\""),
     ("queue", "domains", "['d7.example']", "\"d7.example\": QueueIndex(0)"),
     ("queue", "next_hops", "['127.0.0.7:25']", "next_hops: [127.0.0.7:25]"),
+    ("queue", "protocol", "'lmtp'", "protocol: Lmtp"),
+    ("queue", "connections_initial", "7", "connections_initial: 7"),
     ("queue", "connections_max", "7", "connections_max: 7"),
+    ("queue", "recipients_per_transaction_max", "7", "recipients_max: 7,"),
+    ("queue", "transfer_timeout", "'7 s'", "transfer_timeout: 7s"),
+    ("limits", "idle_connections_max", "7", "idle_connections_max: 7"),
     ("queue", "rate_max", "7", "rate_per_second: Some(7)"),
     ("queue", "receive", "'suspended'", "bytes_max: 1073741824, is_suspended: true"),
     ("queue", "send", "'suspended'", "is_suspended: true, "),
@@ -236,6 +241,8 @@ fn with_value(table: &str, key: &str, value: &str) -> String {
         ("threads", "workers") => text.replace("cores = \"0\"", "cores = \"\""),
         ("kvs", "name") => text.replace("kvs = [\"a\", \"b\"]", "kvs = [\"a7\", \"b\"]"),
         ("group", "name") => text.replace("group = \"main\"", "group = \"main7\""),
+        // It has one connection at a time.
+        ("queue", "strict") => text.replace("connections_max = 4", "connections_max = 1"),
         ("queue", "name") => text.replace("queue = \"example.net\"", "queue = \"q7\""),
         _ => text,
     }
