@@ -6,7 +6,7 @@
 //! * Any split of what a client sends gives the same answers, wherever bodies are placed directly.
 //! * Answers are sound frames.
 //! * At the end each queue holds what its digest, counts and bounds say.
-//! * When all queues are dropped, all memory is free again.
+//! * When all queues are dropped, all memory is free again, and can be used.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use kvs_proto::auth::Secret;
 use kvs_proto::body::{Attached, Baseline, Create, Limits, QueueName};
 use kvs_proto::{
     ChainHash, Client, ClientConfig, ContentDigest, Decoder, Epoch, Event, Generation, Header,
-    Incarnation, Instant, MessageId, Op, Piece, QueueHandle, Sequence, Tag, Transaction,
+    Incarnation, Instant, Message, MessageId, Op, Piece, QueueHandle, Sequence, Tag, Transaction,
     body_digest, checksum, content_term, flags, state_digest,
 };
 
@@ -124,6 +124,7 @@ impl Server {
         arena.work(usize::MAX);
         assert!(!arena.has_work());
         assert_eq!((arena.live(), arena.free_bytes()), ((0, 0), self.free_bytes), "all is free");
+        auditor.fill(&mut self.shared);
         self.links.map(|link| link.answers)
     }
 }
@@ -310,6 +311,22 @@ impl Auditor {
         let dropped = self.exchange(shared);
         assert!(matches!(dropped[..], [Event::Dropped { .. }]), "{dropped:?}");
     }
+
+    /// Stores as many messages as there may be.
+    fn fill(&mut self, shared: &mut Shared) {
+        let queue = QueueHandle(0);
+        let name = QueueName::parse(QUEUES[0].as_bytes()).expect("a name");
+        let (epoch, generation) = (Epoch(1), Generation(1));
+        self.client.create(NOW, queue, Tag(1), epoch, generation, name, 50, 1 << 20);
+        for number in 1..=50 {
+            let (sequence, id) = (Sequence(number), MessageId(number));
+            let message = Message::new(Default::default(), vec![1; 100].into());
+            self.client.store(NOW, queue, sequence, id, Sequence(1), &message);
+        }
+        let stored = |event: &Event| if let Event::Ack { count, .. } = event { *count } else { 0 };
+        let events = self.exchange(shared);
+        assert_eq!(events.iter().map(stored).sum::<u64>(), 50, "{events:?}");
+    }
 }
 
 /// Holds what a queue says of itself against what was read.
@@ -389,6 +406,6 @@ const NOW: Instant = Instant::from_nanos(1);
 const NAME: &str = "gw";
 const QUEUES: [&str; 4] = ["q", "q1", "q2", "other"];
 const ARENA_BYTES: usize = 4 << 20;
-const MESSAGES_MAX: usize = 60;
+const MESSAGES_MAX: usize = 50;
 /// More steps say nothing new and take time.
 const STEPS_MAX: usize = 100;
