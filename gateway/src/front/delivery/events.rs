@@ -57,7 +57,7 @@ impl Delivery {
         self.timers.disarm(Timer::Connection(id));
         self.idle_count -= usize::from(connection.is_counted_idle);
         let queue = connection.queue;
-        self.lane_mut(queue).connections.retain(|other| *other != id);
+        self.lane_mut(queue).forget_connection(id);
         self.list_lane(queue);
         if let Some(reason) = loss {
             self.counters.connections_lost += 1;

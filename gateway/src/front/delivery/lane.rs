@@ -20,6 +20,9 @@ pub(super) struct Lane {
     pub(super) waiting: VecDeque<Attempt>,
     /// Those that may carry something first: see [`connections_max`](Self::connections_max).
     pub(super) connections: Vec<ConnectionId>,
+    /// Connections that have said QUIT, which nothing waits for but politeness. With
+    /// [`LEAVING_MAX`] of them no new connection is made until one has ended.
+    leaving: usize,
     pub(super) rate: RateLimit,
     concurrency: Concurrency,
     state: State,
@@ -67,6 +70,7 @@ impl Lane {
             destination,
             waiting: VecDeque::new(),
             connections: Vec::new(),
+            leaving: 0,
             state: State::Open,
             failures: 0,
             connect_at: Instant::ZERO,
@@ -112,6 +116,21 @@ impl Lane {
             && others < destination.connections_max as usize
     }
 
+    /// A connection says QUIT: others may take its place.
+    pub(super) fn let_go(&mut self, id: ConnectionId) {
+        self.connections.retain(|other| *other != id);
+        self.leaving += 1;
+    }
+
+    /// A connection has ended.
+    pub(super) fn forget_connection(&mut self, id: ConnectionId) {
+        let known = self.connections.len();
+        self.connections.retain(|other| *other != id);
+        if self.connections.len() == known {
+            self.leaving -= 1;
+        }
+    }
+
     /// How many connections may carry something, the first in the list. Those behind are let go
     /// when they have nothing to do.
     pub(super) fn connections_max(&self) -> usize {
@@ -134,6 +153,7 @@ impl Lane {
     /// The address for one more connection, if there may be one.
     pub(super) fn next_hop(&self, now: Instant) -> Option<SocketAddr> {
         let may_connect = self.connections.len() < self.connections_max()
+            && self.leaving < LEAVING_MAX
             && self.connect_at.max(self.local_fault_until) <= now;
         may_connect.then(|| self.destination.next_hops[self.next_hop])
     }
@@ -267,6 +287,10 @@ impl Lane {
 
 /// How long no connection is tried after a fault of ours: of addresses, ports or descriptors.
 const LOCAL_FAULT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Connections of a lane that may wait for the answer to QUIT at a time. A next hop that never
+/// answers it can slow a lane down only as far as these pass their time-out.
+const LEAVING_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {

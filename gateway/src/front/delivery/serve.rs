@@ -177,6 +177,9 @@ impl Delivery {
         let Some(connection) = self.connections.get_mut(id) else { return };
         if connection.smtp.is_idle() {
             connection.smtp.quit();
+            let queue = connection.queue;
+            self.lane_mut(queue).let_go(id);
+            self.list_lane(queue);
             self.list_to_flush(id);
         }
     }

@@ -58,6 +58,35 @@ fn connections_are_used_up_to_their_number_and_then_say_good_bye() {
 }
 
 #[test]
+fn a_next_hop_that_never_answers_quit_holds_nothing_up() {
+    let mut world = world_with(|config| {
+        config.delivery.destinations[0].connections_max = 1;
+        config.delivery.destinations[0].messages_per_connection_max = 1;
+    });
+    world.next_hop.rules = vec![("QUIT", "hang")];
+    let before = world.now();
+    fill(&mut world, 5);
+    world.run_until("all", |world| world.shard.queues[0].settled.len() == 5);
+    assert!(world.now().saturating_since(before) < Duration::from_secs(2));
+    assert_eq!(numbers(&world.next_hop.messages), (0..5).collect::<Vec<_>>());
+    world.run_until("good-bye", |world| world.front.counters().delivery.connections == 0);
+}
+
+#[test]
+fn connections_that_say_good_bye_are_not_more_than_their_bound() {
+    let mut world = world_with(|config| {
+        config.delivery.destinations[0].connections_max = 1;
+        config.delivery.destinations[0].messages_per_connection_max = 1;
+    });
+    world.next_hop.rules = vec![("QUIT", "hang")];
+    fill(&mut world, 60);
+    world.run_for(Duration::from_secs(2));
+    let delivered = world.next_hop.messages.len();
+    assert!((16..=17).contains(&delivered), "{delivered}");
+    world.run_until("all", |world| world.shard.queues[0].settled.len() == 60);
+}
+
+#[test]
 fn each_recipient_has_its_own_result() {
     let mut world = world();
     world.next_hop.rules =
