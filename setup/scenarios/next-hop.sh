@@ -53,9 +53,8 @@ settles() {
     start_system --ledger "$SCRATCH/sink.ledger" --status "$SCRATCH/sink.status" "$@"
     start_load "$messages" "${LOAD[@]}"
     await_load || die "not all mail was accepted"
-    # Nothing waits for longer than retry_max and the time-outs; a QUIT without an answer keeps the place
-    # of its connection the longest.
-    await_idle 15
+    # Nothing waits for longer than retry_max and the time-outs.
+    await_idle 3
     # Who was refused for good is told to the sender, in a domain that leads to the sink too.
     judge --order report --bounces required
     say "clean with a next hop that is $name"
