@@ -79,14 +79,17 @@ impl Unit {
     }
 
     /// Has other bounds from now on. A copy that is at a server keeps the bounds that it was made
-    /// with.
+    /// with, and a new one never gets lower ones than those: it could not take what is queued, nor
+    /// what comes when the bounds are raised again. The board alone lets less in.
     ///
     /// # Panics
     /// If they are another queue's.
     pub(crate) fn reconfigure(&mut self, settings: UnitSettings) {
         let same = |it: &UnitSettings| (it.queue, it.server_name.clone());
         assert_eq!(same(&self.settings), same(&settings), "a queue stays what it is");
-        self.settings = settings;
+        let before = std::mem::replace(&mut self.settings, settings);
+        self.settings.messages_max = self.settings.messages_max.max(before.messages_max);
+        self.settings.bytes_max = self.settings.bytes_max.max(before.bytes_max);
     }
 
     /// The queue's place in the configuration.
@@ -206,5 +209,26 @@ impl Unit {
             more |= copy.has_more(&self.queue) && !outlet.has_room();
         }
         more
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_made_under_lower_bounds_can_take_what_came_before_and_comes_after() {
+        let settings = |messages_max, bytes_max| UnitSettings {
+            queue: QueueIndex(0),
+            name: "q".into(),
+            server_name: "gw/q".into(),
+            messages_max,
+            bytes_max,
+            headroom_bytes: 1,
+        };
+        let mut unit = Unit::new(settings(100, 1000), 2);
+        unit.reconfigure(settings(10, 2000));
+        let context = unit.context(Epoch(1));
+        assert_eq!((context.messages_max, context.bytes_max), (100, 2000));
     }
 }
