@@ -27,29 +27,7 @@ SESSIONS=100
 JSON=
 
 main() {
-    while [ $# -gt 0 ]; do
-        case $1 in
-        --seconds | --sessions)
-            [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || die "$1 wants a number, such as 20"
-            if [ "$1" = --seconds ]; then SECONDS_EACH=$2; else SESSIONS=$2; fi
-            shift
-            ;;
-        --json)
-            [ -n "${2:-}" ] || die "--json wants the name of a file"
-            JSON=$2
-            shift
-            ;;
-        --help | -h)
-            usage
-            exit 0
-            ;;
-        *)
-            usage >&2
-            exit 2
-            ;;
-        esac
-        shift
-    done
+    read_options "--seconds SECONDS_EACH number" "--sessions SESSIONS number" "--json JSON file" -- "$@"
     build_release
     begin
     local results=$SCRATCH highest share

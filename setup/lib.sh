@@ -17,6 +17,40 @@ die() {
     exit 1
 }
 
+# read_options "OPTION VARIABLE KIND"… -- ARGUMENT…: sets the variables from options with a value. KIND is
+# number (whole, above 0) or file. --help prints the script's `usage`; what is unknown prints it too and
+# ends with status 2.
+read_options() {
+    local option variable kind
+    local -A variables=() kinds=()
+    while [ "$1" != -- ]; do
+        read -r option variable kind <<<"$1"
+        variables[$option]=$variable
+        kinds[$option]=$kind
+        shift
+    done
+    shift
+    while [ $# -gt 0 ]; do
+        case $1:${kinds[$1]:-} in
+        *:number)
+            variable=${variables[$1]}
+            [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || die "$1 wants a number, such as ${!variable}"
+            ;;
+        *:file) [ -n "${2:-}" ] || die "$1 wants the name of a file" ;;
+        --help:* | -h:*)
+            usage
+            exit 0
+            ;;
+        *)
+            usage >&2
+            exit 2
+            ;;
+        esac
+        printf -v "${variables[$1]}" %s "$2"
+        shift 2
+    done
+}
+
 # The exit status of a scenario that cannot run here and says why.
 # shellcheck disable=SC2034
 SKIPPED=77

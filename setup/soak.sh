@@ -26,29 +26,7 @@ RATE=1000
 CSV=
 
 main() {
-    while [ $# -gt 0 ]; do
-        case $1 in
-        --minutes | --rate)
-            [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || die "$1 wants a number, such as 60"
-            if [ "$1" = --minutes ]; then MINUTES=$2; else RATE=$2; fi
-            shift
-            ;;
-        --csv)
-            [ -n "${2:-}" ] || die "--csv wants the name of a file"
-            CSV=$2
-            shift
-            ;;
-        --help | -h)
-            usage
-            exit 0
-            ;;
-        *)
-            usage >&2
-            exit 2
-            ;;
-        esac
-        shift
-    done
+    read_options "--minutes MINUTES number" "--rate RATE number" "--csv CSV file" -- "$@"
     build_release
     begin
     prepare_system
