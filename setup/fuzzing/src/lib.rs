@@ -7,6 +7,7 @@
 
 mod corpus;
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 
@@ -111,6 +112,17 @@ impl Cuts {
     }
 }
 
+/// What `run` gives, which must be the same however streams are cut.
+///
+/// # Panics
+/// If it is not.
+pub fn same_in_all_cuts<R: PartialEq + fmt::Debug>(input: &[u8], run: impl FnMut(Cuts) -> R) -> R {
+    let [whole, bytes, seeded] = Cuts::all(input).map(run);
+    assert_eq!(bytes, whole);
+    assert_eq!(seeded, whole);
+    whole
+}
+
 /// Runs a driver on every input of a corpus. The line of each goes to standard error before, so
 /// that a failing test shows which it was.
 ///
@@ -139,6 +151,12 @@ fn xorshift(state: &mut u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[should_panic(expected = "left == right")]
+    fn what_depends_on_the_cuts_is_found() {
+        same_in_all_cuts(b"abc", |cuts| cuts.pieces(b"abc").count());
+    }
 
     #[test]
     fn all_ways_of_cutting_give_the_stream_back() {
