@@ -31,10 +31,7 @@ main() {
     begin
     prepare_system
     # Deferred mail comes back within the run, so that what is held comes to a level soon.
-    sed -i -e '/^\[\[queue\]\]/a retry_first = "2 s"\nretry_max = "20 s"' \
-        -e 's/^# delivery_\(reply\|data_start\|data_block\|data_end\) = .*/delivery_\1 = "2 s"/' \
-        -e 's/^# backoff_min = .*/backoff_min = "100 ms"/; s/^# backoff_max = .*/backoff_max = "1 s"/' \
-        "$SCRATCH/gateway.toml"
+    shorten_times "2 s" "20 s" "2 s" "100 ms" "1 s"
     start_system --ledger "$SCRATCH/sink.ledger" --status "$SCRATCH/sink.status" \
         --fail-rcpt-4xx 0.002 --fail-data-4xx 0.002 --fail-5xx 0.001 --fail-data-5xx 0.001 \
         --drop-421 0.0005 --close-after-dot 0.0005 --hang 0.00002

@@ -44,6 +44,15 @@ set_table() {
     sed -i "/^\[$table\]/,/^\[/{/^[a-z_]* = /d}; /^\[$table\]/r $SCRATCH/table" "$file"
 }
 
+# shorten_times RETRY_FIRST RETRY_MAX ANSWER BACKOFF_MIN BACKOFF_MAX: of the example's queue, and of what
+# is awaited from next hops.
+shorten_times() {
+    sed -i -e "/^\[\[queue\]\]/a retry_first = \"$1\"\nretry_max = \"$2\"" \
+        -e "s/^# delivery_\(greeting\|reply\|data_start\|data_block\|data_end\) = .*/delivery_\1 = \"$3\"/" \
+        -e "s/^# backoff_min = .*/backoff_min = \"$4\"/; s/^# backoff_max = .*/backoff_max = \"$5\"/" \
+        "$SCRATCH/gateway.toml"
+}
+
 # set_queues COUNT [LINE…]: so many queues d0.example… for the sink in the place of the example's, each
 # with these lines.
 set_queues() {

@@ -47,10 +47,7 @@ settles() {
     shift 2
     begin
     prepare_system
-    sed -i -e '/^\[\[queue\]\]/a retry_first = "200 ms"\nretry_max = "1 s"' \
-        -e 's/^# delivery_\(greeting\|reply\|data_start\|data_block\|data_end\) = .*/delivery_\1 = "500 ms"/' \
-        -e 's/^# backoff_min = .*/backoff_min = "50 ms"/; s/^# backoff_max = .*/backoff_max = "200 ms"/' \
-        "$SCRATCH/gateway.toml"
+    shorten_times "200 ms" "1 s" "500 ms" "50 ms" "200 ms"
     start_system --ledger "$SCRATCH/sink.ledger" --status "$SCRATCH/sink.status" "$@"
     start_load "$messages" "${LOAD[@]}"
     await_load || die "not all mail was accepted"
