@@ -346,6 +346,9 @@ impl Reception {
             self.timers.arm(connection, look_at);
             return self.list_to_flush(connection);
         }
+        // What came in this turn is in time: a session whose mail is with the shards by now is not
+        // late any more, and must not be given up.
+        session.pace.owe(session.owed(), false, now);
         match session.pace.judge(now, self.tempo) {
             Some(until) => self.timers.arm(connection, until.min(look_at)),
             None => {

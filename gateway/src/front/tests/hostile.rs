@@ -72,6 +72,38 @@ fn content_at_the_least_rate_may_take_as_long_as_it_takes() {
 }
 
 #[test]
+fn mail_that_comes_in_the_turn_in_which_its_time_is_over_is_taken() {
+    let envelope = "MAIL FROM:<>\r\nRCPT TO:<r@a.example>\r\n";
+    let steps = [
+        (String::new(), 0, "BDAT 3 LAST\r\nx\r\n"),
+        ("DATA\r\n".into(), 1, "x\r\n.\r\n"),
+        (format!("BDAT 3\r\nx\r\n{}", "BDAT 9 LAST\r\n"), 1, "123456\r\n."),
+    ];
+    for (begun, replies, end) in steps {
+        let mut world = world();
+        let session = world.session();
+        world.client.send(session, &format!("{envelope}{begun}"));
+        world.run_until("the replies", |world| {
+            world.client.reply_codes(session).len() == 2 + replies
+        });
+        world.client.forget_received(session);
+        world.run_for(299 * SECOND);
+        world.client.send(session, end);
+        oversleep(&mut world, 2 * SECOND);
+        world.converse(session, "", &["250"]);
+        assert_eq!(world.front.counters().reception.sessions_timed_out, 0);
+    }
+}
+
+/// Lets time pass in which the front has no turn, as if its thread had been busy.
+fn oversleep(world: &mut World<SimTransport>, duration: Duration) {
+    let now = world.now();
+    world.client.turn(now);
+    let Time::Simulated(network) = &world.time else { unreachable!("there is no other here") };
+    network.advance(now + duration);
+}
+
+#[test]
 fn replies_that_nobody_reads_are_not_waited_for_without_end() {
     let options = SimOptions { window_bytes: 512, ..SimOptions::default() };
     let mut world = world_on(SimNetwork::new(3, options), |_| {});
