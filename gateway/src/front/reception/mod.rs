@@ -11,7 +11,7 @@ mod trace;
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -112,14 +112,7 @@ impl Reception {
         connection: ConnectionId,
         peer: SocketAddr,
     ) {
-        let admitted = if self.desk.is_stopping {
-            Err(&STOPPING)
-        } else if !self.has_place() {
-            Err(&TOO_MANY_SESSIONS)
-        } else {
-            Client::admit(peer.ip(), &mut self.desk)
-        };
-        let client = match admitted {
+        let client = match self.admit(peer.ip()) {
             Ok(client) => client,
             Err(refusal) => {
                 self.desk.counters.sessions_refused += 1;
@@ -137,23 +130,29 @@ impl Reception {
         self.list_to_flush(connection);
     }
 
-    /// Whether there is a place for one more session: if need be, one that is idle makes room.
-    fn has_place(&mut self) -> bool {
-        if self.sessions.len() < self.desk.config.sessions_max {
-            return true;
+    /// Lets a client in, if it has not too much already and there is a place for one more session:
+    /// if need be, one that is idle makes room. Nobody makes room for a client that is sent away.
+    fn admit(&mut self, address: IpAddr) -> Result<Client, &'static Refusal> {
+        if self.desk.is_stopping {
+            return Err(&STOPPING);
         }
+        let client = Client::admit(address, &mut self.desk)?;
+        if self.sessions.len() >= self.desk.config.sessions_max {
+            let idle = self.longest_idle().ok_or(&TOO_MANY_SESSIONS)?;
+            self.desk.counters.sessions_displaced += 1;
+            self.give_up(idle, &DISPLACED);
+        }
+        Ok(client)
+    }
+
+    /// The session that has been idle for longest, of those that are looked at.
+    fn longest_idle(&mut self) -> Option<ConnectionId> {
         let now = self.desk.now;
         let sample = self.sessions.sample(self.hand, IDLE_SAMPLE);
         let idle = sample.filter(|(_, it)| it.smtp.is_idle() && !it.is_given_up);
         let longest = idle.map(|(id, it)| (it.pace.idle_time(now), id)).max();
         self.hand = self.hand.wrapping_add(IDLE_SAMPLE);
-        let Some((idle_time, connection)) = longest else { return false };
-        if idle_time < IDLE_MIN {
-            return false;
-        }
-        self.desk.counters.sessions_displaced += 1;
-        self.give_up(connection, &DISPLACED);
-        true
+        longest.filter(|(idle_time, _)| *idle_time >= IDLE_MIN).map(|(_, connection)| connection)
     }
 
     pub(super) fn handle_readable<T: Transport>(

@@ -121,6 +121,23 @@ fn a_client_has_its_number_of_sessions_and_gets_one_back_when_one_ends() {
 }
 
 #[test]
+fn nobody_makes_room_for_a_client_that_has_its_number_of_sessions() {
+    let mut world = guarded(|config| {
+        config.client_limits.sessions_max = limit(2);
+        config.sessions_max = 2;
+    });
+    let sessions = [world.session(), world.session()];
+    world.run_for(Duration::from_secs(2));
+    let surplus = world.connect();
+    world.converse(surplus, "", &["421"]);
+    for session in sessions {
+        world.converse(session, "NOOP\r\n", &["250"]);
+    }
+    let counters = world.front.counters().reception;
+    assert_eq!((counters.sessions_displaced, counters.clients_limited), (0, 1));
+}
+
+#[test]
 fn sessions_transactions_and_recipients_a_minute_are_limited_unless_exempt() {
     for is_exempt in [false, true] {
         let mut world = guarded(|config| {
