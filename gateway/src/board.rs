@@ -44,7 +44,8 @@ pub enum Shortage {
     MemoryFull,
 }
 
-/// What each message costs beside its content, in bytes: envelope, tables and allocator.
+/// What each message costs beside its content, in bytes: a usual envelope, tables and allocator.
+/// What an envelope has beyond a usual one is counted like content.
 pub const MESSAGE_OVERHEAD_BYTES: i64 = 512;
 
 impl Board {
@@ -137,7 +138,7 @@ impl Board {
         self.changes.load(Relaxed)
     }
 
-    /// Takes room for one message of `bytes` content, or says why not (nothing is taken then).
+    /// Takes room for one message of `bytes`, or says why not (nothing is taken then).
     ///
     /// # Errors
     /// [`Shortage`].
@@ -164,13 +165,26 @@ impl Board {
         self.take_bytes(queue, signed(bytes))
     }
 
-    /// Gives back what `reserve` and `reserve_more` took for one message: `bytes` of content in all.
+    /// Takes `bytes` of the budget of all queues together, for what belongs to no queue yet.
+    ///
+    /// # Errors
+    /// [`Shortage::MemoryFull`].
+    pub fn reserve_shared(&self, bytes: usize) -> Result<(), Shortage> {
+        if take(&self.bytes_left, signed(bytes)) { Ok(()) } else { Err(Shortage::MemoryFull) }
+    }
+
+    /// Gives back what `reserve_shared` took.
+    pub fn release_shared(&self, bytes: usize) {
+        self.bytes_left.fetch_add(signed(bytes), Relaxed);
+    }
+
+    /// Gives back what `reserve` and `reserve_more` took for one message: `bytes` in all.
     pub fn release(&self, queue: QueueIndex, bytes: usize) {
         self.release_bytes(queue, signed(bytes) + MESSAGE_OVERHEAD_BYTES);
         self.queue(queue).messages_left.fetch_add(1, Relaxed);
     }
 
-    /// Gives back what was taken for so many messages, with so many bytes of content in all.
+    /// Gives back what was taken for so many messages, with so many bytes in all.
     pub fn release_all(&self, queue: QueueIndex, messages: usize, bytes: usize) {
         let messages = signed(messages);
         self.release_bytes(queue, signed(bytes) + messages * MESSAGE_OVERHEAD_BYTES);

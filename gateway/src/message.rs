@@ -54,9 +54,28 @@ impl Recipient {
     pub fn new(address: impl Into<Box<str>>) -> Recipient {
         Recipient { address: address.into(), notify: None, original: None }
     }
+
+    /// Memory that it takes in an envelope.
+    pub fn memory_bytes(&self) -> usize {
+        let original = self.original.as_ref().map_or(0, |original| original.len());
+        RECIPIENT_OVERHEAD_BYTES + TEXT_COPIES * (self.address.len() + original)
+    }
 }
 
 impl Envelope {
+    /// Memory that an envelope takes beyond what every message is counted with
+    /// ([`MESSAGE_OVERHEAD_BYTES`](crate::board::MESSAGE_OVERHEAD_BYTES)): nothing for a usual
+    /// one. `recipients` is the sum of their [`Recipient::memory_bytes`].
+    pub fn surplus_bytes(
+        reverse_path: &str,
+        envelope_id: Option<&str>,
+        recipients: impl Iterator<Item = usize>,
+    ) -> usize {
+        let texts = reverse_path.len() + envelope_id.map_or(0, str::len);
+        let bytes = TEXT_COPIES * texts + recipients.sum::<usize>();
+        bytes.saturating_sub(ENVELOPE_INCLUDED_BYTES)
+    }
+
     /// An envelope without anything that extensions add.
     pub fn new(reverse_path: impl Into<Box<str>>, recipients: Vec<Recipient>) -> Envelope {
         Envelope {
@@ -104,6 +123,14 @@ pub enum RecipientEvent {
 /// §4.5.3.1.10 asks for at least 100). Bounded so that a [`DeliveryState`] fits a state record.
 pub const RECIPIENTS_MAX: usize = 1000;
 
+/// Of the overhead that is counted for every message, what is there for its envelope: two
+/// recipients with addresses of a usual length, and their sender.
+const ENVELOPE_INCLUDED_BYTES: usize = 384;
+/// What a recipient takes beside its texts: its place in the envelope, and the allocator's part.
+const RECIPIENT_OVERHEAD_BYTES: usize = 96;
+/// Each text of an envelope is in memory twice: by itself, and encoded for the copies.
+const TEXT_COPIES: usize = 2;
+
 /// One message as it stands in one queue.
 #[derive(Debug)]
 pub struct Message {
@@ -112,6 +139,17 @@ pub struct Message {
     /// The content: our Received line and what the client sent, canonical (lines end with CRLF, not
     /// dot-stuffed, end of data not included). Shared between the queues of one mail.
     pub content: Bytes,
+}
+
+impl Message {
+    /// What budgets count it with, beside what every message is counted with: its content, and
+    /// what its envelope has beyond a usual one.
+    pub fn counted_bytes(&self) -> usize {
+        let Envelope { reverse_path, envelope_id, recipients, .. } = &self.envelope;
+        let recipients = recipients.iter().map(Recipient::memory_bytes);
+        let surplus = Envelope::surplus_bytes(reverse_path, envelope_id.as_deref(), recipients);
+        self.content.len() + surplus
+    }
 }
 
 /// A shared message.

@@ -343,7 +343,7 @@ impl State {
         let home = *self.home_mut(queue);
         let cohort = &mut self.cohorts[home.cohort].cohort;
         if !cohort.is_accepting(home.place) {
-            self.board.release(queue, message.content.len());
+            self.board.release(queue, message.counted_bytes());
             self.counters.refused += 1;
             self.notices.push_back((ticket.front, Notice::Refused { ticket, queue }));
             return;

@@ -18,9 +18,9 @@ pub enum Change {
     Store(StoredMessage),
     /// The message was removed.
     Delete {
-        /// Size of its content, which is in memory until this entry is forgotten: its `Store` may
+        /// What it is counted with ([`Message::counted_bytes`](crate::message::Message::counted_bytes)): it is in memory until this entry is forgotten: its `Store` may
         /// be in the log still.
-        content_bytes: usize,
+        counted_bytes: usize,
     },
     /// The message's state record was set.
     Replace {
@@ -67,8 +67,8 @@ pub struct Entry {
 pub struct Freed {
     /// How many.
     pub messages: usize,
-    /// Sum of their contents' sizes.
-    pub content_bytes: usize,
+    /// Sum of what they were counted with.
+    pub counted_bytes: usize,
 }
 
 /// The log. `base <= head`; entries are those of `base + 1 ..= head`.
@@ -133,9 +133,9 @@ impl Log {
             let Some(entry) = self.entries.pop_front() else { break };
             self.base = self.base.next();
             self.base_hash = entry.hash;
-            if let Change::Delete { content_bytes } = entry.change {
+            if let Change::Delete { counted_bytes } = entry.change {
                 freed.messages += 1;
-                freed.content_bytes += content_bytes;
+                freed.counted_bytes += counted_bytes;
             }
         }
         freed
@@ -149,7 +149,7 @@ mod tests {
     fn log_of(count: u64) -> Log {
         let mut log = Log::default();
         for id in 1..=count {
-            log.push(MessageId(id), Change::Delete { content_bytes: 1 });
+            log.push(MessageId(id), Change::Delete { counted_bytes: 1 });
         }
         log
     }
@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(log.head(), Transaction(10));
         let hash_after_4 = log.hash_after(Transaction(4)).unwrap();
         let freed = log.trim(Transaction(4));
-        assert_eq!(freed, Freed { messages: 4, content_bytes: 4 });
+        assert_eq!(freed, Freed { messages: 4, counted_bytes: 4 });
         assert_eq!(log.head(), Transaction(10));
         assert_eq!(log.len(), 6);
         assert!(log.get(Transaction(4)).is_none());
@@ -173,11 +173,11 @@ mod tests {
     #[test]
     fn the_chain_depends_on_order_and_content() {
         let mut one = Log::default();
-        one.push(MessageId(1), Change::Delete { content_bytes: 1 });
-        one.push(MessageId(2), Change::Delete { content_bytes: 1 });
+        one.push(MessageId(1), Change::Delete { counted_bytes: 1 });
+        one.push(MessageId(2), Change::Delete { counted_bytes: 1 });
         let mut other = Log::default();
-        other.push(MessageId(2), Change::Delete { content_bytes: 1 });
-        other.push(MessageId(1), Change::Delete { content_bytes: 1 });
+        other.push(MessageId(2), Change::Delete { counted_bytes: 1 });
+        other.push(MessageId(1), Change::Delete { counted_bytes: 1 });
         assert_ne!(one.head_hash(), other.head_hash());
         let mut replaced = Log::default();
         replaced

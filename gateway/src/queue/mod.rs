@@ -450,9 +450,9 @@ impl MailQueue {
         self.messages.is_empty()
     }
 
-    /// Sizes of all contents, for giving their room back when a partial recovery is dropped.
-    pub fn content_sizes(&self) -> impl Iterator<Item = usize> {
-        self.messages.values().map(|slot| slot.stored.message.content.len())
+    /// What each message is counted with, for giving the room back when a partial recovery is dropped.
+    pub fn counted_sizes(&self) -> impl Iterator<Item = usize> {
+        self.messages.values().map(|slot| slot.stored.message.counted_bytes())
     }
 
     /// Attempts handed out and not ended.
@@ -504,8 +504,8 @@ impl MailQueue {
         let slot = self.messages.remove(&id).expect("only messages of the queue are deleted");
         self.reports.remove(id);
         self.content_digest = self.content_digest.without(slot.digest_term(id));
-        let content_bytes = slot.stored.message.content.len();
-        self.log.push(id, Change::Delete { content_bytes });
+        let counted_bytes = slot.stored.message.counted_bytes();
+        self.log.push(id, Change::Delete { counted_bytes });
     }
 
     /// Notes the state of a message that is in no list, and puts it where it belongs by that.

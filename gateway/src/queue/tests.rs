@@ -76,7 +76,7 @@ fn a_withdrawn_message_is_deleted_everywhere_and_never_delivered() {
         assert_eq!(attempts(&mut queue, 0), []);
         assert_eq!(queue.pending_bytes(), 0);
         let last = queue.log().get(queue.log().head()).unwrap();
-        assert!(last.id == id && matches!(last.change, Change::Delete { content_bytes: 4 }));
+        assert!(last.id == id && matches!(last.change, Change::Delete { counted_bytes: 4 }));
     }
 }
 

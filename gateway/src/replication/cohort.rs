@@ -524,7 +524,7 @@ impl Cohort {
         let number = needed.min().unwrap_or(unit.queue.log().head());
         let freed = unit.queue.trim_log(number);
         if freed.messages > 0 {
-            board.release_all(unit.queue_index(), freed.messages, freed.content_bytes);
+            board.release_all(unit.queue_index(), freed.messages, freed.counted_bytes);
         }
     }
 

@@ -5,31 +5,58 @@ use std::sync::Arc;
 use crate::board::{Board, Shortage};
 use crate::message::QueueIndex;
 
+/// Room that an envelope takes while it grows, before it is known to which queues it goes.
+#[derive(Debug)]
+pub(super) struct EnvelopeRoom {
+    board: Arc<Board>,
+    bytes: usize,
+}
+
+impl EnvelopeRoom {
+    /// Room for nothing.
+    pub(super) fn new(board: &Arc<Board>) -> EnvelopeRoom {
+        EnvelopeRoom { board: Arc::clone(board), bytes: 0 }
+    }
+
+    /// Makes sure of `bytes`. After a shortage it holds what it held before.
+    pub(super) fn grow_to(&mut self, bytes: usize) -> Result<(), Shortage> {
+        self.board.reserve_shared(bytes.saturating_sub(self.bytes))?;
+        self.bytes = self.bytes.max(bytes);
+        Ok(())
+    }
+}
+
+impl Drop for EnvelopeRoom {
+    fn drop(&mut self) {
+        self.board.release_shared(self.bytes);
+    }
+}
+
 /// Room for one message in each of its queues. Given back when dropped, unless it went over to the
 /// shards with the message: so no way out of a transaction can forget it.
 #[derive(Debug)]
 pub(super) struct Reservation {
     board: Arc<Board>,
-    /// Each once.
-    queues: Vec<QueueIndex>,
-    /// Content octets reserved in each of the queues.
+    /// Each once, with what its part of the envelope has beyond a usual one.
+    queues: Vec<(QueueIndex, usize)>,
+    /// Content octets reserved in each of the queues, beside that.
     bytes: usize,
 }
 
 impl Reservation {
-    /// Takes room for `bytes` of content in each queue, or in none.
+    /// Takes room for `bytes` of content in each queue, and for its part of the envelope, or in none.
     pub(super) fn take(
         board: &Arc<Board>,
-        queues: &[QueueIndex],
+        queues: &[(QueueIndex, usize)],
         bytes: usize,
     ) -> Result<Reservation, Shortage> {
         let board = Arc::clone(board);
         let mut reservation =
             Reservation { board, queues: Vec::with_capacity(queues.len()), bytes };
-        for queue in queues {
+        for (queue, envelope) in queues {
             // A shortage drops the reservation, and with it what was taken so far.
-            reservation.board.reserve(*queue, bytes)?;
-            reservation.queues.push(*queue);
+            reservation.board.reserve(*queue, bytes.saturating_add(*envelope))?;
+            reservation.queues.push((*queue, *envelope));
         }
         Ok(reservation)
     }
@@ -39,9 +66,9 @@ impl Reservation {
         let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) else {
             return Ok(());
         };
-        for (done, queue) in self.queues.iter().enumerate() {
+        for (done, (queue, _)) in self.queues.iter().enumerate() {
             if let Err(shortage) = self.board.reserve_more(*queue, more) {
-                for queue in &self.queues[..done] {
+                for (queue, _) in &self.queues[..done] {
                     self.board.release_part(*queue, more);
                 }
                 return Err(shortage);
@@ -51,11 +78,11 @@ impl Reservation {
         Ok(())
     }
 
-    /// The message turned out to have `bytes`, not more than reserved, and goes to the shards,
+    /// The content turned out to have `bytes`, not more than reserved, and goes to the shards,
     /// which give its room back when it leaves.
     pub(super) fn hand_over(mut self, bytes: usize) {
         let surplus = self.bytes.checked_sub(bytes).expect("content fits its reservation");
-        for queue in std::mem::take(&mut self.queues) {
+        for (queue, _) in std::mem::take(&mut self.queues) {
             self.board.release_part(queue, surplus);
         }
     }
@@ -63,8 +90,8 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        for queue in &self.queues {
-            self.board.release(*queue, self.bytes);
+        for (queue, envelope) in &self.queues {
+            self.board.release(*queue, self.bytes + envelope);
         }
     }
 }
@@ -74,11 +101,11 @@ mod tests {
     use super::*;
     use crate::board::MESSAGE_OVERHEAD_BYTES;
 
-    const QUEUES: [QueueIndex; 2] = [QueueIndex(0), QueueIndex(1)];
+    const QUEUES: [(QueueIndex, usize); 2] = [(QueueIndex(0), 0), (QueueIndex(1), 0)];
 
     fn board() -> Arc<Board> {
         let board = Board::new([(1, 2000), (1, 1000)], 10_000);
-        QUEUES.into_iter().for_each(|queue| board.set_accepting(queue, true));
+        QUEUES.into_iter().for_each(|(queue, _)| board.set_accepting(queue, true));
         Arc::new(board)
     }
 
@@ -113,7 +140,34 @@ mod tests {
         held.grow_to(300).unwrap();
         held.hand_over(250);
         assert!(!is_whole(&board));
-        QUEUES.into_iter().for_each(|queue| board.release(queue, 250));
+        QUEUES.into_iter().for_each(|(queue, _)| board.release(queue, 250));
         assert!(is_whole(&board));
+    }
+    #[test]
+    fn each_queue_has_room_for_its_part_of_the_envelope() {
+        let board = board();
+        let queues = [(QueueIndex(0), 700), (QueueIndex(1), 50)];
+        let mut held = Reservation::take(&board, &queues, 100).unwrap();
+        held.grow_to(300).unwrap();
+        assert_eq!(board.left(QueueIndex(0)).1, 2000 - MESSAGE_OVERHEAD_BYTES - 1000);
+        assert_eq!(board.left(QueueIndex(1)).1, 1000 - MESSAGE_OVERHEAD_BYTES - 350);
+        held.hand_over(250);
+        board.release(QueueIndex(0), 950);
+        board.release(QueueIndex(1), 300);
+        assert!(is_whole(&board));
+        drop(Reservation::take(&board, &queues, 100).unwrap());
+        assert!(is_whole(&board));
+    }
+
+    #[test]
+    fn an_envelope_that_grows_takes_of_the_budget_and_gives_it_back() {
+        let board = board();
+        let mut room = EnvelopeRoom::new(&board);
+        assert_eq!((room.grow_to(6000), room.grow_to(2000)), (Ok(()), Ok(())));
+        assert_eq!(room.grow_to(10_001), Err(Shortage::MemoryFull));
+        assert_eq!(board.bytes_left(), 4000);
+        assert_eq!(room.grow_to(10_000), Ok(()));
+        drop(room);
+        assert_eq!(board.bytes_left(), 10_000);
     }
 }

@@ -13,7 +13,7 @@ use super::admission::{self, Client};
 use super::commits::{Part, WaitingMail};
 use super::desk::Desk;
 use super::pace::{Owed, Pace};
-use super::reservation::Reservation;
+use super::reservation::{EnvelopeRoom, Reservation};
 use super::trace::{self, MailId, TraceHeader};
 use crate::api::{Command, Ticket};
 use crate::board::Shortage;
@@ -62,6 +62,10 @@ struct Transaction {
     declared_size: Option<u64>,
     /// Accepted, in the client's order, each with its queue.
     recipients: Vec<(QueueIndex, Recipient)>,
+    /// Sum of their [`Recipient::memory_bytes`].
+    recipients_bytes: usize,
+    /// For an envelope beyond a usual one, until the message goes to the shards.
+    envelope_room: Option<EnvelopeRoom>,
     /// Since DATA.
     data: Option<Data>,
 }
@@ -70,7 +74,8 @@ struct Transaction {
 #[derive(Debug)]
 struct Data {
     id: MailId,
-    queues: Vec<QueueIndex>,
+    /// Each once, with what its part of the envelope has beyond a usual one.
+    queues: Vec<(QueueIndex, usize)>,
     reservation: Reservation,
 }
 
@@ -265,18 +270,17 @@ impl Session {
             return self.smtp.accept_recipient();
         }
         let recipient = Recipient { address: path.into_boxed_str(), notify, original };
+        if let Err(shortage) = self.transaction.make_room_for(&recipient, desk) {
+            desk.counters.shortages += 1;
+            return self.smtp.refuse(refusal_for(shortage));
+        }
         self.transaction.recipients.push((queue, recipient));
         self.smtp.accept_recipient();
     }
 
     /// Reserves before 354 promises to take the message.
     fn begin_data(&mut self, desk: &mut Desk) {
-        let mut queues = Vec::with_capacity(1);
-        for (queue, _) in &self.transaction.recipients {
-            if !queues.contains(queue) {
-                queues.push(*queue);
-            }
-        }
+        let queues = self.transaction.queues();
         let id = desk.next_mail_id();
         let declared = self.transaction.declared_size.map(|size| usize::try_from(size).ok());
         let expected = declared.flatten().map_or(FIRST_PORTION, |it| it.saturating_add(END_LEN));
@@ -384,7 +388,7 @@ impl Session {
         let is_shared = queues.len() > 1;
         let mut recipients = transaction.recipients;
         let mut parts = Vec::with_capacity(queues.len());
-        for queue in queues {
+        for (queue, surplus) in queues {
             let envelope = Envelope {
                 reverse_path: transaction.reverse_path.clone(),
                 recipients: take_recipients(&mut recipients, queue, is_shared),
@@ -398,6 +402,7 @@ impl Session {
             };
             let content = content.clone();
             let message = MessageRef::new(Message { envelope, content });
+            debug_assert_eq!(message.counted_bytes(), message.content.len() + surplus);
             desk.commands.push_back(Command::Store {
                 queue,
                 ticket,
@@ -408,6 +413,46 @@ impl Session {
         self.ticket = Some(id.serial);
         let mail = WaitingMail { session: Some(self.connection), id, parts };
         desk.commits.insert(desk.now + desk.config.commit_timeout, mail);
+    }
+}
+
+impl Transaction {
+    /// Makes sure of room for one more recipient. A usual envelope is within what is counted for
+    /// every message at DATA, so nothing is to be done for it.
+    fn make_room_for(&mut self, recipient: &Recipient, desk: &Desk) -> Result<(), Shortage> {
+        let recipients_bytes = self.recipients_bytes + recipient.memory_bytes();
+        let surplus = self.surplus_bytes(std::iter::once(recipients_bytes));
+        if surplus > 0 {
+            let room = self.envelope_room.get_or_insert_with(|| EnvelopeRoom::new(&desk.board));
+            room.grow_to(surplus)?;
+        }
+        self.recipients_bytes = recipients_bytes;
+        Ok(())
+    }
+
+    /// The queues of the recipients, each once, with what its part of the envelope has beyond a
+    /// usual one.
+    fn queues(&self) -> Vec<(QueueIndex, usize)> {
+        let mut queues: Vec<(QueueIndex, usize)> = Vec::with_capacity(1);
+        for (queue, _) in &self.recipients {
+            if !queues.iter().any(|(other, _)| other == queue) {
+                queues.push((*queue, 0));
+            }
+        }
+        let is_shared = queues.len() > 1;
+        for (queue, surplus) in &mut queues {
+            *surplus = if is_shared {
+                let own = self.recipients.iter().filter(|(of, _)| of == queue);
+                self.surplus_bytes(own.map(|(_, recipient)| recipient.memory_bytes()))
+            } else {
+                self.surplus_bytes(std::iter::once(self.recipients_bytes))
+            };
+        }
+        queues
+    }
+
+    fn surplus_bytes(&self, recipients: impl Iterator<Item = usize>) -> usize {
+        Envelope::surplus_bytes(&self.reverse_path, self.envelope_id.as_deref(), recipients)
     }
 }
 

@@ -148,14 +148,16 @@ impl Reports {
             return self.postpone_for(origin, target);
         }
         let dsn = compose(&self.origin(queue, id), report);
-        if self.board.reserve(target, dsn.content.len()).is_err() {
+        let mail = self.mail(&dsn, &report.message.envelope);
+        if self.board.reserve(target, mail.counted_bytes()).is_err() {
             return self.postpone_for(origin, target);
         }
         if std::mem::take(&mut self.queues[place(target)].is_short) {
             let queue = &self.queues[place(target)].name;
             tracing::info!(queue, "reports to senders are taken again");
         }
-        self.store(origin, target, dsn, &report.message.envelope);
+        let Dsn { name, covered, .. } = dsn;
+        self.store(Waiting { origin, covered, target, name, mail });
     }
 
     /// A report is safe: it may be delivered, and what it tells is done.
@@ -243,14 +245,9 @@ impl Reports {
         self.routes.queue_for(domain_of(reverse_path)).or(self.config.queue)
     }
 
-    fn store(
-        &mut self,
-        origin: (QueueIndex, MessageId),
-        target: QueueIndex,
-        dsn: Dsn,
-        original: &Envelope,
-    ) {
-        let Dsn { content, eight_bit, utf8, leading_dot, name, covered } = dsn;
+    /// A DSN as mail to the sender of the original.
+    fn mail(&self, dsn: &Dsn, original: &Envelope) -> MessageRef {
+        let Dsn { eight_bit, utf8, leading_dot, .. } = *dsn;
         let mut recipient = Recipient::new(original.reverse_path.clone());
         // Nothing is ever told about a DSN (RFC 3461 §6.1).
         recipient.notify = Some(Notify::NEVER);
@@ -262,14 +259,17 @@ impl Reports {
             accepted_unix_ms: self.unix_ms,
             ..Envelope::new("", vec![recipient])
         };
-        let mail = MessageRef::new(Message { envelope, content });
+        MessageRef::new(Message { envelope, content: dsn.content.clone() })
+    }
+
+    fn store(&mut self, waiting: Waiting) {
         let serial = self.next_serial;
         self.next_serial += 1;
         let ticket = Ticket { front: self.number, serial };
-        let message = MessageRef::clone(&mail);
-        self.commands.push_back(Command::Store { queue: target, ticket, message });
+        let message = MessageRef::clone(&waiting.mail);
+        self.commands.push_back(Command::Store { queue: waiting.target, ticket, message });
         self.deadlines.push_back((self.now + self.commit_timeout, serial));
-        self.waiting.insert(serial, Waiting { origin, covered, target, name, mail });
+        self.waiting.insert(serial, waiting);
     }
 
     fn finish(&mut self, (queue, id): (QueueIndex, MessageId), covered: usize) {

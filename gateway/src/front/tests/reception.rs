@@ -122,6 +122,65 @@ fn chunks_without_room_are_dropped() {
     world.mail(session, &["1@a.example"], line);
 }
 
+/// Recipients of a.example that take 1.6 KB of memory each.
+fn long_recipients(count: usize) -> String {
+    let recipient = |number| {
+        let (local, original) = ("l".repeat(240), "o".repeat(480));
+        format!("RCPT TO:<{number:02}{local}@a.example> ORCPT=rfc822;{original}\r\n")
+    };
+    (0..count).map(recipient).collect()
+}
+
+#[test]
+fn a_long_envelope_counts_in_the_budgets_like_content() {
+    let mut world = world();
+    world.shard.queue(Q0).mode = Mode::Wait;
+    let group = format!("MAIL FROM:<> SIZE=3\r\n{}DATA\r\n", long_recipients(10));
+    let taken = (0..10).take_while(|_| {
+        let session = world.session();
+        world.client.send(session, &group);
+        world.run_until("the replies", |world| world.client.reply_codes(session).len() == 12);
+        let is_taken = world.client.reply_codes(session)[11] == "354";
+        world.client.forget_received(session);
+        if is_taken {
+            world.client.send(session, ".\r\n");
+            world.run_for(Duration::from_secs(1));
+        } else {
+            world.converse(session, "RSET\r\n", &["250"]);
+        }
+        is_taken
+    });
+    // By their content alone the queue would take a hundred of them.
+    assert_eq!(taken.count(), 6);
+    for _ in 0..6 {
+        world.shard.commit(Q0);
+    }
+    world.run_until("delivery", |world| world.next_hop.messages.len() == 6);
+    world.run_for(Duration::from_secs(1));
+    world.assert_board_is_whole();
+}
+
+#[test]
+fn recipients_without_room_are_refused_for_now_and_the_others_stay() {
+    let mut world = world_with(|config| config.reception.recipients_max = 100);
+    let [one, other] = [world.session(), world.session()];
+    let group = format!("MAIL FROM:<>\r\n{}", long_recipients(100));
+    world.converse(one, &group, &["250"; 101]);
+    world.client.send(other, &group);
+    world.run_until("the replies", |world| world.client.reply_codes(other).len() == 101);
+    let refused = world.client.reply_codes(other).iter().filter(|code| *code == "452").count();
+    assert!((1..100).contains(&refused), "{refused}");
+    world.client.forget_received(other);
+    world.converse(one, "RSET\r\n", &["250"]);
+    let rest = format!("{}DATA\r\n", long_recipients(1).replace("<00", "<xx"));
+    world.converse(other, &rest, &["250", "354"]);
+    world.converse(other, ".\r\n", &["250"]);
+    world.run_until("delivery", |world| world.next_hop.messages.len() == 1);
+    assert_eq!(world.next_hop.messages[0].recipients.len(), 101 - refused);
+    world.run_for(Duration::from_secs(1));
+    world.assert_board_is_whole();
+}
+
 #[test]
 fn bare_newlines_that_double_their_room_have_it() {
     let mut world = world_with(|config| {

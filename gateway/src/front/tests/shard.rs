@@ -131,7 +131,7 @@ impl FakeShard {
     /// Refuses the oldest that waits.
     pub(super) fn refuse(&mut self, queue: QueueIndex) {
         let stored = self.queue(queue).waiting.remove(0);
-        self.board.release(queue, stored.message.content.len());
+        self.board.release(queue, stored.message.counted_bytes());
         self.notices.push_back(Notice::Refused { ticket: stored.ticket, queue });
     }
 
@@ -145,7 +145,7 @@ impl FakeShard {
         it.waiting.retain(|stored| stored.ticket != ticket);
         it.held.retain(|(_, stored)| stored.ticket != ticket);
         it.withdrawn += 1;
-        self.board.release(queue, stored.message.content.len());
+        self.board.release(queue, stored.message.counted_bytes());
     }
 
     fn handle_outcome(&mut self, queue: QueueIndex, id: MessageId, outcome: Outcome) {
@@ -155,7 +155,7 @@ impl FakeShard {
         match outcome {
             Outcome::Settled => {
                 it.settled.push(id);
-                self.board.release(queue, message.content.len());
+                self.board.release(queue, message.counted_bytes());
             }
             Outcome::Deferred { state }
                 if retries && state.has_open(message.envelope.recipients.len()) =>
@@ -164,7 +164,7 @@ impl FakeShard {
             }
             Outcome::Deferred { state } => {
                 it.deferred.push((id, state));
-                self.board.release(queue, message.content.len());
+                self.board.release(queue, message.counted_bytes());
             }
             Outcome::NotAttempted => {
                 it.put_back.push(id);

@@ -363,7 +363,7 @@ impl Cohort {
                 if source == member =>
             {
                 let restored = StoredMessage::decode(body).and_then(|stored| {
-                    let bytes = stored.message.content.len();
+                    let bytes = stored.message.counted_bytes();
                     self.units[place].queue.restore(id, stored, state_version, state)?;
                     Ok(bytes)
                 });

@@ -185,7 +185,7 @@ impl Unit {
 
     /// What was read is dropped, to begin again.
     pub(super) fn abandon_read(&mut self, board: &Board) {
-        for bytes in self.queue.content_sizes() {
+        for bytes in self.queue.counted_sizes() {
             board.release(self.settings.queue, bytes);
         }
         self.queue = MailQueue::default();

@@ -166,7 +166,7 @@ impl Chaos {
         if !self.world.cohort.is_accepting(place) {
             return;
         }
-        let content = message(self.world.serial + 1).content.len();
+        let content = message(self.world.serial + 1).counted_bytes();
         let queue = QueueIndex(u32::try_from(place).unwrap());
         if self.world.board.reserve(queue, content).is_err() {
             return;
