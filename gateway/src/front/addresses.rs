@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use super::domains::comparable;
+use super::domains::{comparable, split_address, unquoted};
 
 /// Addresses, the domains of all their addresses, and those with all their subdomains.
 ///
 /// Nothing here distinguishes upper and lower case, in local parts neither: RFC 5321 §2.4 leaves
 /// those to the domain's own servers, of which none tells two people apart by case, and a sender
-/// who is refused must not come in by a capital letter.
+/// who is refused must not come in by a capital letter. Nor by quotes around his local part.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct AddressSet {
     /// In the form that is compared: `user@example.net`, `@example.net`, and `.example.net` for subdomains.
@@ -48,8 +48,8 @@ impl AddressSet {
             return false;
         }
         let address = lower_case(address);
-        let Some(at) = address.rfind('@') else { return false };
-        self.entries.contains(&*address) || self.has_domain(&address[at..])
+        let Some((local, _)) = split_address(&address) else { return false };
+        self.entries.contains(&*address) || self.has_domain(&address[local.len()..])
     }
 
     /// Whether the domain (or an address literal in its brackets) is in the set, or one above it.
@@ -75,11 +75,13 @@ impl AddressSet {
 
 /// An address or a domain in the form that is compared.
 fn lower_case(text: &str) -> Cow<'_, str> {
-    let is_lower = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase();
-    match text.rsplit_once('@') {
-        _ if text.bytes().all(is_lower) => text.into(),
+    let is_as_compared = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase() && byte != b'"';
+    match split_address(text) {
+        _ if text.bytes().all(is_as_compared) => text.into(),
         None => comparable(text),
-        Some((local, domain)) => format!("{}@{}", local.to_lowercase(), comparable(domain)).into(),
+        Some((local, domain)) => {
+            format!("{}@{}", unquoted(local).to_lowercase(), comparable(domain)).into()
+        }
     }
 }
 
@@ -127,6 +129,25 @@ mod tests {
         let set = set(&["xn--bcher-kva.example", ".ü.example", "Ä@x.example"]);
         assert!(set.contains_domain("Bücher.example") && set.contains("x@a.xn--tda.example"));
         assert!(set.contains("ä@X.example") && !set.contains("a@x.example"));
+    }
+
+    #[test]
+    fn no_other_way_to_write_a_local_part_leads_around_its_rule() {
+        let set = set(&["bad@x.example", "\"Two.Words\"@x.example", ".y.example"]);
+        for inside in [
+            "\"bad\"@x.example",
+            "\"b\\ad\"@X.example",
+            "\"BAD\"@x.example",
+            "two.words@x.example",
+            "\"two\\.words\"@x.example",
+            "\"a@b\"@a.y.example",
+        ] {
+            assert!(set.contains(inside), "{inside}");
+        }
+        for outside in ["\"bad \"@x.example", "\"bad@x.example\"@z.example", "u@[x:bad@x.example]"]
+        {
+            assert!(!set.contains(outside), "{outside}");
+        }
     }
 
     #[test]

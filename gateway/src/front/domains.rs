@@ -19,9 +19,61 @@ pub(super) fn comparable(domain: &str) -> Cow<'_, str> {
     domain.into()
 }
 
+/// The local part and the domain, or address literal, of an address.
+pub(super) fn split_address(address: &str) -> Option<(&str, &str)> {
+    // There may be an at sign in a literal, as in a local part in quotes.
+    let literal = address.ends_with(']').then(|| address.rfind("@[")).flatten();
+    let at = literal.or_else(|| address.rfind('@'))?;
+    Some((&address[..at], &address[at + 1..]))
+}
+
+/// The local part without its quotes, if it has some: `"user"` and `"us\er"` are the mailbox `user`
+/// (RFC 5321 §4.1.2).
+pub(super) fn unquoted(local: &str) -> Cow<'_, str> {
+    let Some(inner) = local.strip_prefix('"').and_then(|it| it.strip_suffix('"')) else {
+        return local.into();
+    };
+    let mut text = String::with_capacity(inner.len());
+    let mut chars = inner.chars();
+    while let Some(char) = chars.next() {
+        text.push(if char == '\\' { chars.next().unwrap_or(char) } else { char });
+    }
+    text.into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_split_where_their_domain_begins() {
+        let table = [
+            ("a@b.example", Some(("a", "b.example"))),
+            ("\"a@b\"@c.example", Some(("\"a@b\"", "c.example"))),
+            ("a@[192.0.2.1]", Some(("a", "[192.0.2.1]"))),
+            ("\"a@[\"@[x:y@z.example]", Some(("\"a@[\"", "[x:y@z.example]"))),
+            ("a@b]", Some(("a", "b]"))),
+            ("postmaster", None),
+        ];
+        for (address, expected) in table {
+            assert_eq!(split_address(address), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn quotes_do_not_make_another_mailbox() {
+        let table = [
+            ("user", "user"),
+            ("\"user\"", "user"),
+            ("\"us\\er\"", "user"),
+            ("\"a\\\"b\\\\\"", "a\"b\\"),
+            ("\"\"", ""),
+            ("\"", "\""),
+        ];
+        for (local, expected) in table {
+            assert_eq!(unquoted(local), expected, "{local}");
+        }
+    }
 
     #[test]
     fn all_ways_to_write_a_domain_are_one() {

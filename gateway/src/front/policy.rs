@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::addresses::AddressSet;
+use super::domains::split_address;
 use super::networks::Networks;
 
 /// Who may relay where. By default nobody but this machine, so that a gateway is no open relay
@@ -63,7 +64,7 @@ impl Checks {
     /// Whether the domain of a sender (the null reverse-path has none and passes) is one that
     /// mail can go back to without our network.
     pub fn sender_domain_is_full(reverse_path: &str) -> bool {
-        reverse_path.rsplit_once('@').is_none_or(|(_, domain)| is_full(domain))
+        split_address(reverse_path).is_none_or(|(_, domain)| is_full(domain))
     }
 
     /// Whether a client's name is an address literal or has a dot.
@@ -76,7 +77,7 @@ impl Checks {
 /// `other!user@here`, or a mailbox in quotes. A next hop that honours such makes a relay of
 /// whoever passes it on.
 pub(super) fn asks_for_a_route(recipient: &str) -> bool {
-    let local = recipient.rsplit_once('@').map_or(recipient, |(local, _)| local);
+    let local = split_address(recipient).map_or(recipient, |(local, _)| local);
     local.contains(['%', '!', '@'])
 }
 
@@ -109,7 +110,7 @@ mod tests {
         for full in ["", "a@b.example"] {
             assert!(Checks::sender_domain_is_full(full), "{full}");
         }
-        for short in ["a@b", "a@[192.0.2.1]", "\"a@x.example\"@b"] {
+        for short in ["a@b", "a@[192.0.2.1]", "a@[x:b@c.example]", "\"a@x.example\"@b"] {
             assert!(!Checks::sender_domain_is_full(short), "{short}");
         }
     }

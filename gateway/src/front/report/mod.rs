@@ -24,6 +24,7 @@ pub use self::compose::REPORT_SIZE_BYTES_MAX;
 use self::compose::{Dsn, Origin, compose};
 use super::config::{DeliveryConfig, FrontConfig, ReceptionConfig, ReportConfig, Routes};
 use super::counters::ReportCounters;
+use super::domains::split_address;
 use super::record;
 use crate::api::{Command, Report, ReportOutcome, Ticket};
 use crate::board::Board;
@@ -294,9 +295,7 @@ impl Reports {
 
 /// The domain, or address literal, of a path that was checked when it came in.
 fn domain_of(path: &str) -> &str {
-    let literal = path.ends_with(']').then(|| path.rfind("@[")).flatten();
-    let at = literal.or_else(|| path.rfind('@'));
-    at.map_or("", |at| &path[at + 1..])
+    split_address(path).map_or("", |(_, domain)| domain)
 }
 
 fn place(queue: QueueIndex) -> usize {

@@ -81,16 +81,17 @@ fn senders_and_recipients_are_refused_by_list_and_by_form() {
     });
     let session = world.session();
     let senders = "MAIL FROM:<s@Bad.example>\r\nMAIL FROM:<one@mixed.example>\r\n\
+                   MAIL FROM:<\"o\\ne\"@mixed.example>\r\n\
                    MAIL FROM:<s@localhost>\r\nMAIL FROM:<s@[192.0.2.1]>\r\n";
-    world.converse(session, senders, &["550"; 4]);
+    world.converse(session, senders, &["550"; 5]);
     let group = "MAIL FROM:<two@mixed.example>\r\nRCPT TO:<gone@a.example>\r\n\
-                 RCPT TO:<nobody@a.example>\r\nRCPT TO:<R@a.example>\r\n\
+                 RCPT TO:<\"gone\"@a.example>\r\nRCPT TO:<nobody@a.example>\r\nRCPT TO:<R@a.example>\r\n\
                  RCPT TO:<postmaster@a.example>\r\nRSET\r\n";
-    world.converse(session, group, &["250", "550", "550", "250", "250", "250"]);
+    world.converse(session, group, &["250", "550", "550", "550", "250", "250", "250"]);
     let group = "MAIL FROM:<>\r\nRCPT TO:<r@a.example>\r\nRCPT TO:<r@x.b.example>\r\n";
     world.converse(session, group, &["250", "250", "452"]);
     let counters = world.front.counters().reception;
-    assert_eq!((counters.senders_refused, counters.recipients_unknown), (4, 1));
+    assert_eq!((counters.senders_refused, counters.recipients_unknown), (5, 1));
 }
 
 #[test]
