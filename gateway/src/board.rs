@@ -5,7 +5,7 @@
 //! ordered by them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crossbeam_utils::CachePadded;
 
@@ -23,6 +23,8 @@ pub struct Board {
     /// How often a switch has changed.
     changes: CachePadded<AtomicU64>,
     clients: Arc<Clients>,
+    /// Most sessions of each front, by the descriptors that the process may have.
+    sessions_max: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -66,6 +68,7 @@ impl Board {
             bytes_max: AtomicI64::new(bytes_max),
             changes: CachePadded::new(AtomicU64::new(0)),
             clients: Arc::default(),
+            sessions_max: AtomicUsize::new(usize::MAX),
         }
     }
 
@@ -77,6 +80,16 @@ impl Board {
     /// What each client may still do.
     pub fn clients(&self) -> &Arc<Clients> {
         &self.clients
+    }
+
+    /// Most sessions that each front may have, whatever its configuration says.
+    pub fn sessions_max(&self) -> usize {
+        self.sessions_max.load(Relaxed)
+    }
+
+    /// Bounds the sessions of each front.
+    pub fn set_sessions_max(&self, sessions_max: usize) {
+        self.sessions_max.store(sessions_max, Relaxed);
     }
 
     /// Whether mail for the queue can be committed now.

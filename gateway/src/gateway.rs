@@ -61,9 +61,20 @@ impl Gateway {
         let board = Arc::new(settings.board());
         let plans = plan(settings.threads.drivers);
         let mut random = fastrand::Rng::with_seed(seed);
-        let built = Built::new(settings, &plans, &board, &mut random)?;
+        let fronts = plans.iter().filter(|plan| plan.front.is_some()).count();
+        let descriptors = raise_descriptors();
+        let lingering_max = lingering_within(descriptors.unwrap_or(usize::MAX), fronts);
+        let built = Built::new(settings, &plans, &board, lingering_max, &mut random)?;
         return_large_blocks(LARGE_BLOCK_BYTES);
-        raise_descriptors(settings, plans.iter().filter(|plan| plan.front.is_some()).count());
+        if let Some(limit) = descriptors {
+            let sessions_max = sessions_within(limit, fronts);
+            if sessions_max < settings.reception.sessions_max {
+                let needed = settings.reception.sessions_max * fronts + OTHER_DESCRIPTORS;
+                let advice = "too few descriptors for `sessions_max`: raise RLIMIT_NOFILE";
+                warn!(limit, needed, sessions_max, "{advice}");
+            }
+            board.set_sessions_max(sessions_max);
+        }
         let shared = Arc::new(built.shared);
         let answers = built.answers;
         let waking = shared.clone();
@@ -141,6 +152,7 @@ impl Built {
         settings: &Settings,
         plans: &[Plan],
         board: &Arc<Board>,
+        lingering_max: usize,
         random: &mut fastrand::Rng,
     ) -> io::Result<Built> {
         let fronts = plans.iter().filter(|plan| plan.front.is_some()).count();
@@ -153,7 +165,7 @@ impl Built {
             let mut waker = None;
             let mut front = None;
             if let Some(number) = plan.front {
-                let transport = smtp_transport(fronts > 1)?;
+                let transport = smtp_transport(fronts > 1, lingering_max)?;
                 waker = Some(transport.waker());
                 let config = settings.front(number, fronts_u16, random.u64(..));
                 front = Some(Front::new(&config, transport, board.clone()));
@@ -204,21 +216,30 @@ pub fn plan(drivers: settings::Drivers) -> Vec<Plan> {
     }
 }
 
-/// Makes sure of a descriptor for each session, as far as the system lets us: without one, accepting
-/// pauses and newcomers wait.
-fn raise_descriptors(settings: &Settings, fronts: usize) {
-    let needed = settings.reception.sessions_max * fronts + OTHER_DESCRIPTORS;
-    match raise_descriptor_limit() {
-        Ok(limit) if usize::try_from(limit).is_ok_and(|limit| limit < needed) => {
-            warn!(limit, needed, "too few descriptors for `sessions_max`: raise RLIMIT_NOFILE");
-        }
-        Ok(_) => {}
-        Err(error) => warn!(%error, "the bound of descriptors cannot be raised"),
-    }
+/// Raises the bound of descriptors as far as the system lets us, and returns what it is then.
+fn raise_descriptors() -> Option<usize> {
+    raise_descriptor_limit()
+        .inspect_err(|error| warn!(%error, "the bound of descriptors cannot be raised"))
+        .ok()
+        .map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-fn smtp_transport(reuse_port: bool) -> io::Result<KernelTransport> {
+/// How many sessions each front may have with so many descriptors, so that clients alone never
+/// keep delivery and links from theirs: the others get what they may need, half of all at most.
+fn sessions_within(descriptors: usize, fronts: usize) -> usize {
+    let others = OTHER_DESCRIPTORS.min(descriptors / 2);
+    ((descriptors - others) / fronts.max(1)).max(1)
+}
+
+/// How many connections of each front may linger when they are over, so that clients that come and are
+/// sent away do not keep the others from their descriptors either.
+fn lingering_within(descriptors: usize, fronts: usize) -> usize {
+    (OTHER_DESCRIPTORS / 2).min(descriptors / 8) / fronts.max(1)
+}
+
+fn smtp_transport(reuse_port: bool, lingering_max: usize) -> io::Result<KernelTransport> {
     KernelTransport::new(KernelOptions {
+        lingering_max,
         // Reception keeps its own bound, which may be raised while it runs.
         connections_max: SESSIONS_MAX + OTHER_CONNECTIONS_MAX,
         reuse_port,
@@ -265,6 +286,34 @@ impl Drop for Watch {
     fn drop(&mut self) {
         if !self.has_ended_well {
             self.shared.abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_leave_descriptors_for_the_others() {
+        let enough = 10_000 + OTHER_DESCRIPTORS;
+        let table = [
+            ((enough, 1), 10_000),
+            ((enough, 4), 2500),
+            ((200, 1), 100),
+            ((200, 0), 100),
+            ((201, 2), 50),
+            ((2, 4), 1),
+            ((usize::MAX, 1), usize::MAX - OTHER_DESCRIPTORS),
+        ];
+        for ((descriptors, fronts), sessions) in table {
+            assert_eq!(sessions_within(descriptors, fronts), sessions, "{descriptors} {fronts}");
+            let used = fronts * (sessions + lingering_within(descriptors, fronts));
+            let left = OTHER_DESCRIPTORS.min(descriptors / 2) / 2;
+            assert!(
+                descriptors < fronts * 2 || descriptors - used >= left,
+                "{descriptors} {fronts}"
+            );
         }
     }
 }

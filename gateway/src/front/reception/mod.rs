@@ -137,12 +137,17 @@ impl Reception {
             return Err(&STOPPING);
         }
         let client = Client::admit(address, &mut self.desk)?;
-        if self.sessions.len() >= self.desk.config.sessions_max {
+        if self.sessions.len() >= self.sessions_max() {
             let idle = self.longest_idle().ok_or(&TOO_MANY_SESSIONS)?;
             self.desk.counters.sessions_displaced += 1;
             self.give_up(idle, &DISPLACED);
         }
         Ok(client)
+    }
+
+    /// Where descriptors are fewer than sessions were to be, some are left for delivery and links.
+    fn sessions_max(&self) -> usize {
+        self.desk.config.sessions_max.min(self.desk.board.sessions_max())
     }
 
     /// The session that has been idle for longest, of those that are looked at.
@@ -366,7 +371,7 @@ impl Reception {
     fn choose_tempo(&self) -> Tempo {
         let config = &self.desk.config;
         let share = self.sessions.len().saturating_mul(100);
-        let is_crowded = share >= config.sessions_max.saturating_mul(config.patience.load_percent);
+        let is_crowded = share >= self.sessions_max().saturating_mul(config.patience.load_percent);
         if is_crowded || self.desk.board.is_short() {
             config.patience.loaded
         } else {

@@ -174,6 +174,19 @@ fn a_full_front_lets_the_longest_idle_make_room() {
 }
 
 #[test]
+fn with_few_descriptors_a_front_is_full_early() {
+    let mut world = world();
+    world.board.set_sessions_max(2);
+    let oldest = world.session();
+    world.session();
+    world.run_for(2 * SECOND);
+    world.session();
+    assert_eq!(world.client.reply_codes(oldest), ["421"]);
+    world.run_until("its end", |world| world.client.is_over(oldest));
+    assert_eq!(world.front.counters().reception.sessions, 2);
+}
+
+#[test]
 fn a_full_front_of_busy_sessions_sends_newcomers_away() {
     let mut world = world();
     (0..10).for_each(|_| _ = world.session());
