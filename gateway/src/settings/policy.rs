@@ -12,6 +12,8 @@ use crate::front::{AddressSet, Checks, Networks, RelayPolicy};
 
 /// Most recipients in a list: about 100 bytes each. A longer one is a mistake.
 const LIST_MAX: usize = 10_000_000;
+/// Longest file of recipients, in bytes; a longer one is a mistake.
+const LIST_BYTES_MAX: usize = 1 << 30;
 
 pub(super) fn read_relay(root: &Table<'_>) -> RelayPolicy {
     let relay = root.table("relay");
@@ -57,10 +59,9 @@ pub(super) fn read_networks(table: &Table<'_>, key: &'static str) -> Option<Netw
 /// and what begins with `#` count for nothing.
 pub(super) fn read_recipients(table: &Table<'_>, directory: &Path) -> Option<Arc<AddressSet>> {
     let path = directory.join(table.path("recipients_file").optional()?);
-    let text = match std::fs::read_to_string(&path) {
+    let text = match config::read_file_up_to(&path, LIST_BYTES_MAX) {
         Ok(text) => text,
-        Err(error) => {
-            let why = format!("cannot read {}: {error}", path.display());
+        Err(why) => {
             table.mistake_at("recipients_file", why);
             return None;
         }
@@ -81,6 +82,14 @@ pub(super) fn read_recipients(table: &Table<'_>, directory: &Path) -> Option<Arc
             table.mistake_at("recipients_file", why);
             return None;
         }
+    }
+    if set.is_empty() {
+        let why = format!(
+            "{} names nobody, so that all mail would be refused for good: suspend receipt instead",
+            path.display()
+        );
+        table.mistake_at("recipients_file", why);
+        return None;
     }
     Some(Arc::new(set))
 }

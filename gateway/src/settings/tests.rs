@@ -115,6 +115,12 @@ fn a_list_of_recipients_belongs_to_its_queue() {
     std::fs::write(&list, "a@example.net\nwhat is this\n").unwrap();
     let text = mistakes("rate_max = 7", &key);
     assert!(text.contains("list:2: \"what is this\" is no address"), "{text}");
+    // Cut short by whoever writes it, or lost.
+    std::fs::write(&list, "# ours\n\n").unwrap();
+    let text = mistakes("rate_max = 7", &key);
+    assert!(text.contains("list names nobody"), "{text}");
+    let text = mistakes("rate_max = 7", "recipients_file = \"/dev/zero\"");
+    assert!(text.contains("/dev/zero is no regular file"), "{text}");
     std::fs::remove_dir_all(&directory).unwrap();
 }
 
