@@ -63,6 +63,9 @@ pub struct ServerSession {
     recipients: usize,
     /// Since the last message that was committed; at most `limits.errors_max`.
     errors: u32,
+    /// With so many errors at most, commands are taken before the replies to others have left. None:
+    /// not even without an error.
+    errors_in_groups_max: Option<u32>,
 }
 
 /// What a server announces and enforces; shared by its sessions.
@@ -185,6 +188,7 @@ impl ServerSession {
             is_utf8: false,
             recipients: 0,
             errors: 0,
+            errors_in_groups_max: Some(u32::MAX),
         };
         let limits = Arc::clone(&session.limits);
         session.write(format_args!("220 {} ESMTP Hikyaku\r\n", limits.hostname));
@@ -193,7 +197,8 @@ impl ServerSession {
 
     /// Takes bytes from the client, up to the next event or to where content begins, and appends
     /// content to `content`. Returns how many were taken: none while a verdict is due, an event was
-    /// not polled, or [`OUTPUT_LEN_MAX`] of replies wait to be sent.
+    /// not polled, or [`OUTPUT_LEN_MAX`] of replies wait to be sent, or any after too many
+    /// [errors](Self::set_errors_in_groups_max).
     pub fn handle_bytes(&mut self, input: &[u8], content: &mut Vec<u8>) -> usize {
         let mut used = 0;
         while used < input.len() && self.is_ready() {
@@ -244,6 +249,13 @@ impl ServerSession {
     /// Bad commands since the last good message: to slow a client down before it reaches the limit.
     pub fn errors(&self) -> u32 {
         self.errors
+    }
+
+    /// With more [`errors`](Self::errors) than that nothing is taken while a reply waits to be sent:
+    /// whoever is to be slowed down by holding replies back gets them one by one, and has no use of
+    /// sending commands in groups. None: so it is without an error too.
+    pub fn set_errors_in_groups_max(&mut self, errors_max: Option<u32>) {
+        self.errors_in_groups_max = errors_max;
     }
 
     /// Whether no transaction is under way.
@@ -366,7 +378,9 @@ impl ServerSession {
     }
 
     fn is_ready(&self) -> bool {
-        self.event.is_none() && !self.awaits_verdict() && self.output.len() < OUTPUT_LEN_MAX
+        let is_one_by_one = self.errors_in_groups_max.is_none_or(|max| self.errors > max);
+        let output_len_max = if is_one_by_one { 1 } else { OUTPUT_LEN_MAX };
+        self.event.is_none() && !self.awaits_verdict() && self.output.len() < output_len_max
     }
 
     fn take_content(&mut self, input: &[u8], content: &mut Vec<u8>) -> usize {

@@ -143,6 +143,25 @@ fn smtputf8_counts_for_its_transaction_only() {
 }
 
 #[test]
+fn behind_many_errors_commands_wait_until_the_reply_before_has_left() {
+    let mut session = Harness::new().session;
+    session.set_errors_in_groups_max(Some(1));
+    session.consume_output(session.output().len());
+    let input = b"FOO\r\nNOOP\r\nFOO\r\nNOOP\r\nNOOP\r\n";
+    let mut used = session.handle_bytes(input, &mut Vec::new());
+    assert_eq!(&input[used..], b"NOOP\r\nNOOP\r\n", "the second error is beyond it");
+    for rest in [&b"NOOP\r\n"[..], b""] {
+        assert_eq!(session.handle_bytes(&input[used..], &mut Vec::new()), 0);
+        session.consume_output(session.output().len());
+        used += session.handle_bytes(&input[used..], &mut Vec::new());
+        assert_eq!(&input[used..], rest);
+    }
+    session.consume_output(session.output().len());
+    session.set_errors_in_groups_max(None);
+    assert_eq!(session.handle_bytes(&input[used - 12..], &mut Vec::new()), 6);
+}
+
+#[test]
 fn a_command_out_of_sequence_gets_503() {
     // RFC 5321 §4.1.4 and §3.3.
     let table: [(&[u8], &[&str]); 6] = [

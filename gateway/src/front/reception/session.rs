@@ -129,6 +129,7 @@ impl Session {
                 let room = self.make_room(rest.len(), desk);
                 rest = &rest[..room];
             }
+            self.smtp.set_errors_in_groups_max(self.errors_in_groups_max(desk));
             let is_content = self.smtp.is_taking_content();
             let taken = self.smtp.handle_bytes(rest, &mut self.content);
             if is_content {
@@ -185,6 +186,15 @@ impl Session {
             self.was_held = false;
         }
         self.held_until.is_some()
+    }
+
+    /// How many mistakes SMTP itself may count until it has to answer one by one, so that each reply
+    /// is held back and not each group of replies.
+    fn errors_in_groups_max(&self, desk: &Desk) -> Option<u32> {
+        if desk.config.error_delay.is_zero() {
+            return Some(u32::MAX);
+        }
+        desk.config.errors_soft.checked_sub(self.strikes)
     }
 
     /// Mistakes since the last good message.

@@ -255,6 +255,29 @@ fn many_mistakes_slow_a_client_down_and_nobody_else_and_more_end_its_session() {
 }
 
 #[test]
+fn replies_to_mistakes_in_one_group_are_held_back_each() {
+    let groups = [
+        ("FOO\r\n", "500", "RSET\r\n"),
+        ("RCPT TO:<r@elsewhere.example>\r\n", "550", "MAIL FROM:<>\r\n"),
+    ];
+    for (wrong, code, before) in groups {
+        let mut world = strange(|config| {
+            config.errors_soft = 2;
+            config.error_delay = 3 * SECOND;
+            config.errors_max = 6;
+        });
+        let session = world.session();
+        let start = world.now();
+        let group = format!("{before}{}NOOP\r\n", wrong.repeat(5));
+        world.converse(session, &group, &["250", code, code, code, code, code, "250"]);
+        // The third mistake, the fourth, the fifth, and what is behind them.
+        let taken = world.now().saturating_since(start);
+        assert!((12 * SECOND..13 * SECOND).contains(&taken), "{taken:?}");
+        assert_eq!(world.front.counters().reception.replies_held, 4);
+    }
+}
+
+#[test]
 fn refused_recipients_end_a_strangers_session_and_not_a_relay_clients() {
     for is_trusted in [true, false] {
         let mut world = strange(|config| {
