@@ -77,6 +77,8 @@ struct Data {
     /// Each once, with what its part of the envelope has beyond a usual one.
     queues: Vec<(QueueIndex, usize)>,
     reservation: Reservation,
+    /// Octets of the trace header, behind which the client's content begins; 0: there is none.
+    trace_len: usize,
 }
 
 /// Bytes of a session between transactions, but for its client's name and what
@@ -298,11 +300,12 @@ impl Session {
         if desk.config.trace_header {
             self.append_trace(id, desk);
         }
-        let bytes = self.content.len().saturating_add(expected);
+        let trace_len = self.content.len();
+        let bytes = trace_len.saturating_add(expected);
         match Reservation::take(&desk.board, &queues, bytes) {
             Ok(reservation) => {
                 self.content.reserve_exact(expected);
-                self.transaction.data = Some(Data { id, queues, reservation });
+                self.transaction.data = Some(Data { id, queues, reservation, trace_len });
                 self.smtp.accept_data();
             }
             Err(shortage) => {
@@ -380,10 +383,15 @@ impl Session {
     /// Sends the message to the shards of its queues. The answer comes by notice.
     fn store(&mut self, summary: ContentSummary, desk: &mut Desk) {
         let transaction = std::mem::take(&mut self.transaction);
-        let Data { id, queues, reservation } = transaction.data.expect("content has its room");
+        let data = transaction.data.expect("content has its room");
+        let Data { id, queues, mut reservation, trace_len } = data;
         desk.counters.received += 1;
         self.messages += 1;
         let mut content = std::mem::take(&mut self.content);
+        if let Err(shortage) = end_trace(&mut content, trace_len, &mut reservation) {
+            desk.counters.shortages += 1;
+            return self.smtp.refuse(refusal_for(shortage));
+        }
         let trace_fields = smtp::count_trace_fields(&content);
         if trace_fields > desk.config.received_max + usize::from(desk.config.trace_header) {
             desk.counters.loops += 1;
@@ -464,6 +472,22 @@ impl Transaction {
     fn surplus_bytes(&self, recipients: impl Iterator<Item = usize>) -> usize {
         Envelope::surplus_bytes(&self.reverse_path, self.envelope_id.as_deref(), recipients)
     }
+}
+
+/// Ends the header behind our trace field if the content begins with a blank: such a line would go
+/// on with the field, as if we had written it, and is none of a header itself.
+fn end_trace(
+    content: &mut Vec<u8>,
+    trace_len: usize,
+    reservation: &mut Reservation,
+) -> Result<(), Shortage> {
+    if trace_len > 0 && matches!(content.get(trace_len), Some(b' ' | b'\t')) {
+        let end_of_header = *b"\r\n";
+        reservation.grow_to(content.len() + end_of_header.len())?;
+        content.reserve_exact(end_of_header.len());
+        content.splice(trace_len..trace_len, end_of_header);
+    }
+    Ok(())
 }
 
 /// The recipients of one queue. Where there are no others, nothing is searched.

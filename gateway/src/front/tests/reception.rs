@@ -33,6 +33,29 @@ fn a_pipelined_group_is_answered_in_one_go() {
 }
 
 #[test]
+fn content_does_not_go_on_with_our_trace_field() {
+    for trace_header in [true, false] {
+        let mut world = world_with(|config| config.reception.trace_header = trace_header);
+        let session = world.session();
+        let between = if trace_header { "+0000\r\n\r\n" } else { "" };
+        for (place, blank) in ["\t", " "].into_iter().enumerate() {
+            let content = format!("{blank}(forged)\r\nSubject: x\r\n");
+            world.mail(session, &["r@a.example"], &content);
+            world.run_until("delivery", |world| world.next_hop.messages.len() == place + 1);
+            let delivered = &world.next_hop.messages[place].content;
+            assert!(delivered.ends_with(&format!("{between}{content}")), "{delivered}");
+        }
+        // Two octets more than what is declared.
+        let envelope = "MAIL FROM:<> SIZE=0\r\nRCPT TO:<1@a.example>\r\nRCPT TO:<2@b.example>\r\n";
+        let group = format!("{envelope}BDAT 14 LAST\r\n 1234567890123");
+        world.converse(session, &group, &["250"; 4]);
+        world.run_until("delivery", |world| world.next_hop.messages.len() == 4);
+        world.run_for(Duration::from_secs(1));
+        world.assert_board_is_whole();
+    }
+}
+
+#[test]
 fn a_mail_for_several_queues_is_ready_when_all_have_it() {
     let mut world = world();
     let session = world.session();
