@@ -53,6 +53,8 @@ fn check_state(mut state: DeliveryState, choices: &[u8]) {
         let place = usize::from(script.u16()) % RECIPIENTS_MAX;
         let what = script.byte();
         let reply = Reply::local(450 + u16::from(what >> 5), (4, 2, 0), &TEXT[..usize::from(what)]);
+        // As if the next hop had said it.
+        let reply = Reply { is_ours: false, ..reply };
         match what % 4 {
             0 => state.set_status(place, RecipientStatus::Settled),
             1 => state.set_status(place, RecipientStatus::Failed),

@@ -74,13 +74,15 @@ pub struct Reply {
     pub enhanced: Option<EnhancedCode>,
     /// The rest; several lines are joined by a blank.
     pub text: Box<str>,
+    /// No server said it: it stands for what a server did, or would do.
+    pub is_ours: bool,
 }
 
 impl Reply {
     /// A reply that we make up ourselves, for a failure that no server answered.
     pub fn local(code: u16, enhanced: (u8, u16, u16), text: &str) -> Reply {
         let enhanced = Some(EnhancedCode(enhanced.0, enhanced.1, enhanced.2));
-        Reply { code, enhanced, text: text.into() }
+        Reply { code, enhanced, text: text.into(), is_ours: true }
     }
 
     /// 2xx.
@@ -203,7 +205,7 @@ impl ReplyLines {
             None => (None, self.text.as_str().into()),
         };
         self.text.clear();
-        Reply { code, enhanced, text }
+        Reply { code, enhanced, text, is_ours: false }
     }
 }
 
@@ -252,8 +254,7 @@ mod tests {
     #[test]
     fn one_line_with_an_enhanced_code() {
         let replies = parse(&[b"250 2.1.5 Recipient ok\r\n"]).unwrap();
-        let expected =
-            Reply { code: 250, enhanced: Some(EnhancedCode(2, 1, 5)), text: "Recipient ok".into() };
+        let expected = Reply { is_ours: false, ..Reply::local(250, (2, 1, 5), "Recipient ok") };
         assert_eq!(replies, vec![expected]);
     }
 

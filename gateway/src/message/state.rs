@@ -121,14 +121,15 @@ impl DeliveryState {
     pub fn explain(&mut self, place: usize, reply: &Reply, next_hop: &str) {
         self.forget_explanation(place);
         let place = u16::try_from(place).expect("places are below RECIPIENTS_MAX");
-        let is_same = |it: &&mut Explanation| it.reply == *reply && *it.next_hop == *next_hop;
+        let reply = Reply { is_ours: next_hop.is_empty(), ..reply.clone() };
+        let is_same = |it: &&mut Explanation| it.reply == reply && *it.next_hop == *next_hop;
         match self.explanations.iter_mut().find(is_same) {
             Some(explanation) => {
                 let at = explanation.places.partition_point(|other| *other < place);
                 explanation.places.insert(at, place);
             }
             None => self.explanations.push(Explanation {
-                reply: reply.clone(),
+                reply,
                 next_hop: next_hop.into(),
                 places: vec![place],
             }),
@@ -253,7 +254,8 @@ impl Explanation {
         if !places.is_sorted() || places.iter().any(|it| usize::from(*it) >= RECIPIENTS_MAX) {
             return Err(BadMessage);
         }
-        Ok(Explanation { reply: Reply { code, enhanced, text }, next_hop, places })
+        let reply = Reply { code, enhanced, text, is_ours: next_hop.is_empty() };
+        Ok(Explanation { reply, next_hop, places })
     }
 }
 
@@ -318,7 +320,7 @@ mod tests {
         let statuses = [0, 1, 2, 3].map(|place| state.status(place));
         let [_, settled, failed, _] = STATUSES;
         assert_eq!(statuses, [settled, failed, failed, settled]);
-        assert_eq!(state.explanation(1).unwrap().reply, busy);
+        assert_eq!(state.explanation(1).unwrap().reply, Reply { is_ours: false, ..busy });
         assert_eq!(state.explanation(2).unwrap().reply.code, 451);
         state.settle_reported(4, 1);
         assert_eq!(state.status(2), failed, "one at a time if they do not fit a report");

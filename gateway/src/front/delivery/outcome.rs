@@ -45,7 +45,9 @@ impl Ended<'_> {
             }
             let status = self.status(kind, envelope, *place);
             if status != RecipientStatus::Settled {
-                attempt.state.explain(*place, &self.reply_of(result), &next_hop);
+                let reply = self.reply_of(result);
+                let who = if reply.is_ours { "" } else { next_hop.as_str() };
+                attempt.state.explain(*place, &reply, who);
             }
             attempt.state.set_status(*place, status);
         }

@@ -74,11 +74,7 @@ fn a_failure_returns_the_whole_where_that_was_asked_for() {
     envelope.envelope_id = Some("QQ+2B314159".into());
     envelope.recipients[0].original = Some("rfc822;alias+2Bx@example.org".into());
     let mut state = state();
-    let unknown = Reply {
-        code: 550,
-        enhanced: Some(smtp::EnhancedCode(5, 1, 1)),
-        text: "No such user".into(),
-    };
+    let unknown = Reply::local(550, (5, 1, 1), "No such user");
     state.explain(0, &unknown, "192.0.2.25:25");
     state.set_status(0, RecipientStatus::Failed);
     state.explain(1, &Reply::local(451, (4, 2, 1), "Mailbox busy"), "[2001:db8::25]:25");

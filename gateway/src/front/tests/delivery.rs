@@ -115,6 +115,21 @@ fn each_recipient_has_its_own_result() {
     assert_eq!((id, state.has_open(4), state.is_report_due(4)), (again, false, true));
 }
 
+#[test]
+fn what_no_next_hop_has_said_is_not_said_of_it() {
+    let mut world = world();
+    world.next_hop.rules = vec![("RCPT TO:<close", "close")];
+    let recipients = ["\u{fc}@a", "close@a"].map(Recipient::new).into();
+    put(&mut world, Envelope::new("s@x.example", recipients));
+    world.run_until("an outcome", |world| !world.shard.queues[0].deferred.is_empty());
+    let (_, state) = &world.shard.queues[0].deferred[0];
+    let told = [0, 1].map(|place| {
+        let explanation = state.explanation(place).unwrap();
+        (explanation.reply.code, &*explanation.next_hop)
+    });
+    assert_eq!(told, [(553, ""), (451, "")]);
+}
+
 /// Hands a mail of four recipients out again, as if its time had come.
 fn retry<T: Transport>(world: &mut World<T>, id: MessageId, state: DeliveryState) -> MessageId {
     let recipients =
