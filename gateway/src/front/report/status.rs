@@ -52,7 +52,11 @@ impl<'a> Told<'a> {
         let recipient = &self.report.message.envelope.recipients[self.place];
         let original = recipient.original.as_deref().and_then(OriginalRecipient::decode);
         if let Some(OriginalRecipient { address_type, address }) = original {
-            let address = self.encoded(&address);
+            let address = match &*address_type {
+                // In ASCII too, where the DSN has no UTF-8 (RFC 6533 §3): a backslash is encoded.
+                "utf-8" if !self.utf8 => encode_utf8_addr_xtext(&address),
+                _ => self.encoded(&address),
+            };
             put(text, "Original-Recipient", format_args!("{address_type}; {address}"));
         }
         let address_type = if recipient.address.is_ascii() { "rfc822" } else { "utf-8" };

@@ -143,6 +143,17 @@ fn a_sender_with_an_ascii_address_gets_ascii_and_the_header_at_most_in_8_bit() {
 }
 
 #[test]
+fn an_original_recipient_of_the_type_utf_8_is_encoded_in_ascii_also_when_it_is_ascii() {
+    let mut envelope = envelope();
+    envelope.recipients[0].original = Some("utf-8;a\\x{5C}b@example.net".into());
+    let mut state = state();
+    state.set_status(0, RecipientStatus::Failed);
+    let dsn = compose(&ORIGIN, &report(ReportKind::Final, envelope, CONTENT, state));
+    let text = String::from_utf8(dsn.content.to_vec()).unwrap();
+    assert!(text.contains("Original-Recipient: utf-8; a\\x{5C}b@example.net\r\n"), "{text}");
+}
+
+#[test]
 fn no_more_is_returned_than_does_its_work() {
     let whole = "\r\n\r\n.its text\r\n";
     let returned = |change: &dyn Fn(&mut Envelope), content: &str, content_max: usize| {
