@@ -1,6 +1,7 @@
 //! What sessions say: hand-shakes, results and ends, and what they mean for the lane.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use smtp::{ClientEvent, Finished, LossReason, RecipientResult, Reply, Results};
@@ -35,7 +36,8 @@ impl Delivery {
         if is_refused {
             // It keeps us away without having seen a message; another try begins anew.
             connection.transactions_left = 0;
-            self.handle_failure(queue);
+            let next_hop = connection.next_hop;
+            self.handle_failure(queue, next_hop);
         }
         self.list_lane(queue);
         let is_used_up = self.connections.get(id).is_some_and(|it| it.transactions_left == 0);
@@ -68,7 +70,7 @@ impl Delivery {
                     reason = %Shown(&reason),
                     "next hop failed"
                 );
-                self.handle_failure(queue);
+                self.handle_failure(queue, connection.next_hop);
             }
         }
     }
@@ -97,12 +99,12 @@ impl Delivery {
         }
     }
 
-    fn handle_failure(&mut self, queue: QueueIndex) {
+    fn handle_failure(&mut self, queue: QueueIndex, next_hop: SocketAddr) {
         let (now, least, most) = (self.now, self.config.backoff_min, self.config.backoff_max);
         let share = self.jitter.f64() / 2.0;
         let lane = self.lane_mut(queue);
         let delay = |failures| backoff(least, most, failures).mul_f64(1.0 - share);
-        if lane.handle_failure(now, delay) {
+        if lane.handle_failure(now, next_hop, delay) {
             self.pause(queue);
         }
         self.list_lane(queue);

@@ -198,22 +198,29 @@ impl Lane {
         self.state == State::Probing && self.suspect.replace(id) == Some(id)
     }
 
-    /// A connection failed and was taken from `connections`, or has told us to keep away. `delay`
-    /// says how long to hold back after so many failures in a row.
+    /// A connection to that address failed and was taken from `connections`, or has told us to keep
+    /// away. `delay` says how long to hold back after so many failures in a row.
     ///
     /// While other addresses are untried, the next is tried at once. Else there may be half as many
     /// connections, and no new ones for the delay. With none left the lane pauses. Returns whether
     /// it does.
+    ///
+    /// Connections that fail together say one thing: an address that was given up already is not
+    /// news, nor does the delay grow while one runs.
     pub(super) fn handle_failure(
         &mut self,
         now: Instant,
+        next_hop: SocketAddr,
         delay: impl FnOnce(u32) -> Duration,
     ) -> bool {
-        if !self.ends_round() {
+        let is_given_up = next_hop != self.destination.next_hops[self.next_hop];
+        if is_given_up || !self.ends_round() {
             return false;
         }
-        self.failures = self.failures.saturating_add(1);
-        self.connect_at = now + delay(self.failures);
+        if self.connect_at <= now {
+            self.failures = self.failures.saturating_add(1);
+            self.connect_at = now + delay(self.failures);
+        }
         self.concurrency.handle_failure();
         self.pause_if_cut_off(now)
     }
@@ -313,6 +320,12 @@ mod tests {
         Duration::from_secs(u64::from(failures))
     }
 
+    /// A connection to the address that is tried now fails.
+    fn fail(lane: &mut Lane, now: Instant) -> bool {
+        let next_hop = lane.destination.next_hops[lane.next_hop];
+        lane.handle_failure(now, next_hop, delay)
+    }
+
     fn connection() -> ConnectionId {
         ConnectionId { index: 0, generation: 0 }
     }
@@ -322,7 +335,7 @@ mod tests {
         let mut lane = lane(1, 3);
         let mut now = Instant::ZERO;
         assert_eq!((lane.poll_window(), lane.poll_window()), (Some(7), None));
-        assert!(lane.handle_failure(now, delay));
+        assert!(fail(&mut lane, now));
         assert_eq!((lane.poll_window(), lane.next_hop(now)), (Some(0), None));
         now = lane.next_deadline().unwrap();
         lane.handle_time(now);
@@ -341,13 +354,13 @@ mod tests {
         let mut lane = lane(1, 1);
         let mut now = Instant::ZERO;
         for seconds in [1, 2, 3] {
-            assert!(lane.handle_failure(now, delay));
+            assert!(fail(&mut lane, now));
             assert_eq!(lane.next_deadline(), Some(now + Duration::from_secs(seconds)));
             now = lane.next_deadline().unwrap();
             lane.handle_time(now);
         }
         lane.handle_judged(true);
-        lane.handle_failure(now, delay);
+        fail(&mut lane, now);
         assert_eq!(lane.next_deadline(), Some(now + Duration::from_secs(1)));
     }
 
@@ -356,13 +369,40 @@ mod tests {
         let mut lane = lane(3, 1);
         let now = Instant::ZERO;
         let first = lane.next_hop(now);
-        assert!(!lane.handle_failure(now, delay));
+        assert!(!fail(&mut lane, now));
         assert_ne!(lane.next_hop(now), first);
-        assert!(!lane.handle_failure(now, delay));
-        assert!(lane.handle_failure(now, delay));
+        assert!(!fail(&mut lane, now));
+        assert!(fail(&mut lane, now));
         let until = lane.next_deadline().unwrap();
         lane.handle_time(until);
         assert_eq!(lane.next_hop(until), first);
+    }
+
+    #[test]
+    fn connections_that_fail_together_lead_to_the_next_address() {
+        let mut lane = lane(2, 4);
+        let now = Instant::ZERO;
+        let [first, second] = [0, 1].map(|place| lane.destination.next_hops[place]);
+        for _ in 0..4 {
+            assert!(!lane.handle_failure(now, first, delay));
+            assert_eq!(lane.next_hop(now), Some(second), "it is untried");
+        }
+        assert_eq!(lane.connections_max(), 4);
+        assert!(lane.handle_failure(now, second, delay), "both are down");
+    }
+
+    #[test]
+    fn connections_that_fail_together_are_one_failure_in_a_row() {
+        let mut lane = lane(1, 8);
+        let now = Instant::ZERO;
+        let paused = (0..8).filter(|_| fail(&mut lane, now)).count();
+        assert_eq!((paused, lane.connections_max()), (1, 0));
+        let later = now + Duration::from_secs(1);
+        assert_eq!(lane.next_deadline(), Some(later));
+        lane.handle_time(later);
+        assert!(lane.next_hop(later).is_some(), "the probe need not wait any longer");
+        assert!(fail(&mut lane, later));
+        assert_eq!(lane.next_deadline(), Some(later + Duration::from_secs(2)));
     }
 
     #[test]
@@ -370,7 +410,7 @@ mod tests {
         let mut lane = lane(1, 2);
         let now = Instant::ZERO;
         lane.connections.push(connection());
-        assert!(!lane.handle_failure(now, delay));
+        assert!(!fail(&mut lane, now));
         assert!(lane.takes_attempts());
         assert_eq!(lane.next_hop(now), None);
         lane.connections.clear();
@@ -383,10 +423,10 @@ mod tests {
         let now = Instant::ZERO;
         lane.connections = vec![connection(); 4];
         assert_eq!(lane.connections_max(), 4);
-        assert!(!lane.handle_failure(now, delay));
+        assert!(!fail(&mut lane, now));
         assert_eq!(lane.connections_max(), 2);
-        assert!(!lane.handle_failure(now, delay));
-        assert!(lane.handle_failure(now, delay), "though connections are left");
+        assert!(!fail(&mut lane, now));
+        assert!(fail(&mut lane, now), "though connections are left");
         assert_eq!(lane.connections_max(), 0);
     }
 
@@ -396,7 +436,7 @@ mod tests {
         let mut now = Instant::ZERO;
         assert!(!lane.is_to_blame(MessageId(1)) && !lane.is_to_blame(MessageId(1)), "not open");
         for is_to_blame in [false, true, false, true] {
-            lane.handle_failure(now, delay);
+            fail(&mut lane, now);
             now = lane.next_deadline().unwrap();
             lane.handle_time(now);
             assert_eq!(lane.is_to_blame(MessageId(1)), is_to_blame);
@@ -436,10 +476,10 @@ mod tests {
         assert_eq!((lane.poll_window(), lane.next_hop(now)), (Some(0), None));
         assert!(!lane.takes_attempts());
         // What was under way fails meanwhile.
-        (0..9).for_each(|_| assert!(!lane.handle_failure(now, delay)));
+        (0..9).for_each(|_| assert!(!fail(&mut lane, now)));
         changed(&mut lane, |it| it.is_suspended = false);
         assert!(lane.takes_attempts() && lane.next_hop(now).is_some());
-        assert!(lane.handle_failure(now, delay), "the lane pauses");
+        assert!(fail(&mut lane, now), "the lane pauses");
         changed(&mut lane, |it| it.is_suspended = true);
         changed(&mut lane, |it| it.is_suspended = false);
         assert_eq!(lane.poll_window(), Some(1), "it probes");
@@ -450,8 +490,8 @@ mod tests {
     fn other_addresses_are_tried_at_once_and_the_same_ones_not() {
         let mut lane = lane(2, 1);
         let now = Instant::ZERO;
-        assert!(!lane.handle_failure(now, delay));
-        assert!(lane.handle_failure(now, delay), "the lane pauses");
+        assert!(!fail(&mut lane, now));
+        assert!(fail(&mut lane, now), "the lane pauses");
         changed(&mut lane, |it| it.connections_max = 2);
         assert_eq!(lane.next_hop(now), None, "the pause goes on");
         let elsewhere = "198.51.100.1:25".parse().unwrap();
