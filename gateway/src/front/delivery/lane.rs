@@ -36,6 +36,8 @@ pub(super) struct Lane {
     /// judged.
     next_hop: usize,
     hops_failed: usize,
+    /// When the preferred address was last given up.
+    left_preferred_at: Instant,
     /// A probe that found no judgement.
     suspect: Option<MessageId>,
     /// What the shard was last told.
@@ -77,6 +79,7 @@ impl Lane {
             local_fault_until: Instant::ZERO,
             next_hop: 0,
             hops_failed: 0,
+            left_preferred_at: Instant::ZERO,
             suspect: None,
             window_told: 0,
             is_listed: false,
@@ -169,8 +172,12 @@ impl Lane {
         }
     }
 
-    /// Lets time pass: the end of a pause.
+    /// Lets time pass: the end of a pause, and of the time for which another address does for the
+    /// preferred one.
     pub(super) fn handle_time(&mut self, now: Instant) {
+        if self.next_hop != 0 && self.left_preferred_at + PREFERRED_AGAIN <= now {
+            self.begin_round();
+        }
         if let State::Paused { until } = self.state
             && until <= now
         {
@@ -214,7 +221,7 @@ impl Lane {
         delay: impl FnOnce(u32) -> Duration,
     ) -> bool {
         let is_given_up = next_hop != self.destination.next_hops[self.next_hop];
-        if is_given_up || !self.ends_round() {
+        if is_given_up || !self.ends_round(now) {
             return false;
         }
         if self.connect_at <= now {
@@ -231,7 +238,7 @@ impl Lane {
     ///
     /// Returns whether the fault is news.
     pub(super) fn handle_local_fault(&mut self, now: Instant) -> bool {
-        let is_round_over = self.ends_round();
+        let is_round_over = self.ends_round(now);
         let is_news = is_round_over && self.local_fault_until + LOCAL_FAULT_PAUSE * 2 < now;
         if is_round_over {
             self.local_fault_until = now + LOCAL_FAULT_PAUSE;
@@ -257,7 +264,10 @@ impl Lane {
 
     /// Goes on to the next address. Returns whether the round was in vain; the next one begins with
     /// the preferred address.
-    fn ends_round(&mut self) -> bool {
+    fn ends_round(&mut self, now: Instant) -> bool {
+        if self.next_hop == 0 {
+            self.left_preferred_at = now;
+        }
         self.hops_failed += 1;
         self.next_hop = (self.next_hop + 1) % self.destination.next_hops.len();
         let is_over = self.hops_failed >= self.destination.next_hops.len();
@@ -291,6 +301,9 @@ impl Lane {
         }
     }
 }
+
+/// How long new connections go to another address after the preferred one has failed.
+const PREFERRED_AGAIN: Duration = Duration::from_secs(60);
 
 /// How long no connection is tried after a fault of ours: of addresses, ports or descriptors.
 const LOCAL_FAULT_PAUSE: Duration = Duration::from_secs(1);
@@ -389,6 +402,23 @@ mod tests {
         }
         assert_eq!(lane.connections_max(), 4);
         assert!(lane.handle_failure(now, second, delay), "both are down");
+    }
+
+    #[test]
+    fn new_connections_go_to_the_preferred_address_again_after_a_while() {
+        let mut lane = lane(2, 4);
+        let now = Instant::ZERO;
+        let [first, second] = [0, 1].map(|place| lane.destination.next_hops[place]);
+        let later = now + PREFERRED_AGAIN;
+        for (failed_at, again_at) in [(now, later), (later, later + PREFERRED_AGAIN)] {
+            assert!(!lane.handle_failure(failed_at, first, delay));
+            lane.handle_judged(true);
+            let before = failed_at + (PREFERRED_AGAIN - Duration::from_millis(1));
+            lane.handle_time(before);
+            assert_eq!(lane.next_hop(before), Some(second));
+            lane.handle_time(again_at);
+            assert_eq!(lane.next_hop(again_at), Some(first));
+        }
     }
 
     #[test]
