@@ -47,8 +47,8 @@ impl Delivery {
             let most = lane.connections_max().min(lane.connections.len());
             let usable = &lane.connections[..most];
             let Some(id) = free_connection(&self.connections, usable) else { return };
-            if !lane.rate.take(now) {
-                let at = lane.rate.next_at();
+            let at = lane.rate.next_at();
+            if at > now {
                 return self.timers.arm(Timer::Lane(queue), at);
             }
             let Some(attempt) = lane.waiting.pop_front() else { return };
@@ -60,6 +60,7 @@ impl Delivery {
                 self.retire(id);
                 continue;
             }
+            lane.rate.take(now);
             self.list_to_flush(id);
             self.finish_attempts(id);
         }

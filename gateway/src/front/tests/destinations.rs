@@ -56,6 +56,22 @@ fn a_connection_with_its_number_of_domains_makes_room_for_another() {
 }
 
 #[test]
+fn a_connection_that_can_carry_no_more_costs_nothing_of_the_rate() {
+    let mut world = world_with(|config| {
+        config.delivery.destinations[0].rate_per_second = NonZeroU32::new(1);
+    });
+    world.next_hop.extensions = vec!["PIPELINING", "LIMITS RCPTDOMAINMAX=1"];
+    for number in 0..6 {
+        let to = vec![Recipient::new(format!("r@{number}.example"))];
+        put(&mut world, Envelope::new("s@x.example", to));
+    }
+    let start = world.now();
+    world.run_until("all", |world| world.shard.queues[0].settled.len() == 6);
+    let took = world.now().saturating_since(start).as_secs_f64();
+    assert!((5.0..6.0).contains(&took), "{took}");
+}
+
+#[test]
 fn what_a_part_achieved_is_kept_when_a_later_part_cannot_go() {
     let mut world = world_with(|config| config.delivery.destinations[0].recipients_max = 2);
     world.next_hop.rules = vec![("RCPT TO:<2", "close")];
