@@ -33,6 +33,9 @@ struct QueueBoard {
     suspended: AtomicBool,
     messages_left: AtomicI64,
     bytes_left: AtomicI64,
+    /// The bounds.
+    messages_max: AtomicI64,
+    bytes_max: AtomicI64,
 }
 
 /// Why nothing can be promised.
@@ -60,6 +63,8 @@ impl Board {
                 suspended: AtomicBool::new(false),
                 messages_left: AtomicI64::new(messages),
                 bytes_left: AtomicI64::new(bytes),
+                messages_max: AtomicI64::new(messages),
+                bytes_max: AtomicI64::new(bytes),
             })
         };
         Board {
@@ -111,8 +116,11 @@ impl Board {
     /// For the operator: moves the queue's bounds by so many messages and bytes. Where more is
     /// taken than the new bounds allow, nothing is left until enough has gone.
     pub fn move_bounds(&self, queue: QueueIndex, messages: i64, bytes: i64) {
-        self.queue(queue).messages_left.fetch_add(messages, Relaxed);
-        self.queue(queue).bytes_left.fetch_add(bytes, Relaxed);
+        let board = self.queue(queue);
+        board.messages_left.fetch_add(messages, Relaxed);
+        board.messages_max.fetch_add(messages, Relaxed);
+        board.bytes_left.fetch_add(bytes, Relaxed);
+        board.bytes_max.fetch_add(bytes, Relaxed);
     }
 
     /// For the operator: moves the budget of all queues together by so many bytes.
@@ -133,7 +141,7 @@ impl Board {
     }
 
     /// Bytes that all queues together may still take; below zero after a recovery beyond the bounds,
-    /// or when the budget was made smaller than what is taken.
+    /// when the budget was made smaller than what is taken, or by [`reserve_last`](Self::reserve_last).
     pub fn bytes_left(&self) -> i64 {
         self.bytes_left.load(Relaxed)
     }
@@ -156,14 +164,29 @@ impl Board {
     /// # Errors
     /// [`Shortage`].
     pub fn reserve(&self, queue: QueueIndex, bytes: usize) -> Result<(), Shortage> {
+        self.reserve_by(queue, bytes, take)
+    }
+
+    /// Takes room for the last that is told of a message, which goes when that is committed. Such a
+    /// report may go beyond the bounds: it is taken until they are exceeded by a sixteenth. Else a
+    /// queue full of mail that has failed would stay full for ever, when the reports go to that
+    /// queue themselves, or two queues wait for each other.
+    ///
+    /// # Errors
+    /// [`Shortage`].
+    pub fn reserve_last(&self, queue: QueueIndex, bytes: usize) -> Result<(), Shortage> {
+        self.reserve_by(queue, bytes, take_beyond)
+    }
+
+    fn reserve_by(&self, queue: QueueIndex, bytes: usize, take: Take) -> Result<(), Shortage> {
         if !self.is_accepting(queue) {
             return Err(Shortage::NotReplicated);
         }
         let board = self.queue(queue);
-        if !take(&board.messages_left, 1) {
+        if !take(&board.messages_left, &board.messages_max, 1) {
             return Err(Shortage::QueueFull);
         }
-        let result = self.take_bytes(queue, signed(bytes) + MESSAGE_OVERHEAD_BYTES);
+        let result = self.take_bytes(queue, signed(bytes) + MESSAGE_OVERHEAD_BYTES, take);
         if result.is_err() {
             board.messages_left.fetch_add(1, Relaxed);
         }
@@ -175,7 +198,7 @@ impl Board {
     /// # Errors
     /// [`Shortage`]; the earlier reservation stays.
     pub fn reserve_more(&self, queue: QueueIndex, bytes: usize) -> Result<(), Shortage> {
-        self.take_bytes(queue, signed(bytes))
+        self.take_bytes(queue, signed(bytes), take)
     }
 
     /// Takes `bytes` of the budget of all queues together, for what belongs to no queue yet.
@@ -183,7 +206,11 @@ impl Board {
     /// # Errors
     /// [`Shortage::MemoryFull`].
     pub fn reserve_shared(&self, bytes: usize) -> Result<(), Shortage> {
-        if take(&self.bytes_left, signed(bytes)) { Ok(()) } else { Err(Shortage::MemoryFull) }
+        if take(&self.bytes_left, &self.bytes_max, signed(bytes)) {
+            Ok(())
+        } else {
+            Err(Shortage::MemoryFull)
+        }
     }
 
     /// Gives back what `reserve_shared` took.
@@ -217,19 +244,19 @@ impl Board {
         self.bytes_left.fetch_sub(bytes, Relaxed);
     }
 
-    /// What a queue may still take: messages and bytes. Below zero only by what was recovered, and by
-    /// bounds that were made smaller.
+    /// What a queue may still take: messages and bytes. Below zero only by what was recovered, by
+    /// bounds that were made smaller, and by [`reserve_last`](Self::reserve_last).
     pub fn left(&self, queue: QueueIndex) -> (i64, i64) {
         let board = self.queue(queue);
         (board.messages_left.load(Relaxed), board.bytes_left.load(Relaxed))
     }
 
-    fn take_bytes(&self, queue: QueueIndex, bytes: i64) -> Result<(), Shortage> {
+    fn take_bytes(&self, queue: QueueIndex, bytes: i64, take: Take) -> Result<(), Shortage> {
         let board = self.queue(queue);
-        if !take(&board.bytes_left, bytes) {
+        if !take(&board.bytes_left, &board.bytes_max, bytes) {
             return Err(Shortage::QueueFull);
         }
-        if !take(&self.bytes_left, bytes) {
+        if !take(&self.bytes_left, &self.bytes_max, bytes) {
             board.bytes_left.fetch_add(bytes, Relaxed);
             return Err(Shortage::MemoryFull);
         }
@@ -246,10 +273,22 @@ impl Board {
     }
 }
 
+/// Takes an amount of what is left of a bound, or nothing. Returns whether it did.
+type Take = fn(left: &AtomicI64, max: &AtomicI64, amount: i64) -> bool;
+
 /// Takes `amount` if that much is left.
-fn take(left: &AtomicI64, amount: i64) -> bool {
+fn take(left: &AtomicI64, _: &AtomicI64, amount: i64) -> bool {
     left.fetch_update(Relaxed, Relaxed, |now| (now >= amount).then_some(now - amount)).is_ok()
 }
+
+/// Takes `amount` unless the bound is exceeded by a sixteenth already.
+fn take_beyond(left: &AtomicI64, max: &AtomicI64, amount: i64) -> bool {
+    let least = -(max.load(Relaxed) / BEYOND_SHARE);
+    left.fetch_update(Relaxed, Relaxed, |now| (now >= least).then_some(now - amount)).is_ok()
+}
+
+/// Of a bound what lies beyond it for [`Board::reserve_last`].
+const BEYOND_SHARE: i64 = 16;
 
 fn signed(bytes: usize) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
@@ -284,6 +323,29 @@ mod tests {
         assert_eq!(board.reserve(QUEUE, 100), Err(Shortage::MemoryFull));
         board.move_budget(19_500);
         assert_eq!(board.reserve(QUEUE, 100), Ok(()));
+    }
+
+    #[test]
+    fn the_last_report_of_a_message_goes_beyond_the_bounds_by_a_sixteenth_and_mail_does_not() {
+        let board = Board::new([(32, 10_000), (32, 1000)], 12_000);
+        let other = QueueIndex(1);
+        for queue in [QUEUE, other] {
+            assert_eq!(board.reserve_last(queue, 0), Err(Shortage::NotReplicated));
+            board.set_accepting(queue, true);
+        }
+        (0..19).for_each(|_| assert_eq!(board.reserve(QUEUE, 0), Ok(())));
+        assert_eq!(board.reserve(QUEUE, 0), Err(Shortage::QueueFull), "no bytes");
+        let more = || (0..99).take_while(|_| board.reserve_last(QUEUE, 0).is_ok()).count();
+        assert_eq!(more(), 2, "272 and -240 bytes are left before each");
+        (0..2).for_each(|_| board.release(QUEUE, 0));
+        assert_eq!((0..99).take_while(|_| board.reserve_last(other, 0).is_ok()).count(), 3);
+        assert_eq!(board.bytes_left(), 12_000 - 22 * 512);
+        board.move_bounds(QUEUE, -13, 10_000);
+        assert_eq!(board.left(QUEUE), (0, 10_272));
+        assert_eq!((board.reserve(QUEUE, 0), more()), (Err(Shortage::QueueFull), 2));
+        board.move_bounds(QUEUE, 100, 0);
+        board.move_budget(-5000);
+        assert_eq!(board.reserve_last(QUEUE, 0), Err(Shortage::MemoryFull));
     }
 
     #[test]

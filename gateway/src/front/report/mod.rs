@@ -26,7 +26,7 @@ use super::config::{DeliveryConfig, FrontConfig, ReceptionConfig, ReportConfig, 
 use super::counters::ReportCounters;
 use super::domains::split_address;
 use super::record;
-use crate::api::{Command, Report, ReportOutcome, Ticket};
+use crate::api::{Command, Report, ReportKind, ReportOutcome, Ticket};
 use crate::board::Board;
 use crate::message::{Envelope, Message, MessageRef, QueueIndex, Recipient};
 
@@ -150,7 +150,14 @@ impl Reports {
         }
         let dsn = compose(&self.origin(queue, id), report);
         let mail = self.mail(&dsn, &report.message.envelope);
-        if self.board.reserve(target, mail.counted_bytes()).is_err() {
+        // With it the message goes, so it makes more room than it takes.
+        let is_last = report.kind == ReportKind::Final
+            && !report.state.has_open(report.message.envelope.recipients.len());
+        let reserved = match is_last {
+            true => self.board.reserve_last(target, mail.counted_bytes()),
+            false => self.board.reserve(target, mail.counted_bytes()),
+        };
+        if reserved.is_err() {
             return self.postpone_for(origin, target);
         }
         if std::mem::take(&mut self.queues[place(target)].is_short) {

@@ -70,10 +70,13 @@ fn a_report_that_is_refused_or_has_no_room_is_postponed() {
     world.board.set_accepting(Q1, true);
     world.shard.queue(Q1).mode = Mode::Refuse;
     hand_out(&mut world, "s@b.example");
-    let left = usize::try_from(world.board.left(Q1).1).unwrap();
-    world.board.reserve(Q1, left - 1000).unwrap();
-    hand_out(&mut world, "s@b.example");
-    world.board.release(Q1, left - 1000);
+    let left = fill(&mut world, Q1);
+    let open = vec![Recipient::new("r@a.example"), Recipient::new("open@a.example")];
+    let envelope = Envelope::new("s@b.example", open);
+    let message = Arc::new(Message { envelope, content: Bytes::new() });
+    world.shard.report(Q0, ORIGINAL, Report { message, ..report("s@b.example") });
+    world.run_for(Duration::from_millis(1));
+    world.board.release(Q1, left);
     assert_eq!(outcomes(&mut world), [(ORIGINAL, ReportOutcome::Postponed); 3]);
     assert_eq!(world.front.counters().reports.postponed, 3);
     world.shard.queue(Q1).mode = Mode::Commit;
@@ -81,6 +84,32 @@ fn a_report_that_is_refused_or_has_no_room_is_postponed() {
     assert_eq!(outcomes(&mut world).last(), Some(&(ORIGINAL, DONE)));
     world.run_until("its delivery", |world| world.shard.queues[1].settled.len() == 1);
     world.assert_board_is_whole();
+}
+
+/// Takes all room of a queue but some for one small message; returns the size of what took it.
+fn fill(world: &mut World<SimTransport>, queue: QueueIndex) -> usize {
+    let size = usize::try_from(world.board.left(queue).1).unwrap() - 1000;
+    world.board.reserve(queue, size).unwrap();
+    size
+}
+
+#[test]
+fn the_last_report_of_a_message_finds_room_in_a_full_queue() {
+    let mut world = world();
+    let size = fill(&mut world, Q1);
+    hand_out(&mut world, "s@b.example");
+    assert_eq!(outcomes(&mut world), [(ORIGINAL, DONE)]);
+    world.run_until("its delivery", |world| world.shard.queues[1].settled.len() == 1);
+    world.board.release(Q1, size);
+    world.assert_board_is_whole();
+}
+
+#[test]
+fn reports_are_taken_although_receipt_is_suspended() {
+    let mut world = world();
+    world.board.set_suspended(Q1, true);
+    hand_out(&mut world, "s@b.example");
+    assert_eq!(outcomes(&mut world), [(ORIGINAL, DONE)]);
 }
 
 #[test]
