@@ -5,7 +5,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 SECTIONS=(install format scripts rules lint docs tests no-c examples demo clients mtas kill-gateway
-    kill-kvs drivers backlog next-hop stop reload crowd large)
+    kill-kvs drivers backlog next-hop age stop reload crowd large)
 
 usage() {
     cat <<END
@@ -30,6 +30,7 @@ Runs all checks, or the sections named:
   drivers       several workers, merged and split, at the gateway and at the KVS
   backlog       mail piles up, the gateway is killed, then a next hop appears
   next-hop      a next hop that defers, refuses, hangs up, says nothing or nonsense, in any phase
+  age           mail is warned about, given up and kept in strict order, and the gateway killed amid that
   stop          stops, lost servers, lost copies, and starts that must fail
   reload        the configuration changes under load; what is wrong is refused
   crowd         good mail beside thousands of sessions that do nothing, or a byte a second
