@@ -59,6 +59,6 @@ fn those_thrown_out_come_back_and_say_why() {
         assert!(counts.connections >= 40 + counts.closed_421 + counts.refused);
         counts.closed_421 > 0 && counts.refused > 0 && counts.closed_silently > 0
     };
-    let mut crowds = (0..CROWDS_MAX).map(|seed| run(faults.clone(), seed, all_are_in));
+    let mut crowds = (0..CROWDS_MAX).map(|seed| run(faults, seed, all_are_in));
     assert!(crowds.any(|counts| was_thrown_out_by_all_means(&counts)), "{CROWDS_MAX} crowds");
 }
