@@ -20,6 +20,7 @@ use crate::replication::cohort::{
     Cohort, CohortCounters, CohortEvent, LOG_HIGH, Policy, Unit, UnitSettings,
 };
 use crate::replication::record::{RegisterAnswer, RegisterCall};
+use crate::replication::request::Outlets;
 
 /// Members of each cohort: two backups for each queue.
 pub const BACKUPS: usize = 2;
@@ -209,7 +210,7 @@ impl<T: Transport> Shard<T> {
     /// The register's answer to an errand.
     pub fn handle_register(&mut self, now: Instant, cohort: usize, answer: RegisterAnswer) {
         let team = &mut self.state.cohorts[cohort];
-        let mut outlets = outlets(self.links.links_mut(), team.members);
+        let mut outlets = MemberLinks { links: self.links.links_mut(), members: team.members };
         team.cohort.handle_register(now, answer, &mut outlets);
     }
 
@@ -223,7 +224,7 @@ impl<T: Transport> Shard<T> {
     pub fn advance(&mut self, now: Instant, unix_ms: u64) {
         let Shard { links, state } = self;
         for team in &mut state.cohorts {
-            let mut outlets = outlets(links.links_mut(), team.members);
+            let mut outlets = MemberLinks { links: links.links_mut(), members: team.members };
             team.cohort.maintain(now, &mut outlets, &state.board);
         }
         state.take_events();
@@ -308,7 +309,7 @@ impl State {
         match event {
             LinkEvent::Up(link, incarnation) => {
                 self.for_members(link, |team, member, _| {
-                    let mut outlets = outlets(links, team.members);
+                    let mut outlets = MemberLinks { links: links, members: team.members };
                     team.cohort.handle_link_up(now, member, incarnation, &mut outlets);
                 });
             }
@@ -324,7 +325,7 @@ impl State {
                 };
                 let team = &mut self.cohorts[home.cohort];
                 let Some(member) = team.members.iter().position(|it| *it == link) else { return };
-                let mut outlets = outlets(links, team.members);
+                let mut outlets = MemberLinks { links: links, members: team.members };
                 let board = &self.board;
                 team.cohort.handle_reply(now, member, home.place, reply, &mut outlets, board);
             }
@@ -557,8 +558,18 @@ impl State {
     }
 }
 
-fn outlets(links: &mut [Link], members: [usize; BACKUPS]) -> [&mut Link; BACKUPS] {
-    links.get_disjoint_mut(members).expect("a cohort's members are different servers")
+/// The links of a cohort's members.
+struct MemberLinks<'l> {
+    links: &'l mut [Link],
+    members: [usize; BACKUPS],
+}
+
+impl Outlets for MemberLinks<'_> {
+    type Outlet = Link;
+
+    fn of(&mut self, member: usize) -> &mut Link {
+        &mut self.links[self.members[member]]
+    }
 }
 
 fn report_of(due: DueReport, retry: &RetryPolicy) -> Report {

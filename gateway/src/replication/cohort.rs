@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 
 use super::copy::Progress;
 use super::record::{Record, RecordedMember, RegisterAnswer, RegisterCall};
-use super::request::{Outlet, Reply};
+use super::request::{Outlet, Outlets, Reply};
 use crate::api::Ticket;
 use crate::board::Board;
 use crate::message::QueueIndex;
@@ -267,12 +267,12 @@ impl Cohort {
         now: Instant,
         member: usize,
         incarnation: Incarnation,
-        outlets: &mut [impl Outlet],
+        outlets: &mut impl Outlets,
     ) {
         self.members[member].up = Some(incarnation);
         self.refresh = true;
         match self.phase {
-            Phase::Gathering { .. } => self.seal(member, &mut outlets[member]),
+            Phase::Gathering { .. } => self.seal(member, outlets.of(member)),
             Phase::Serving | Phase::Claiming => self.welcome(now, member, incarnation, outlets),
             Phase::Reading | Phase::Announcing | Phase::Stopped => {}
         }
@@ -306,12 +306,12 @@ impl Cohort {
         member: usize,
         place: usize,
         reply: Reply,
-        outlets: &mut [impl Outlet],
+        outlets: &mut impl Outlets,
         board: &Board,
     ) {
         let context = self.units[place].context(self.epoch);
         let unit = &mut self.units[place];
-        let outlet = &mut outlets[member];
+        let outlet = outlets.of(member);
         match unit.copies[member].handle_answer(reply.answer, &context, outlet, &unit.queue) {
             Progress::None => self.touch(place),
             Progress::Stands(_) => self.handle_stands(now, member, place),
@@ -333,7 +333,7 @@ impl Cohort {
         &mut self,
         now: Instant,
         answer: RegisterAnswer,
-        outlets: &mut [impl Outlet],
+        outlets: &mut impl Outlets,
     ) {
         let RegisterState::Waiting(call) =
             std::mem::replace(&mut self.register, RegisterState::Idle)
@@ -361,7 +361,7 @@ impl Cohort {
     }
 
     /// Deadlines, and whatever has become possible. Once a turn.
-    pub fn maintain(&mut self, now: Instant, outlets: &mut [impl Outlet], board: &Board) {
+    pub fn maintain(&mut self, now: Instant, outlets: &mut impl Outlets, board: &Board) {
         self.maintain_register(now);
         match self.phase {
             Phase::Gathering { .. } => self.maintain_gathering(now),
@@ -438,13 +438,13 @@ impl Cohort {
         now: Instant,
         member: usize,
         incarnation: Incarnation,
-        outlets: &mut [impl Outlet],
+        outlets: &mut impl Outlets,
     ) {
         match self.members[member].role {
             Role::InSet(recorded) if recorded == incarnation => {
                 for unit in &mut self.units {
                     let context = unit.context(self.epoch);
-                    unit.attach_or_create(member, &context, &mut outlets[member]);
+                    unit.attach_or_create(member, &context, outlets.of(member));
                 }
             }
             Role::InSet(_) => {
@@ -588,14 +588,14 @@ impl Cohort {
     }
 
     /// Those that were away too long are given up, those that came are filled.
-    fn maintain_members(&mut self, now: Instant, outlets: &mut [impl Outlet]) {
-        for (member, outlet) in outlets.iter_mut().enumerate() {
+    fn maintain_members(&mut self, now: Instant, outlets: &mut impl Outlets) {
+        for member in 0..self.members.len() {
             match self.members[member].role {
                 Role::InSet(_) if self.is_overdue(now, member) => {
                     self.expel(member, "the server has been away for too long");
                 }
                 Role::Out { not_before } if now >= not_before => {
-                    self.begin_to_fill(member, outlet);
+                    self.begin_to_fill(member, outlets.of(member));
                 }
                 _ => {}
             }
@@ -641,7 +641,7 @@ impl Cohort {
 
     /// Lets each copy send what it lacks. A unit whose copies could not send everything stays in
     /// line, behind the others.
-    fn pump(&mut self, now: Instant, outlets: &mut [impl Outlet], board: &Board) {
+    fn pump(&mut self, now: Instant, outlets: &mut impl Outlets, board: &Board) {
         for _ in 0..self.dirty.len() {
             let Some(place) = self.dirty.pop_front() else { break };
             self.units[place].dirty = false;
@@ -726,7 +726,7 @@ impl Cohort {
     }
 
     /// The record is as we wanted it: act on it.
-    fn handle_recorded(&mut self, now: Instant, outlets: &mut [impl Outlet]) {
+    fn handle_recorded(&mut self, now: Instant, outlets: &mut impl Outlets) {
         let record = self.record.clone().expect("it was just written");
         match self.phase {
             Phase::Announcing => return self.begin_to_gather(outlets),

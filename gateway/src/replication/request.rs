@@ -197,3 +197,28 @@ impl<O: Outlet> Outlet for &mut O {
         (**self).send(request);
     }
 }
+
+/// The outlets to the servers of a cohort, one for each member.
+pub trait Outlets {
+    /// Each of them.
+    type Outlet: Outlet;
+
+    /// The one to that member.
+    fn of(&mut self, member: usize) -> &mut Self::Outlet;
+}
+
+impl<O: Outlet> Outlets for [O] {
+    type Outlet = O;
+
+    fn of(&mut self, member: usize) -> &mut O {
+        &mut self[member]
+    }
+}
+
+impl<O: Outlet, const MEMBERS: usize> Outlets for [O; MEMBERS] {
+    type Outlet = O;
+
+    fn of(&mut self, member: usize) -> &mut O {
+        &mut self[member]
+    }
+}

@@ -1,7 +1,7 @@
 //! A cohort's way into service: announce, seal, claim, fetch, settle.
 
 use super::super::record::{Record, RecordedMember, RegisterCall};
-use super::super::request::{Answer, Outlet};
+use super::super::request::{Answer, Outlet, Outlets};
 use super::unit::Service;
 use super::{
     Cohort, FETCHES_MAX, Instant, Phase, RETRY_DELAY, RegisterState, Role, error, info, warn,
@@ -33,10 +33,10 @@ impl Cohort {
     }
 
     /// The epoch is ours: the copies are sealed with it.
-    pub(super) fn begin_to_gather(&mut self, outlets: &mut [impl Outlet]) {
+    pub(super) fn begin_to_gather(&mut self, outlets: &mut impl Outlets) {
         self.phase = Phase::Gathering { since: None };
-        for (member, outlet) in outlets.iter_mut().enumerate() {
-            self.seal(member, outlet);
+        for member in 0..self.members.len() {
+            self.seal(member, outlets.of(member));
         }
     }
 
@@ -133,7 +133,7 @@ impl Cohort {
     }
 
     /// The queues are ours.
-    pub(super) fn begin_to_serve(&mut self, record: &Record, outlets: &mut [impl Outlet]) {
+    pub(super) fn begin_to_serve(&mut self, record: &Record, outlets: &mut impl Outlets) {
         self.phase = Phase::Serving;
         self.refresh = true;
         let epoch = self.epoch;
@@ -161,7 +161,7 @@ impl Cohort {
             for member in &members {
                 if self.members[*member].up.is_some() {
                     let context = unit.context(epoch);
-                    unit.attach_or_create(*member, &context, &mut outlets[*member]);
+                    unit.attach_or_create(*member, &context, outlets.of(*member));
                 }
             }
             for member in (0..unit.copies.len()).filter(|member| !members.contains(member)) {
@@ -251,7 +251,7 @@ impl Cohort {
     }
 
     /// Begins to read queues, and opens those that are settled.
-    pub(super) fn maintain_recovery(&mut self, outlets: &mut [impl Outlet], board: &Board) {
+    pub(super) fn maintain_recovery(&mut self, outlets: &mut impl Outlets, board: &Board) {
         if self.units.iter().all(super::Unit::is_open) {
             return;
         }
@@ -300,7 +300,7 @@ impl Cohort {
         }
     }
 
-    fn begin_to_fetch(&mut self, place: usize, members: &[usize], outlets: &mut [impl Outlet]) {
+    fn begin_to_fetch(&mut self, place: usize, members: &[usize], outlets: &mut impl Outlets) {
         let unit = &mut self.units[place];
         let standings =
             members.iter().map(|member| Some((*member, *unit.copies[*member].standing()?)));
@@ -316,7 +316,7 @@ impl Cohort {
         }
         self.fetching += 1;
         let context = unit.context(self.epoch);
-        unit.copies[source].fetch(&context, MessageId(0), &mut outlets[source]);
+        unit.copies[source].fetch(&context, MessageId(0), outlets.of(source));
         unit.service = Service::Fetching { source, standing, after: MessageId(0) };
     }
 
@@ -325,7 +325,7 @@ impl Cohort {
         place: usize,
         source: usize,
         members: &[usize],
-        outlets: &mut [impl Outlet],
+        outlets: &mut impl Outlets,
     ) {
         let unit = &mut self.units[place];
         if members.iter().all(|member| unit.copies[*member].is_following()) {
@@ -344,7 +344,7 @@ impl Cohort {
             unit.wants_operations = false;
             let context = unit.context(self.epoch);
             unit.operations.clear();
-            unit.copies[source].fetch_operations(&context, behind, &mut outlets[source]);
+            unit.copies[source].fetch_operations(&context, behind, outlets.of(source));
         }
     }
 
@@ -355,7 +355,7 @@ impl Cohort {
         member: usize,
         place: usize,
         answer: Answer,
-        outlets: &mut [impl Outlet],
+        outlets: &mut impl Outlets,
         board: &Board,
     ) {
         match (self.units[place].service, answer) {
@@ -386,7 +386,7 @@ impl Cohort {
                 } else {
                     let unit = &self.units[place];
                     let context = unit.context(self.epoch);
-                    unit.copies[source].fetch(&context, after, &mut outlets[source]);
+                    unit.copies[source].fetch(&context, after, outlets.of(source));
                 }
             }
             (Service::Settling { .. }, Answer::Operations { operations, head }) => {
@@ -400,7 +400,7 @@ impl Cohort {
                     Some(last) if last.transaction < head => {
                         let context = unit.context(self.epoch);
                         let after = last.transaction;
-                        unit.copies[member].fetch_operations(&context, after, &mut outlets[member]);
+                        unit.copies[member].fetch_operations(&context, after, outlets.of(member));
                     }
                     _ => {
                         let operations = std::mem::take(&mut unit.operations);

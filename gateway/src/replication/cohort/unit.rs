@@ -6,7 +6,7 @@ use kvs_proto::{Epoch, MessageId, Transaction};
 
 use super::super::copy::{Copy, QueueContext};
 use super::super::record::Record;
-use super::super::request::{Operation, Outlet, Standing};
+use super::super::request::{Operation, Outlet, Outlets, Standing};
 use crate::board::Board;
 use crate::message::QueueIndex;
 use crate::queue::MailQueue;
@@ -196,7 +196,7 @@ impl Unit {
 
     /// Lets each copy send what it lacks; returns whether one wants to go on when its link has
     /// room again.
-    pub(super) fn pump(&mut self, epoch: Epoch, outlets: &mut [impl Outlet]) -> bool {
+    pub(super) fn pump(&mut self, epoch: Epoch, outlets: &mut impl Outlets) -> bool {
         if !self.copies.iter().any(|copy| copy.has_more(&self.queue)) {
             return false;
         }
@@ -204,7 +204,8 @@ impl Unit {
         let answered = self.copies.iter().filter_map(Copy::acknowledged).min();
         let floor = answered.map_or(Transaction(1), Transaction::next);
         let mut more = false;
-        for (copy, outlet) in self.copies.iter_mut().zip(outlets) {
+        for (member, copy) in self.copies.iter_mut().enumerate() {
+            let outlet = outlets.of(member);
             copy.pump(&context, &self.queue, floor, outlet);
             more |= copy.has_more(&self.queue) && !outlet.has_room();
         }
