@@ -8,6 +8,7 @@
 //! the record before anything goes on without it; a server that comes (back) is filled and then
 //! taken in.
 
+mod members;
 mod recovery;
 #[cfg(test)]
 mod tests;
@@ -21,12 +22,13 @@ use tcpstack::Instant;
 use tracing::{error, info, warn};
 
 use super::copy::Progress;
-use super::record::{Record, RecordedMember, RegisterAnswer, RegisterCall};
-use super::request::{Outlet, Outlets, Reply};
+use super::record::{Record, RegisterAnswer, RegisterCall};
+use super::request::{Outlets, Reply};
 use crate::api::Ticket;
 use crate::board::Board;
 use crate::message::QueueIndex;
 
+use members::{Member, Role};
 use unit::Service;
 pub use unit::{Unit, UnitSettings};
 
@@ -116,29 +118,6 @@ pub struct Cohort {
     refresh: bool,
     events: VecDeque<CohortEvent>,
     counters: CohortCounters,
-}
-
-#[derive(Debug)]
-struct Member {
-    server: String,
-    /// The life of the server at the other end of the link, if it is up.
-    up: Option<Incarnation>,
-    down_since: Instant,
-    role: Role,
-    /// Fills that failed since it last counted.
-    failures: u32,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Role {
-    /// Recorded with this life: its answer counts.
-    InSet(Incarnation),
-    /// Recorded, but must go: nothing counts until the record is changed.
-    Expelled,
-    /// Not recorded, and not being filled before that time.
-    Out { not_before: Instant },
-    /// Being filled.
-    Joining,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -432,43 +411,6 @@ impl Cohort {
         self.events.push_back(CohortEvent::Fatal(format!("cohort {}: {why}", self.key)));
     }
 
-    /// A member is there while we serve: it resumes, or begins to join.
-    fn welcome(
-        &mut self,
-        now: Instant,
-        member: usize,
-        incarnation: Incarnation,
-        outlets: &mut impl Outlets,
-    ) {
-        match self.members[member].role {
-            Role::InSet(recorded) if recorded == incarnation => {
-                for unit in &mut self.units {
-                    let context = unit.context(self.epoch);
-                    unit.attach_or_create(member, &context, outlets.of(member));
-                }
-            }
-            Role::InSet(_) => {
-                self.expel(member, "the server has restarted and lost what it had");
-            }
-            Role::Expelled => {}
-            Role::Out { .. } | Role::Joining => {
-                self.members[member].role = Role::Out { not_before: now };
-            }
-        }
-    }
-
-    /// Its copies count no more. The record says so before anything goes on.
-    fn expel(&mut self, member: usize, why: &str) {
-        let it = &mut self.members[member];
-        warn!(cohort = %self.key, server = %it.server, why, "the server's copies are isolated");
-        it.role = Role::Expelled;
-        self.refresh = true;
-        self.counters.isolations += 1;
-        for unit in &mut self.units {
-            unit.copies[member].forget();
-        }
-    }
-
     fn handle_advanced(&mut self, place: usize) {
         self.touch(place);
         self.commit(place);
@@ -502,12 +444,6 @@ impl Cohort {
         if members.len() < 2 {
             self.counters.committed_degraded += committed;
         }
-    }
-
-    /// Whether all copies of a joining member follow.
-    fn has_joined(&self, member: usize) -> bool {
-        self.members[member].role == Role::Joining
-            && self.units.iter().all(|unit| unit.copies[member].is_following())
     }
 
     /// Forgets the log as far as every copy that is being kept up has it. The memory of deleted
@@ -587,58 +523,6 @@ impl Cohort {
         self.handle_advanced(place);
     }
 
-    /// Those that were away too long are given up, those that came are filled.
-    fn maintain_members(&mut self, now: Instant, outlets: &mut impl Outlets) {
-        for member in 0..self.members.len() {
-            match self.members[member].role {
-                Role::InSet(_) if self.is_overdue(now, member) => {
-                    self.expel(member, "the server has been away for too long");
-                }
-                Role::Out { not_before } if now >= not_before => {
-                    self.begin_to_fill(member, outlets.of(member));
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// Whether the rest must go on without that member of the set.
-    fn is_overdue(&self, now: Instant, member: usize) -> bool {
-        let it = &self.members[member];
-        if it.up.is_some() {
-            return false;
-        }
-        let away = now.saturating_since(it.down_since);
-        let others_up =
-            self.in_set().filter(|other| *other != member && self.members[*other].up.is_some());
-        let others = others_up.count();
-        let recovering = self.units.iter().any(|unit| !unit.is_open());
-        others > 0
-            && ((others >= self.policy.min_sync && away >= self.policy.isolate_after)
-                || (recovering && away >= self.policy.recovery_wait))
-    }
-
-    fn begin_to_fill(&mut self, member: usize, outlet: &mut impl Outlet) {
-        let nobody_counts = self.in_set().next().is_none();
-        // New queues wait for members that count. Where none does, filled copies are those.
-        let is_ready =
-            |unit: &Unit| unit.is_open() || (nobody_counts && unit.service == Service::Creating);
-        let recovering = !self.units.iter().all(is_ready);
-        let it = &mut self.members[member];
-        // Nothing is emptied that the record may name.
-        if it.up.is_none() || recovering || is_asked_for(&self.register, &it.server) {
-            return;
-        }
-        info!(cohort = %self.key, server = %it.server, "filling the server's copies");
-        it.role = Role::Joining;
-        for place in 0..self.units.len() {
-            let unit = &mut self.units[place];
-            let context = unit.context(self.epoch);
-            unit.copies[member].refill(&context, outlet);
-            self.touch(place);
-        }
-    }
-
     /// Lets each copy send what it lacks. A unit whose copies could not send everything stays in
     /// line, behind the others.
     fn pump(&mut self, now: Instant, outlets: &mut impl Outlets, board: &Board) {
@@ -709,20 +593,6 @@ impl Cohort {
             }
         }
         wanted
-    }
-
-    fn wanted_member(&self, member: &Member) -> Option<RecordedMember> {
-        let place = self.members.iter().position(|it| it.server == member.server)?;
-        let has_all = |unit: &Unit| unit.copies[place].acknowledged() >= Some(unit.committed);
-        let incarnation = match member.role {
-            Role::InSet(incarnation) => incarnation,
-            // Not while it lacks what was committed before it counted.
-            Role::Joining if self.has_joined(place) && self.units.iter().all(has_all) => {
-                member.up?
-            }
-            _ => return None,
-        };
-        Some(RecordedMember { server: member.server.clone(), incarnation })
     }
 
     /// The record is as we wanted it: act on it.
