@@ -17,13 +17,11 @@ use crate::link::{Link, LinkEvent, LinkSettings, Links};
 use crate::message::{DeliveryState, MessageRef, QueueIndex};
 use crate::queue::{DueReport, Expired, MailQueue, PolledReport, QueuePolicy, RetryPolicy};
 use crate::replication::cohort::{
-    Cohort, CohortCounters, CohortEvent, LOG_HIGH, Policy, Unit, UnitSettings,
+    Cohort, CohortCounters, CohortEvent, LOG_HIGH, MemberSettings, Policy, Unit, UnitSettings,
 };
+use crate::replication::placement::Placement;
 use crate::replication::record::{RegisterAnswer, RegisterCall};
 use crate::replication::request::Outlets;
-
-/// Members of each cohort: two backups for each queue.
-pub const BACKUPS: usize = 2;
 
 /// What a shard is made of.
 #[derive(Debug)]
@@ -45,8 +43,10 @@ pub struct ShardSettings {
 pub struct CohortSettings {
     /// The register's key of its record.
     pub key: String,
-    /// Its members: places in the shard's links.
-    pub members: [usize; BACKUPS],
+    /// The servers that may back it up, in order of preference: places in the shard's links.
+    pub members: Vec<usize>,
+    /// Where each of them stands.
+    pub placements: Vec<Placement>,
     /// Its queues.
     pub queues: Vec<(UnitSettings, QueuePolicy)>,
 }
@@ -122,7 +122,8 @@ struct State {
 #[derive(Debug)]
 struct Team {
     cohort: Cohort,
-    members: [usize; BACKUPS],
+    /// Places of its members' links.
+    members: Vec<usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -147,7 +148,10 @@ impl<T: Transport> Shard<T> {
                 let home = Home { cohort, place, policy, window: 0, armed_unix_ms };
                 homes[unit.queue.0 as usize] = Some(home);
             }
-            let servers = team.members.map(|link| settings.links[link].server.clone()).to_vec();
+            let servers = team.members.iter().zip(team.placements).map(|(link, placement)| {
+                MemberSettings { server: settings.links[*link].server.clone(), placement }
+            });
+            let servers = servers.collect();
             let units = team.queues.into_iter().map(|(unit, _)| unit).collect();
             let cohort = Cohort::new(team.key, settings.policy.clone(), servers, units);
             cohorts.push(Team { cohort, members: team.members });
@@ -210,7 +214,7 @@ impl<T: Transport> Shard<T> {
     /// The register's answer to an errand.
     pub fn handle_register(&mut self, now: Instant, cohort: usize, answer: RegisterAnswer) {
         let team = &mut self.state.cohorts[cohort];
-        let mut outlets = MemberLinks { links: self.links.links_mut(), members: team.members };
+        let mut outlets = MemberLinks { links: self.links.links_mut(), members: &team.members };
         team.cohort.handle_register(now, answer, &mut outlets);
     }
 
@@ -224,7 +228,7 @@ impl<T: Transport> Shard<T> {
     pub fn advance(&mut self, now: Instant, unix_ms: u64) {
         let Shard { links, state } = self;
         for team in &mut state.cohorts {
-            let mut outlets = MemberLinks { links: links.links_mut(), members: team.members };
+            let mut outlets = MemberLinks { links: links.links_mut(), members: &team.members };
             team.cohort.maintain(now, &mut outlets, &state.board);
         }
         state.take_events();
@@ -309,7 +313,7 @@ impl State {
         match event {
             LinkEvent::Up(link, incarnation) => {
                 self.for_members(link, |team, member, _| {
-                    let mut outlets = MemberLinks { links: links, members: team.members };
+                    let mut outlets = MemberLinks { links, members: &team.members };
                     team.cohort.handle_link_up(now, member, incarnation, &mut outlets);
                 });
             }
@@ -325,7 +329,7 @@ impl State {
                 };
                 let team = &mut self.cohorts[home.cohort];
                 let Some(member) = team.members.iter().position(|it| *it == link) else { return };
-                let mut outlets = MemberLinks { links: links, members: team.members };
+                let mut outlets = MemberLinks { links, members: &team.members };
                 let board = &self.board;
                 team.cohort.handle_reply(now, member, home.place, reply, &mut outlets, board);
             }
@@ -561,7 +565,7 @@ impl State {
 /// The links of a cohort's members.
 struct MemberLinks<'l> {
     links: &'l mut [Link],
-    members: [usize; BACKUPS],
+    members: &'l [usize],
 }
 
 impl Outlets for MemberLinks<'_> {

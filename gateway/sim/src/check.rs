@@ -4,9 +4,10 @@ use std::fmt;
 
 use gateway::message::QueueIndex;
 use gateway::queue::MailQueue;
+use gateway::replication::cohort::BACKUPS;
 use kvs_proto::{ChainHash, ContentDigest, Epoch, Transaction};
 
-use crate::scenario::{SERVERS, server_name};
+use crate::scenario::server_name;
 use crate::world::{Server, World};
 
 /// A copy of a queue at a server, in numbers.
@@ -83,15 +84,17 @@ pub fn compare_copies(one: &CopyNumbers, other: &CopyNumbers) -> Result<(), Diff
 pub fn check_always(world: &World) -> Result<(), Difference> {
     for (index, name) in queues(world) {
         let mut counting = Vec::new();
-        for place in 0..SERVERS.len() {
+        for place in 0..world.scenario().servers {
             if is_recorded(world, place, &name)
                 && let Some(copy) = world.server(place).and_then(|it| copy_at(it, &name))
             {
                 counting.push(copy);
             }
         }
-        if let [one, other] = &counting[..] {
-            compare_copies(one, other).map_err(|it| it.of(&name))?;
+        for (place, one) in counting.iter().enumerate() {
+            for other in &counting[..place] {
+                compare_copies(one, other).map_err(|it| it.of(&name))?;
+            }
         }
         let Some(gateway) = world.gateway() else { continue };
         let unit = gateway.unit(index);
@@ -105,7 +108,7 @@ pub fn check_always(world: &World) -> Result<(), Difference> {
 }
 
 /// What must hold when all mail is delivered and nothing goes wrong any more: queues and copies are
-/// empty and equal, both servers' copies count, and budgets are whole.
+/// empty and equal, the copies of two servers count and no other has any, and budgets are whole.
 ///
 /// # Errors
 /// What does not (yet).
@@ -126,10 +129,15 @@ pub fn check_settled(world: &World) -> Result<(), Difference> {
                 "{name} has {messages} messages and {changes} unanswered changes, open: {open}"
             )));
         }
-        for place in 0..SERVERS.len() {
-            if !is_recorded(world, place, &name) {
-                return Err(Difference(format!("the copy of {name} at kvs{place} does not count")));
-            }
+        let servers = 0..world.scenario().servers;
+        let (recorded, spare) = servers.partition::<Vec<_>, _>(|it| is_recorded(world, *it, &name));
+        if recorded.len() != BACKUPS {
+            return Err(Difference(format!("the copies of {name} at {recorded:?} count")));
+        }
+        if let Some(place) = spare.into_iter().find(|it| has_copy(world, *it, &name)) {
+            return Err(Difference(format!("kvs{place} has a copy of {name} that does not count")));
+        }
+        for place in recorded {
             let server = world.server(place).expect("recorded in this life");
             let copy = copy_at(server, &name);
             if copy.is_none_or(|it| it.transaction != unit.queue.log().head() || it.messages > 0) {
@@ -186,6 +194,10 @@ fn is_recorded(world: &World, place: usize, queue: &str) -> bool {
 fn epoch(world: &World, queue: &str) -> Option<Epoch> {
     let mut records = world.register().records().map(|(_, record)| record);
     records.find(|record| record.queues.iter().any(|it| it == queue)).map(|record| record.epoch)
+}
+
+fn has_copy(world: &World, place: usize, queue: &str) -> bool {
+    world.server(place).is_some_and(|server| copy_at(server, queue).is_some())
 }
 
 fn copy_at(server: &Server, queue: &str) -> Option<CopyNumbers> {

@@ -1,4 +1,4 @@
-//! The whole system on one thread, in virtual time: clients, a gateway, two backup queue servers, a
+//! The whole system on one thread, in virtual time: clients, a gateway, two or three backup queue servers, a
 //! next hop, and the network between them, with faults. One seed decides everything, so that a run
 //! can be repeated bit for bit.
 //!

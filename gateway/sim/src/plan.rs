@@ -1,7 +1,7 @@
 //! What goes wrong, and when: drawn from the seed before the run.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use loadgen::sink::{Fault as SinkFault, Faults as SinkFaults, Phase};
 use tcpstack::{Instant, SimPath};
 
 use crate::sabotage::Sabotage;
-use crate::scenario::{FaultLevel, GATEWAY_SMTP, Options, SERVERS, SINK, sender_host};
+use crate::scenario::{FaultLevel, GATEWAY_SMTP, Options, SERVERS, SINK, Scenario, sender_host};
 
 /// One thing that happens to the world.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -119,8 +119,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Draws the faults of a run whose load lasts from `begin` for `load_time`.
-    pub fn draw(options: &Options, begin: Instant, load_time: Duration, rng: &mut Rng) -> Plan {
+    /// Draws the faults of a run that begins then.
+    pub fn draw(options: &Options, begin: Instant, scenario: &Scenario, rng: &mut Rng) -> Plan {
+        let Scenario { load_time, servers, .. } = *scenario;
         let mut plan = Plan { end: begin + load_time, ..Plan::default() };
         if options.faults == FaultLevel::None {
             return plan;
@@ -131,7 +132,7 @@ impl Plan {
         };
         let crash = gateway_crash(rng);
         plan.add(within(rng, 15, 45), crash);
-        let crash = server_crash(options, rng);
+        let crash = server_crash(options, servers, rng);
         plan.add(within(rng, 20, 70), crash);
         if options.faults == FaultLevel::All {
             for _ in 0..rng.u32(0..=2) {
@@ -139,17 +140,17 @@ impl Plan {
                 plan.add(within(rng, 10, 95), crash);
             }
             for _ in 0..rng.u32(0..=2) {
-                let crash = server_crash(options, rng);
+                let crash = server_crash(options, servers, rng);
                 plan.add(within(rng, 10, 95), crash);
             }
             if rng.bool() {
-                plan.add_double_crash(within(rng, 10, 90), options, rng);
+                plan.add_double_crash(within(rng, 10, 90), options, servers, rng);
             }
             if rng.bool() {
-                plan.add_ambush(within(rng, 10, 80), rng);
+                plan.add_ambush(within(rng, 10, 80), servers, rng);
             }
             for _ in 0..rng.u32(2..=12) {
-                let fault = network_fault(rng);
+                let fault = network_fault(servers, rng);
                 plan.add(within(rng, 5, 95), fault);
             }
             plan.sink = sink_faults(rng);
@@ -178,10 +179,10 @@ impl Plan {
 
     /// One server hears late of what is stored; meanwhile the gateway and the other server die
     /// together. What was promised must be at the late one.
-    fn add_double_crash(&mut self, at: Instant, options: &Options, rng: &mut Rng) {
-        let crash = server_crash(options, rng);
+    fn add_double_crash(&mut self, at: Instant, options: &Options, servers: usize, rng: &mut Rng) {
+        let crash = server_crash(options, servers, rng);
         let Fault::ServerCrash { server, .. } = crash else { unreachable!("that is what it is") };
-        let (from, to) = (GATEWAY_SMTP.ip(), SERVERS[1 - server].ip());
+        let (from, to) = (GATEWAY_SMTP.ip(), SERVERS[(server + 1) % servers].ip());
         let delay = Duration::from_millis(rng.u64(50..=300));
         let path = SimPath { delay, jitter: Duration::from_millis(1) };
         self.add(at, Fault::Slow { from, to, path, lasts: Duration::from_secs(2) });
@@ -191,8 +192,8 @@ impl Plan {
     }
 
     /// One server is out of reach until it is given up, and just then the others die.
-    fn add_ambush(&mut self, at: Instant, rng: &mut Rng) {
-        let (from, to) = (GATEWAY_SMTP.ip(), SERVERS[rng.usize(..SERVERS.len())].ip());
+    fn add_ambush(&mut self, at: Instant, servers: usize, rng: &mut Rng) {
+        let (from, to) = (GATEWAY_SMTP.ip(), SERVERS[rng.usize(..servers)].ip());
         let lasts = Duration::from_secs(3);
         self.add(at, Fault::Ambush);
         self.add(at, Fault::Partition { from, to, both_ways: true, lasts });
@@ -232,17 +233,18 @@ fn gateway_crash(rng: &mut Rng) -> Fault {
     Fault::GatewayCrash { how: crash(rng), gone: Duration::from_millis(rng.u64(50..=2000)) }
 }
 
-fn server_crash(options: &Options, rng: &mut Rng) -> Fault {
+fn server_crash(options: &Options, servers: usize, rng: &mut Rng) -> Fault {
     let gone = match options.sabotage {
         Some(Sabotage::KeepServerDown) => Duration::from_secs(1_000_000),
         _ => Duration::from_millis(rng.u64(50..=4000)),
     };
-    Fault::ServerCrash { server: rng.usize(..SERVERS.len()), how: crash(rng), gone }
+    Fault::ServerCrash { server: rng.usize(..servers), how: crash(rng), gone }
 }
 
-fn network_fault(rng: &mut Rng) -> Fault {
+fn network_fault(servers: usize, rng: &mut Rng) -> Fault {
     let gateway = GATEWAY_SMTP.ip();
-    let others = [SERVERS[0].ip(), SERVERS[1].ip(), SINK.ip(), sender_host(0)];
+    let mut others = vec![SERVERS[0].ip(), SERVERS[1].ip(), SINK.ip(), sender_host(0)];
+    others.extend(SERVERS[..servers].iter().skip(2).map(SocketAddr::ip));
     let other = *rng.choice(others.iter()).expect("not empty");
     let (from, to) = if rng.bool() { (gateway, other) } else { (other, gateway) };
     match rng.u8(0..3) {

@@ -7,7 +7,7 @@ use gateway::replication::record::{Record, RegisterAnswer, RegisterCall};
 use gateway::shard::RegisterErrand;
 use tcpstack::Instant;
 
-use crate::scenario::{SERVERS, server_name};
+use crate::scenario::{SERVERS_MAX, server_name};
 
 /// A register as a process sees the embedded one: a call takes a while, and a process that dies
 /// meanwhile leaves it done or not done, never half done and never done later.
@@ -75,7 +75,7 @@ impl SimRegister {
         let present = self.records.get(&errand.key)?;
         let [stays] = &record.members[..] else { return None };
         let dropped = present.members.len() > 1;
-        let place = (0..SERVERS.len()).find(|place| server_name(*place) == stays.server);
+        let place = (0..SERVERS_MAX).find(|place| server_name(*place) == stays.server);
         place.filter(|_| dropped)
     }
 

@@ -56,6 +56,8 @@ pub struct Scenario {
     pub network: SimOptions,
     /// The senders.
     pub senders: Vec<SmtpConfig>,
+    /// How many of [`SERVERS`] there are.
+    pub servers: usize,
     /// How long the senders take to offer their mail.
     pub load_time: Duration,
     /// Mails reach the next hop over one connection for each queue.
@@ -72,7 +74,10 @@ impl Scenario {
         let queues = rng.u32(1..=4);
         let one_connection = options.sabotage.is_some() || rng.bool();
         let mut of_reports = Rng::with_seed(!options.seed);
+        // Sabotage of copies is of a pair.
+        let spare = options.sabotage.is_none() && Rng::with_seed(options.seed ^ SPARES).bool();
         let shape = Shape {
+            servers: if spare { 3 } else { 2 },
             queues,
             connections: if one_connection { 1 } else { rng.u32(2..=4) },
             min_sync: rng.u32(1..=2),
@@ -100,7 +105,17 @@ impl Scenario {
             ..SimOptions::default()
         };
         let turn_cost_max = Duration::from_micros(rng.u64(20..=200));
-        Scenario { settings, network, senders, load_time, one_connection, turn_cost_max, summary }
+        let servers = shape.servers;
+        Scenario {
+            settings,
+            network,
+            senders,
+            servers,
+            load_time,
+            one_connection,
+            turn_cost_max,
+            summary,
+        }
     }
 
     /// Who may connect to the servers.
@@ -113,6 +128,8 @@ impl Scenario {
 /// What of the configuration varies.
 #[derive(Debug)]
 struct Shape {
+    /// Backup queue servers; the third is a spare.
+    servers: usize,
     queues: u32,
     connections: u32,
     min_sync: u32,
@@ -171,7 +188,9 @@ fn share(total: u64, place: u64, count: u64) -> u64 {
 
 fn configuration(shape: &Shape) -> String {
     let Shape { queues, connections, min_sync, split, pipeline, prefetch, .. } = *shape;
-    let Shape { reports_apart, warn_after_ms, expiry_s, .. } = *shape;
+    let Shape { servers, reports_apart, warn_after_ms, expiry_s, .. } = *shape;
+    let names = (0..servers).map(|place| format!("{:?}", server_name(place)));
+    let names = names.collect::<Vec<_>>().join(", ");
     let drivers = match split {
         0 => "drivers = \"merged\"\nworkers = 1".to_owned(),
         links => format!("drivers = \"split\"\nlink_workers = {links}\nsmtp_workers = 1"),
@@ -212,10 +231,10 @@ backoff_max = "2 s"
 
 [[group]]
 name = "pair"
-kvs = ["kvs0", "kvs1"]
+kvs = [{names}]
 "#
     );
-    for (place, address) in SERVERS.iter().enumerate() {
+    for (place, address) in SERVERS.iter().enumerate().take(servers) {
         text.push_str(&format!("\n[[kvs]]\nname = \"kvs{place}\"\naddress = \"{address}\"\n"));
     }
     for queue in 0..queues + u32::from(reports_apart) {
@@ -240,11 +259,18 @@ kvs = ["kvs0", "kvs1"]
     text
 }
 
+/// Makes the draw of spare servers differ from the others of its seed.
+const SPARES: u64 = 0x5eed_5a3e_0000_0001;
+
 /// Where the gateway receives mail.
 pub const GATEWAY_SMTP: SocketAddr = address([10, 0, 0, 1], 25);
 
 /// Where the backup queue servers listen.
-pub const SERVERS: [SocketAddr; 2] = [address([10, 0, 1, 1], 7400), address([10, 0, 1, 2], 7400)];
+pub const SERVERS: [SocketAddr; SERVERS_MAX] =
+    [address([10, 0, 1, 1], 7400), address([10, 0, 1, 2], 7400), address([10, 0, 1, 3], 7400)];
+
+/// Most backup queue servers of a system.
+pub const SERVERS_MAX: usize = 3;
 
 /// Where the next hop listens.
 pub const SINK: SocketAddr = address([10, 0, 2, 1], 25);

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ pub struct World {
     gateway: Option<GatewayHost>,
     /// While the gateway is down.
     saboteur: Option<Saboteur>,
-    servers: [Option<Server>; 2],
+    servers: Vec<Option<Server>>,
     sink: Sink<SimTransport>,
     senders: Vec<SmtpLoad<SimTransport>>,
     ledger: Rc<RefCell<Ledger>>,
@@ -86,7 +87,7 @@ impl World {
         network.advance(BEGIN);
         chronicle.set_now(BEGIN);
         chronicle.note(&scenario.summary);
-        let plan = Plan::draw(options, BEGIN, scenario.load_time, &mut rng);
+        let plan = Plan::draw(options, BEGIN, &scenario, &mut rng);
         let ledger = Rc::new(RefCell::new(Ledger::new(policy(options, &scenario))));
         let config = SinkConfig {
             listen: vec![SINK],
@@ -108,7 +109,7 @@ impl World {
             sink: sink.expect("the sink's address is its own"),
             register: SimRegister::default(),
             gateway: None,
-            servers: [None, None],
+            servers: std::iter::repeat_with(|| None).take(scenario.servers).collect(),
             busy: BTreeMap::new(),
             ambush: false,
             fault_counts: BTreeMap::new(),
@@ -122,7 +123,7 @@ impl World {
             plan,
             chronicle,
         };
-        for server in 0..SERVERS.len() {
+        for server in 0..world.servers.len() {
             world.start_server(server);
         }
         world.start_gateway();
@@ -186,7 +187,7 @@ impl World {
 
     /// A server, if it is up.
     pub fn server(&self, server: usize) -> Option<&Server> {
-        self.servers[server].as_ref()
+        self.servers.get(server)?.as_ref()
     }
 
     /// The register.
@@ -229,7 +230,8 @@ impl World {
         self.chronicle.note("faults end");
         self.network.heal_all();
         let gateway = GATEWAY_SMTP.ip();
-        for other in [SERVERS[0].ip(), SERVERS[1].ip(), SINK.ip(), sender_host(0)] {
+        let servers = SERVERS.iter().take(self.servers.len()).map(SocketAddr::ip);
+        for other in servers.chain([SINK.ip(), sender_host(0)]) {
             self.network.set_path(gateway, other, None);
             self.network.set_path(other, gateway, None);
         }
@@ -248,9 +250,9 @@ impl World {
 
     fn processes(&self) -> impl Iterator<Item = Process> + use<> {
         let workers = self.gateway.as_ref().map_or(0, GatewayHost::worker_count);
-        let servers = self.servers.each_ref().map(Option::is_some);
         let gateway = (0..workers).map(Process::Gateway);
-        let servers = (0..SERVERS.len()).filter(move |it| servers[*it]).map(Process::Server);
+        let up = self.servers.iter().map(Option::is_some).collect::<Vec<_>>();
+        let servers = (0..up.len()).filter(move |it| up[*it]).map(Process::Server);
         let senders = (0..self.senders.len()).map(Process::Sender);
         gateway.chain(servers).chain([Process::Sink]).chain(senders)
     }
@@ -392,13 +394,16 @@ impl World {
             Fault::GatewayCrash { .. } => {
                 let all_up = self.servers.iter().all(Option::is_some);
                 let any_counts =
-                    |record: &Record| (0..SERVERS.len()).any(|it| self.counts(it, record));
+                    |record: &Record| (0..self.servers.len()).any(|it| self.counts(it, record));
                 let safe = self.register.records().all(|(_, record)| any_counts(record));
                 self.gateway.is_none() || !safe || (is_calling && !all_up)
             }
             Fault::ServerCrash { server, .. } => {
                 let mut records = self.register.records();
-                let safe = records.all(|(_, record)| self.counts(1 - server, record));
+                let another_counts = |record: &Record| {
+                    (0..self.servers.len()).any(|it| it != server && self.counts(it, record))
+                };
+                let safe = records.all(|(_, record)| another_counts(record));
                 self.servers[server].is_none() || !safe || is_calling
             }
             _ => false,

@@ -11,6 +11,7 @@ use tcpstack::{ConnectionId, Instant, Transport};
 use tracing::warn;
 
 use super::LinkSettings;
+use crate::message::QueueIndex;
 use crate::replication::request::{Ask, Baseline, Changing, Request};
 
 /// Bytes of requests that wait for one worker. At the bound the copies' pumps pause.
@@ -208,6 +209,7 @@ impl Lane {
                 client.block_get(now, queue, tag, after, BLOCK_COUNT_MAX, BLOCK_BYTES_MAX);
             }
             Ask::OpsGet { after } => client.ops_get(now, queue, tag, after),
+            Ask::IsAlive => client.heart_beat(now, alive_tag(request.queue), 0),
             Ask::Change { sequence, floor, change } => {
                 encode_change(client, now, queue, sequence, floor, change);
             }
@@ -234,6 +236,11 @@ fn encode_change(
             client.baseline(now, queue, sequence, floor, &body);
         }
     }
+}
+
+/// The tag of a heart-beat that a queue's copies asked for. Those of the link itself have tag 0.
+pub(super) fn alive_tag(queue: QueueIndex) -> Tag {
+    Tag(u64::from(queue.0) + 1)
 }
 
 fn queue_name(name: &str) -> QueueName<'_> {

@@ -1,6 +1,6 @@
 //! Answers from the wire, as replication sees them.
 
-use kvs_proto::Event as ClientEvent;
+use kvs_proto::{Event as ClientEvent, QueueHandle, Tag};
 
 use crate::message::QueueIndex;
 use crate::replication::request::{Answer, Baseline, Operation, Reply, Standing};
@@ -42,8 +42,11 @@ pub(super) fn translate(event: ClientEvent) -> Option<Reply> {
             });
             (queue, Answer::Operations { operations: operations.collect(), head: transaction })
         }
+        ClientEvent::HeartBeatReply { tag: Tag(0), .. } => return None,
+        ClientEvent::HeartBeatReply { tag, .. } => {
+            (QueueHandle(u32::try_from(tag.0 - 1).ok()?), Answer::Alive)
+        }
         ClientEvent::Welcome { .. }
-        | ClientEvent::HeartBeatReply { .. }
         | ClientEvent::Queues { .. }
         | ClientEvent::Counters { .. }
         | ClientEvent::ProtocolError(_) => return None,

@@ -22,13 +22,15 @@ use tcpstack::Instant;
 use tracing::{error, info, warn};
 
 use super::copy::Progress;
+use super::placement::Placement;
 use super::record::{Record, RegisterAnswer, RegisterCall};
-use super::request::{Outlets, Reply};
+use super::request::{Answer, Outlets, Reply};
 use crate::api::Ticket;
 use crate::board::Board;
 use crate::message::QueueIndex;
 
-use members::{Member, Role};
+pub use members::BACKUPS;
+use members::{Member, Proof, Role};
 use unit::Service;
 pub use unit::{Unit, UnitSettings};
 
@@ -50,7 +52,7 @@ const FILL_DELAY_MAX: Duration = Duration::from_secs(60);
 /// How a cohort behaves.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// Recorded copies that must have answered before a message is committed; 1 or 2.
+    /// Recorded copies that must have answered before a message is committed; 1 to [`BACKUPS`].
     pub min_sync: usize,
     /// How long a recorded member may be away before the rest goes on without it (if `min_sync`
     /// allows that at all).
@@ -60,6 +62,17 @@ pub struct Policy {
     pub recovery_wait: Duration,
     /// Start anew when every recorded copy is lost, instead of standing still.
     pub accept_loss: bool,
+    /// Where the gateway stands: its own memory is one of the copies.
+    pub placement: Placement,
+}
+
+/// A server that may back the queues of a cohort up.
+#[derive(Clone, Debug)]
+pub struct MemberSettings {
+    /// Its name in the configuration and in the record.
+    pub server: String,
+    /// Where it stands.
+    pub placement: Placement,
 }
 
 /// What a cohort tells its shard.
@@ -114,6 +127,10 @@ pub struct Cohort {
     /// Units whose copies may have something to send.
     dirty: VecDeque<usize>,
     fetching: usize,
+    /// Since when fewer copies than are needed could answer.
+    lacking_since: Option<Instant>,
+    /// The queues accept all the same: another copy is about to come.
+    is_patient: bool,
     /// Something changed that may concern whether any queue accepts.
     refresh: bool,
     events: VecDeque<CohortEvent>,
@@ -139,21 +156,18 @@ enum RegisterState {
 }
 
 impl Cohort {
-    /// A cohort of that key with its servers and queues.
+    /// A cohort of that key with the servers that may back it up, in order of preference, and its queues.
     pub fn new(
         key: String,
         policy: Policy,
-        servers: Vec<String>,
+        servers: Vec<MemberSettings>,
         units: Vec<UnitSettings>,
     ) -> Cohort {
-        let out = Role::Out { not_before: Instant::ZERO };
-        let member =
-            |server| Member { server, up: None, down_since: Instant::ZERO, role: out, failures: 0 };
         let count = servers.len();
         Cohort {
             key,
             policy,
-            members: servers.into_iter().map(member).collect(),
+            members: servers.into_iter().map(Member::new).collect(),
             units: units.into_iter().map(|settings| Unit::new(settings, count)).collect(),
             phase: Phase::Reading,
             epoch: Epoch(0),
@@ -161,6 +175,8 @@ impl Cohort {
             register: RegisterState::Wanted(RegisterCall::Read),
             dirty: VecDeque::new(),
             fetching: 0,
+            lacking_since: None,
+            is_patient: false,
             refresh: true,
             events: VecDeque::new(),
             counters: CohortCounters::default(),
@@ -225,14 +241,18 @@ impl Cohort {
         self.phase == Phase::Serving
             && unit.is_open()
             && !self.is_held_up()
-            && ready >= self.policy.min_sync.max(1)
+            && ready >= if self.is_patient { 1 } else { self.policy.min_sync.max(1) }
             && unit.queue.log().len() < LOG_HIGH
     }
 
     /// Whether nothing can be committed before the register can be written again.
     fn is_held_up(&self) -> bool {
-        matches!(self.register, RegisterState::Failed { .. })
-            && self.members.iter().any(|member| member.role == Role::Expelled)
+        matches!(self.register, RegisterState::Failed { .. }) && self.has_expelled()
+    }
+
+    /// Whether the record has to be changed before anything goes on.
+    fn has_expelled(&self) -> bool {
+        self.members.iter().any(|member| matches!(member.role, Role::Expelled { .. }))
     }
 
     /// Whether every change has been answered by every member that counts.
@@ -249,6 +269,7 @@ impl Cohort {
         outlets: &mut impl Outlets,
     ) {
         self.members[member].up = Some(incarnation);
+        self.members[member].proof = Proof::None;
         self.refresh = true;
         match self.phase {
             Phase::Gathering { .. } => self.seal(member, outlets.of(member)),
@@ -264,6 +285,7 @@ impl Cohort {
         if it.up.take().is_some() {
             it.down_since = now;
         }
+        it.proof = Proof::None;
         if it.role == Role::Joining {
             it.role = Role::Out { not_before: now };
         }
@@ -288,6 +310,9 @@ impl Cohort {
         outlets: &mut impl Outlets,
         board: &Board,
     ) {
+        if matches!(reply.answer, Answer::Alive) {
+            return self.handle_alive(member);
+        }
         let context = self.units[place].context(self.epoch);
         let unit = &mut self.units[place];
         let outlet = outlets.of(member);
@@ -346,7 +371,7 @@ impl Cohort {
             Phase::Gathering { .. } => self.maintain_gathering(now),
             Phase::Serving => {
                 self.maintain_members(now, outlets);
-                self.maintain_recovery(outlets, board);
+                self.maintain_recovery(now, outlets, board);
                 self.pump(now, outlets, board);
                 if self.phase == Phase::Serving {
                     self.maintain_record();
@@ -371,37 +396,14 @@ impl Cohort {
 
     /// When `maintain` has something to do although nothing happens, if ever.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        let mut deadline = match (&self.register, &self.phase) {
+        let deadline = match (&self.register, &self.phase) {
             (RegisterState::Failed { again_at, .. }, _) => Some(again_at.unwrap_or(now)),
             (_, Phase::Gathering { since }) => {
                 Some(since.map_or(now, |since| since + self.policy.recovery_wait))
             }
             _ => None,
         };
-        let mut earliest = |at: Instant| {
-            if at > now {
-                deadline = Some(deadline.map_or(at, |before| before.min(at)));
-            }
-        };
-        for member in &self.members {
-            match member.role {
-                Role::InSet(_) if member.up.is_none() => {
-                    earliest(member.down_since + self.policy.isolate_after);
-                    earliest(member.down_since + self.policy.recovery_wait);
-                }
-                Role::Out { not_before } => earliest(not_before),
-                _ => {}
-            }
-        }
-        deadline
-    }
-
-    /// Members whose answers count.
-    fn in_set(&self) -> impl Iterator<Item = usize> {
-        let counts = |(place, member): (usize, &Member)| {
-            matches!(member.role, Role::InSet(_)).then_some(place)
-        };
-        self.members.iter().enumerate().filter_map(counts)
+        deadline.into_iter().chain(self.members_deadline(now)).min()
     }
 
     fn stop(&mut self, why: String) {
@@ -420,7 +422,7 @@ impl Cohort {
     /// until the record says that it does not, and one that joins from when its copies follow: a
     /// successor would start from it.
     fn commit(&mut self, place: usize) {
-        if self.members.iter().any(|member| member.role == Role::Expelled) {
+        if self.has_expelled() {
             return;
         }
         let members = self.in_set().collect::<Vec<_>>();
@@ -441,7 +443,7 @@ impl Cohort {
             committed += 1;
             self.events.push_back(CohortEvent::Committed { ticket, queue, id });
         });
-        if members.len() < 2 {
+        if members.len() < BACKUPS {
             self.counters.committed_degraded += committed;
         }
     }
@@ -484,7 +486,7 @@ impl Cohort {
                 }
             }
             // What is left in the link of a member that was given up.
-            Role::Expelled | Role::Out { .. } => {}
+            Role::Expelled { .. } | Role::Out { .. } => {}
         }
     }
 
@@ -583,18 +585,6 @@ impl Cohort {
         }
     }
 
-    fn wanted_record(&self, record: &Record) -> Record {
-        let mut wanted = record.clone();
-        wanted.version += 1;
-        wanted.members = self.members.iter().filter_map(|it| self.wanted_member(it)).collect();
-        for unit in &self.units {
-            if unit.is_created(self.in_set()) && !wanted.queues.iter().any(|it| it == unit.name()) {
-                wanted.queues.push(unit.name().to_owned());
-            }
-        }
-        wanted
-    }
-
     /// The record is as we wanted it: act on it.
     fn handle_recorded(&mut self, now: Instant, outlets: &mut impl Outlets) {
         let record = self.record.clone().expect("it was just written");
@@ -609,7 +599,7 @@ impl Cohort {
             let member = &mut self.members[place];
             let recorded = record.incarnation_of(&member.server);
             match (member.role, recorded) {
-                (Role::Expelled, None) => member.role = Role::Out { not_before: now },
+                (Role::Expelled { .. }, None) => member.role = Role::Out { not_before: now },
                 (Role::Joining, Some(incarnation)) if has_joined && member.up == recorded => {
                     info!(cohort = %self.key, server = %member.server, "the server's copies count");
                     member.role = Role::InSet(incarnation);

@@ -3,7 +3,8 @@
 //! ```text
 //! Detached ─ attach ─► Asked ──► Standing ─ follow ────────────────► Following
 //!     │                             └────── repair ──► Filling ──┐       ▲
-//!     └───── refill ─► Emptying ──────────────────────► Filling ─┴► Baselining
+//!     ├───── refill ─► Emptying ──────────────────────► Filling ─┴► Baselining
+//!     └───── clear ──► Clearing ─► Detached
 //! ```
 //!
 //! A *following* copy is described by the number of the last change of the queue's log that it has
@@ -43,7 +44,7 @@ pub struct QueueContext {
 }
 
 /// A copy. Commands: [`attach`](Self::attach), [`create`](Self::create),
-/// [`refill`](Self::refill), [`follow`](Self::follow), [`repair`](Self::repair),
+/// [`refill`](Self::refill), [`clear`](Self::clear), [`follow`](Self::follow), [`repair`](Self::repair),
 /// [`detach`](Self::detach). Inputs: [`handle_answer`](Self::handle_answer). Call
 /// [`pump`](Self::pump) whenever the log grew, an answer came or the link has room again.
 #[derive(Debug)]
@@ -67,6 +68,8 @@ enum Stage {
     Standing(Standing),
     /// Whatever is there is on its way out, to be filled anew.
     Emptying,
+    /// Likewise, and nothing comes after it.
+    Clearing,
     Filling(Fill),
     /// The baseline is on its way, changes of the log behind it.
     Baselining {
@@ -151,6 +154,13 @@ impl Copy {
     pub fn refill(&mut self, context: &QueueContext, outlet: &mut impl Outlet) {
         self.forget();
         self.stage = Stage::Emptying;
+        send(context, outlet, Ask::Attach { name: context.name.clone() });
+    }
+
+    /// Removes whatever is there.
+    pub fn clear(&mut self, context: &QueueContext, outlet: &mut impl Outlet) {
+        self.forget();
+        self.stage = Stage::Clearing;
         send(context, outlet, Ask::Attach { name: context.name.clone() });
     }
 
@@ -249,8 +259,10 @@ impl Copy {
                 self.handle_attached(standing, context, outlet, queue)
             }
             Answer::Dropped => {
-                if matches!(self.stage, Stage::Emptying) {
-                    send(context, outlet, context.create());
+                match self.stage {
+                    Stage::Emptying => send(context, outlet, context.create()),
+                    Stage::Clearing => self.stage = Stage::Detached,
+                    _ => {}
                 }
                 Progress::None
             }
@@ -356,7 +368,7 @@ impl Copy {
                 self.pump_fill(context, queue, outlet);
                 Progress::None
             }
-            Stage::Emptying => {
+            Stage::Emptying | Stage::Clearing => {
                 send(context, outlet, Ask::Drop);
                 Progress::None
             }
@@ -406,6 +418,11 @@ impl Copy {
             (Stage::Following { .. }, Status::OpsTrimmed) if op == Op::OpsGet => {
                 let operations = Vec::new();
                 Progress::Recovered(Answer::Operations { operations, head: Transaction(0) })
+            }
+            // There was nothing, or the account may not.
+            (Stage::Clearing, _) => {
+                self.stage = Stage::Detached;
+                Progress::None
             }
             (Stage::Asked, Status::UnknownQueue) => Progress::Unknown,
             (Stage::Asked, Status::Exists) => Progress::Exists,

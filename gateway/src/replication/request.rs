@@ -54,6 +54,8 @@ pub enum Ask {
         /// After this one.
         after: MessageId,
     },
+    /// Say that you are there.
+    IsAlive,
     /// Read the last operations.
     OpsGet {
         /// After this one.
@@ -128,6 +130,8 @@ pub enum Answer {
         /// Room there.
         credit: Credit,
     },
+    /// To `IsAlive`.
+    Alive,
     /// A request was refused.
     Refused {
         /// What was asked.
@@ -205,20 +209,4 @@ pub trait Outlets {
 
     /// The one to that member.
     fn of(&mut self, member: usize) -> &mut Self::Outlet;
-}
-
-impl<O: Outlet> Outlets for [O] {
-    type Outlet = O;
-
-    fn of(&mut self, member: usize) -> &mut O {
-        &mut self[member]
-    }
-}
-
-impl<O: Outlet, const MEMBERS: usize> Outlets for [O; MEMBERS] {
-    type Outlet = O;
-
-    fn of(&mut self, member: usize) -> &mut O {
-        &mut self[member]
-    }
 }

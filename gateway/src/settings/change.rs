@@ -33,7 +33,7 @@ impl Settings {
     /// while the gateway runs.
     pub fn fixed_differences(&self, running: &Settings) -> Vec<&'static str> {
         type Same = fn(&Settings, &Settings) -> bool;
-        let fixed: [(&str, Same); 17] = [
+        let fixed: [(&str, Same); 18] = [
             ("name", |a, b| a.name == b.name),
             ("hostname", |a, b| a.hostname == b.hostname),
             ("listen", |a, b| a.reception.listen == b.reception.listen),
@@ -47,7 +47,8 @@ impl Settings {
             ("min_sync", |a, b| a.policy.min_sync == b.policy.min_sync),
             ("account", |a, b| a.links[0].account == b.links[0].account),
             ("secret", |a, b| a.links[0].secret == b.links[0].secret),
-            ("kvs", |a, b| a.servers().eq(b.servers())),
+            ("kvs", |a, b| a.servers().eq(b.servers()) && a.placements == b.placements),
+            ("placement", |a, b| a.policy.placement == b.policy.placement),
             ("group", |a, b| a.groups == b.groups),
             ("queue (names, groups, order)", |a, b| a.homes().eq(b.homes())),
             ("times.heart_beat", |a, b| a.links[0].heart_beat == b.links[0].heart_beat),

@@ -9,7 +9,8 @@ use kvs_proto::auth::Secret;
 
 use super::{Group, server_name_is_allowed};
 use crate::link::LinkSettings;
-use crate::shard::BACKUPS;
+use crate::replication::cohort::BACKUPS;
+use crate::replication::placement::{Placement, best};
 
 /// Every `[[kvs]]`, in order.
 pub(super) fn read_links(
@@ -54,8 +55,27 @@ pub(super) fn read_links(
     links
 }
 
+/// Most servers in a group.
+const GROUP_MAX: usize = 8;
+
+/// Labels of where a server, or the gateway, stands.
+pub(super) fn read_placement(table: &Table<'_>) -> Placement {
+    let label = |key| table.string(key).not_empty().optional();
+    Placement { node: label("node"), rack: label("rack"), power: label("power") }
+}
+
+/// Where the server of each `[[kvs]]` stands, in order.
+pub(super) fn read_placements(root: &Table<'_>) -> Vec<Placement> {
+    root.tables("kvs").iter().map(read_placement).collect()
+}
+
 /// Every `[[group]]`, in order.
-pub(super) fn read_groups(root: &Table<'_>, links: &[LinkSettings]) -> Vec<Group> {
+pub(super) fn read_groups(
+    root: &Table<'_>,
+    links: &[LinkSettings],
+    placements: &[Placement],
+    own: &Placement,
+) -> Vec<Group> {
     let mut groups = Vec::new();
     for table in root.required_tables("group") {
         let name = table.string("name").check(|name| server_name_is_allowed(name)).required();
@@ -68,12 +88,34 @@ pub(super) fn read_groups(root: &Table<'_>, links: &[LinkSettings]) -> Vec<Group
             table.mistake_at_item("kvs", item, format!("there is no [[kvs]] named {unknown:?}"));
         }
         let members = names.iter().filter_map(place).collect::<Vec<_>>();
-        let members = <[usize; BACKUPS]>::try_from(members);
-        let members = members.ok().filter(|members| members[0] != members[1]);
-        if members.is_none() && names.iter().all(|name| place(name).is_some()) {
-            table.mistake_at("kvs", "name two different servers: each queue has two backups");
+        if members.len() == names.len() {
+            check_members(&table, &members, placements, own);
         }
-        groups.push(Group { name, members: members.unwrap_or([0; BACKUPS]) });
+        groups.push(Group { name, members });
     }
     groups
+}
+
+/// A group must be able to back a queue up: by two servers that do not fail together.
+fn check_members(table: &Table<'_>, members: &[usize], placements: &[Placement], own: &Placement) {
+    let repeats = (1..members.len()).any(|place| members[..place].contains(&members[place]));
+    if repeats || members.len() < BACKUPS {
+        table.mistake_at("kvs", "name two different servers or more: each queue has two backups");
+    } else if members.len() > GROUP_MAX {
+        table.mistake_at("kvs", format!("name {GROUP_MAX} servers at most"));
+    } else if !can_back_up(members, placements, own) {
+        let why = "no two of these servers have nodes of their own, apart from the gateway's";
+        table.mistake_at("kvs", format!("{why}: no two copies of a queue may be on one node"));
+    }
+}
+
+/// Whether two of them may have copies of one queue.
+fn can_back_up(members: &[usize], placements: &[Placement], own: &Placement) -> bool {
+    let of = |place: &usize| &placements[*place];
+    members.iter().any(|first| {
+        !of(first).shares_node(own) && {
+            let others = members.iter().filter(|it| *it != first).map(|it| (*it, of(it)));
+            best(others, &[own, of(first)]).is_some()
+        }
+    })
 }

@@ -20,7 +20,7 @@ use config::{Document, Mistakes, Table};
 use kvs_proto::body::QueueName;
 
 use self::delivery::read_delivery;
-use self::links::{read_groups, read_links};
+use self::links::{read_groups, read_links, read_placement, read_placements};
 use self::queues::read_queues;
 use self::reception::read_reception;
 use self::reports::read_reports;
@@ -31,8 +31,9 @@ use crate::front::{
 use crate::link::LinkSettings;
 use crate::message::QueueIndex;
 use crate::queue::{QueuePolicy, RetryPolicy};
-use crate::replication::cohort::{Policy, UnitSettings};
-use crate::shard::{BACKUPS, CohortSettings, ShardSettings};
+use crate::replication::cohort::{BACKUPS, Policy, UnitSettings};
+use crate::replication::placement::Placement;
+use crate::shard::{CohortSettings, ShardSettings};
 
 /// Most queues of one gateway. A configuration with more is refused.
 pub const QUEUES_MAX: usize = 1000;
@@ -70,6 +71,8 @@ pub struct Settings {
     pub policy: Policy,
     /// The servers, by place.
     pub links: Vec<LinkSettings>,
+    /// Where each server stands.
+    pub placements: Vec<Placement>,
     /// The groups: which servers back queues up.
     pub groups: Vec<Group>,
     /// The queues, by index.
@@ -106,13 +109,13 @@ pub enum Drivers {
     },
 }
 
-/// Two servers that back queues up.
+/// Servers that back queues up.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Group {
     /// Its name.
     pub name: String,
-    /// Places in `links`.
-    pub members: [usize; BACKUPS],
+    /// Places in `links`, in order of preference: two of them have copies, the others are spares.
+    pub members: Vec<usize>,
 }
 
 /// One queue.
@@ -154,7 +157,9 @@ impl Settings {
             root.bytes("message_size_max").range(1024..=200 << 20).default(20 << 20);
         let register = directory.join(root.path("register").required());
         let links = read_links(&root, directory, message_size_max);
-        let groups = read_groups(&root, &links);
+        let placement = read_placement(&root.table("placement"));
+        let placements = read_placements(&root);
+        let groups = read_groups(&root, &links, &placements, &placement);
         let (queues, destinations, routes) = read_queues(&root, &name, &groups, directory);
         let largest = queues.iter().map(|it| it.bytes_max).chain([memory_bytes]);
         if largest.min().is_some_and(|least| least < message_size_max) {
@@ -171,6 +176,7 @@ impl Settings {
             isolate_after: times.duration("isolate_after").default(Duration::from_secs(1)),
             recovery_wait: times.duration("recovery_wait").default(Duration::from_secs(10)),
             accept_loss: false,
+            placement,
         };
         let threads = read_threads(&root);
         let formats = [("text", false), ("json", true)];
@@ -187,6 +193,7 @@ impl Settings {
             hostname,
             policy,
             links,
+            placements,
             groups,
             queues,
             log_json,
@@ -255,7 +262,8 @@ impl Settings {
             let key = (queue.group, number);
             let cohort = cohorts.entry(key).or_insert_with(|| CohortSettings {
                 key: format!("{}/{}/{number}", self.name, group.name),
-                members: group.members,
+                members: group.members.clone(),
+                placements: group.members.iter().map(|it| self.placements[*it].clone()).collect(),
                 queues: Vec::new(),
             });
             cohort.queues.push(unit);

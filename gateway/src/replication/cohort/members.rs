@@ -1,38 +1,97 @@
 //! The servers of a cohort: which count, which are given up, which are filled.
+//!
+//! Of the servers that may back the queues up, [`BACKUPS`] do; the others are *spares*. When one that counts is
+//! away for too long, or its copies are no good, a spare is filled from our memory while service goes on, and
+//! takes its place in the record.
+
+use std::time::Duration;
 
 use kvs_proto::Incarnation;
 use tcpstack::Instant;
 use tracing::{info, warn};
 
-use super::super::record::RecordedMember;
-use super::super::request::{Outlet, Outlets};
+use super::super::placement::{Placement, best};
+use super::super::record::{Record, RecordedMember};
+use super::super::request::{Ask, Outlet, Outlets, Request};
 use super::unit::{Service, Unit};
-use super::{Cohort, is_asked_for};
+use super::{Cohort, MemberSettings, is_asked_for};
+
+/// Copies of each queue at servers, when all is well.
+pub const BACKUPS: usize = 2;
+
+/// Beyond `isolate_after`, how long queues go on accepting while a spare is made ready. Clients wait for their
+/// 250 meanwhile. A fill that takes longer is of a queue so long that they are better told to come back.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) server: String,
+    placement: Placement,
     /// The life of the server at the other end of the link, if it is up.
     pub(super) up: Option<Incarnation>,
     pub(super) down_since: Instant,
     pub(super) role: Role,
     /// Fills that failed since it last counted.
     pub(super) failures: u32,
+    pub(super) proof: Proof,
+    /// What it may still have of the queues, although it does not count, was dropped (or is about to be).
+    is_cleared: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Role {
     /// Recorded with this life: its answer counts.
     InSet(Incarnation),
-    /// Recorded, but must go: nothing counts until the record is changed.
-    Expelled,
+    /// Recorded, but must go: nothing counts until the record is changed. Copies that are known to be lost go at
+    /// once; others (away, out of step) only while another one that counts is alive, or the record could
+    /// end up naming nobody who has the mail.
+    Expelled { is_lost: bool },
     /// Not recorded, and not being filled before that time.
     Out { not_before: Instant },
     /// Being filled.
     Joining,
 }
 
+/// Whether a member has said that it is alive since another one was to be given up: a server that died a moment
+/// ago still looks alive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Proof {
+    None,
+    Asked,
+    Given,
+}
+
+impl Member {
+    pub(super) fn new(settings: MemberSettings) -> Member {
+        Member {
+            server: settings.server,
+            placement: settings.placement,
+            up: None,
+            down_since: Instant::ZERO,
+            role: Role::Out { not_before: Instant::ZERO },
+            failures: 0,
+            proof: Proof::None,
+            is_cleared: false,
+        }
+    }
+
+    pub(super) fn counts(&self) -> bool {
+        matches!(self.role, Role::InSet(_))
+    }
+}
+
 impl Cohort {
+    /// Members whose answers count.
+    pub(super) fn in_set(&self) -> impl Iterator<Item = usize> {
+        let counts = |(place, member): (usize, &Member)| member.counts().then_some(place);
+        self.members.iter().enumerate().filter_map(counts)
+    }
+
+    /// Members whose answers count and whose links are up.
+    fn in_set_up(&self) -> impl Iterator<Item = usize> {
+        self.in_set().filter(|member| self.members[*member].up.is_some())
+    }
+
     /// A member is there while we serve: it resumes, or begins to join.
     pub(super) fn welcome(
         &mut self,
@@ -41,6 +100,7 @@ impl Cohort {
         incarnation: Incarnation,
         outlets: &mut impl Outlets,
     ) {
+        self.members[member].is_cleared = false;
         match self.members[member].role {
             Role::InSet(recorded) if recorded == incarnation => {
                 for unit in &mut self.units {
@@ -48,21 +108,31 @@ impl Cohort {
                     unit.attach_or_create(member, &context, outlets.of(member));
                 }
             }
-            Role::InSet(_) => {
-                self.expel(member, "the server has restarted and lost what it had");
+            Role::InSet(_) => self.expel_lost(member),
+            Role::Expelled { .. } => {
+                let record = self.record.as_ref();
+                let recorded =
+                    record.and_then(|it| it.incarnation_of(&self.members[member].server));
+                let is_lost = recorded != Some(incarnation);
+                self.members[member].role = Role::Expelled { is_lost };
             }
-            Role::Expelled => {}
             Role::Out { .. } | Role::Joining => {
                 self.members[member].role = Role::Out { not_before: now };
             }
         }
     }
 
+    /// The server began a new life: what it had is gone.
+    pub(super) fn expel_lost(&mut self, member: usize) {
+        self.expel(member, "the server has restarted and lost what it had");
+        self.members[member].role = Role::Expelled { is_lost: true };
+    }
+
     /// Its copies count no more. The record says so before anything goes on.
     pub(super) fn expel(&mut self, member: usize, why: &str) {
         let it = &mut self.members[member];
         warn!(cohort = %self.key, server = %it.server, why, "the server's copies are isolated");
-        it.role = Role::Expelled;
+        it.role = Role::Expelled { is_lost: false };
         self.refresh = true;
         self.counters.isolations += 1;
         for unit in &mut self.units {
@@ -76,50 +146,151 @@ impl Cohort {
             && self.units.iter().all(|unit| unit.copies[member].is_following())
     }
 
-    /// Those that were away too long are given up, those that came are filled.
-    pub(super) fn maintain_members(&mut self, now: Instant, outlets: &mut impl Outlets) {
-        for member in 0..self.members.len() {
-            match self.members[member].role {
-                Role::InSet(_) if self.is_overdue(now, member) => {
-                    self.expel(member, "the server has been away for too long");
-                }
-                Role::Out { not_before } if now >= not_before => {
-                    self.begin_to_fill(member, outlets.of(member));
-                }
-                _ => {}
-            }
+    /// A member says that it is alive.
+    pub(super) fn handle_alive(&mut self, member: usize) {
+        let it = &mut self.members[member];
+        if it.proof == Proof::Asked {
+            it.proof = Proof::Given;
         }
     }
 
-    /// Whether the rest must go on without that member of the set.
-    pub(super) fn is_overdue(&self, now: Instant, member: usize) -> bool {
+    /// Those that were away too long are given up, and as many are filled as are missing.
+    pub(super) fn maintain_members(&mut self, now: Instant, outlets: &mut impl Outlets) {
+        self.give_up_absent(now, outlets);
+        self.let_go_of_surplus(now);
+        while let Some(member) = self.next_to_fill(now) {
+            self.begin_to_fill(member, outlets.of(member));
+        }
+        self.clear_spares(outlets);
+        self.note_patience(now);
+    }
+
+    /// Gives up who was away for too long, once another one that counts has said that it is alive.
+    fn give_up_absent(&mut self, now: Instant, outlets: &mut impl Outlets) {
+        let absent = (0..self.members.len()).find(|member| self.is_overdue(now, *member));
+        let Some(absent) = absent else {
+            self.members.iter_mut().for_each(|member| member.proof = Proof::None);
+            return;
+        };
+        let others = self.in_set_up().filter(|member| *member != absent).collect::<Vec<_>>();
+        if others.iter().any(|other| self.members[*other].proof == Proof::Given) {
+            self.expel(absent, "the server has been away for too long");
+            self.members.iter_mut().for_each(|member| member.proof = Proof::None);
+            return;
+        }
+        for other in others {
+            if self.members[other].proof != Proof::None {
+                continue;
+            }
+            self.members[other].proof = Proof::Asked;
+            let queue = self.units[0].queue_index();
+            outlets.of(other).send(Request { queue, epoch: self.epoch, ask: Ask::IsAlive });
+        }
+    }
+
+    /// Whether the rest must go on without that member of the set: nothing that only it may have is to be
+    /// read any more, and the others are enough, or a spare will make up for it.
+    fn is_overdue(&self, now: Instant, member: usize) -> bool {
         let it = &self.members[member];
-        if it.up.is_some() {
+        if !it.counts() || it.up.is_some() {
+            return false;
+        }
+        let is_being_read =
+            |unit: &Unit| matches!(unit.service, Service::Waiting | Service::Fetching { .. });
+        let others = self.in_set_up().count();
+        if others == 0 || self.units.iter().any(is_being_read) {
             return false;
         }
         let away = now.saturating_since(it.down_since);
-        let others_up =
-            self.in_set().filter(|other| *other != member && self.members[*other].up.is_some());
-        let others = others_up.count();
         let recovering = self.units.iter().any(|unit| !unit.is_open());
-        others > 0
-            && ((others >= self.policy.min_sync && away >= self.policy.isolate_after)
-                || (recovering && away >= self.policy.recovery_wait))
+        (recovering && away >= self.policy.recovery_wait)
+            || (away >= self.policy.isolate_after
+                && (others >= self.policy.min_sync || self.may_be_replaced(now)))
     }
 
-    pub(super) fn begin_to_fill(&mut self, member: usize, outlet: &mut impl Outlet) {
+    /// Whether that member of the set was away so long that another is to take its place.
+    fn is_long_away(&self, now: Instant, member: &Member) -> bool {
+        member.up.is_none() && now.saturating_since(member.down_since) >= self.policy.isolate_after
+    }
+
+    /// Members that back the queues up, or are about to.
+    fn kept(&self, now: Instant) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(move |member| match member.role {
+            Role::InSet(_) => !self.is_long_away(now, member),
+            Role::Joining => true,
+            Role::Expelled { .. } | Role::Out { .. } => false,
+        })
+    }
+
+    /// The best of the spares for which `is_ready` holds.
+    fn spare(&self, now: Instant, is_ready: impl Fn(usize, Instant) -> bool) -> Option<usize> {
+        let spares = self.members.iter().enumerate().filter(|(place, member)| {
+            let Role::Out { not_before } = member.role else { return false };
+            member.up.is_some() && is_ready(*place, not_before)
+        });
+        let own = &self.policy.placement;
+        let kept = [own].into_iter().chain(self.kept(now).map(|member| &member.placement));
+        best(spares.map(|(place, member)| (place, &member.placement)), &kept.collect::<Vec<_>>())
+    }
+
+    /// Whether a spare is being filled or could be.
+    fn may_be_replaced(&self, now: Instant) -> bool {
+        self.members.iter().any(|member| member.role == Role::Joining)
+            || self.spare(now, |_, _| true).is_some()
+    }
+
+    /// More servers may count, or be on their way, than are needed, when one comes back that was about to be
+    /// replaced.
+    fn let_go_of_surplus(&mut self, now: Instant) {
+        let joining = (0..self.members.len()).find(|member| {
+            let it = &self.members[*member];
+            it.role == Role::Joining && !is_asked_for(&self.register, &it.server)
+        });
+        let count = self.in_set().count();
+        if count + usize::from(joining.is_some()) <= BACKUPS {
+            return;
+        }
+        let follows = |place: usize| move |unit: &Unit| unit.copies[place].is_following();
+        let in_step = self.in_set_up().filter(|place| self.units.iter().all(follows(*place)));
+        let in_step = in_step.collect::<Vec<_>>();
+        match joining {
+            Some(member) if in_step.len() >= BACKUPS => {
+                self.members[member].role = Role::Out { not_before: now };
+                self.members[member].is_cleared = false;
+                self.units.iter_mut().for_each(|unit| unit.copies[member].forget());
+            }
+            None if in_step.len() > BACKUPS => {
+                self.expel(in_step[in_step.len() - 1], "there are more copies than are wanted");
+            }
+            _ => {}
+        }
+    }
+
+    /// The server to be filled next, if one is missing.
+    fn next_to_fill(&self, now: Instant) -> Option<usize> {
+        if self.kept(now).count() >= BACKUPS {
+            return None;
+        }
         let nobody_counts = self.in_set().next().is_none();
         // New queues wait for members that count. Where none does, filled copies are those.
         let is_ready =
             |unit: &Unit| unit.is_open() || (nobody_counts && unit.service == Service::Creating);
-        let recovering = !self.units.iter().all(is_ready);
-        let it = &mut self.members[member];
-        // Nothing is emptied that the record may name.
-        if it.up.is_none() || recovering || is_asked_for(&self.register, &it.server) {
-            return;
+        if !self.units.iter().all(is_ready) {
+            return None;
         }
+        self.spare(now, |member, not_before| {
+            // Nothing is emptied that the record may name.
+            now >= not_before
+                && !is_asked_for(&self.register, &self.members[member].server)
+                && self.units.iter().all(|unit| unit.copies[member].is_detached())
+        })
+    }
+
+    fn begin_to_fill(&mut self, member: usize, outlet: &mut impl Outlet) {
+        let it = &mut self.members[member];
         info!(cohort = %self.key, server = %it.server, "filling the server's copies");
         it.role = Role::Joining;
+        it.is_cleared = false;
         for place in 0..self.units.len() {
             let unit = &mut self.units[place];
             let context = unit.context(self.epoch);
@@ -128,11 +299,61 @@ impl Cohort {
         }
     }
 
-    pub(super) fn wanted_member(&self, member: &Member) -> Option<RecordedMember> {
-        let place = self.members.iter().position(|it| it.server == member.server)?;
+    /// What a spare still has from when it counted takes memory there. It is dropped once the copies that count
+    /// are complete: until then an operator might have to read it.
+    fn clear_spares(&mut self, outlets: &mut impl Outlets) {
+        let is_stale = |it: &Member| {
+            let is_out = matches!(it.role, Role::Out { .. });
+            is_out && it.up.is_some() && !it.is_cleared && !is_asked_for(&self.register, &it.server)
+        };
+        let Some(spare) = self.members.iter().position(is_stale) else { return };
+        let is_open = self.units.iter().all(Unit::is_open);
+        if !is_open || self.in_set_up().count() < BACKUPS {
+            return;
+        }
+        self.members[spare].is_cleared = true;
+        for unit in &mut self.units {
+            let context = unit.context(self.epoch);
+            unit.copies[spare].clear(&context, outlets.of(spare));
+        }
+    }
+
+    /// While a spare is made ready, mail is accepted although it must wait for its 250 a little.
+    fn note_patience(&mut self, now: Instant) {
+        let lacks = self.in_set_up().count() < self.policy.min_sync;
+        self.lacking_since = lacks.then(|| self.lacking_since.unwrap_or(now));
+        let lasts = self.patience_ends().is_some_and(|end| now < end);
+        let is_patient = lasts && self.may_be_replaced(now);
+        self.refresh |= is_patient != self.is_patient;
+        self.is_patient = is_patient;
+    }
+
+    /// When the patience with missing copies ends.
+    fn patience_ends(&self) -> Option<Instant> {
+        Some(self.lacking_since? + self.policy.isolate_after + PATIENCE)
+    }
+
+    pub(super) fn wanted_record(&self, record: &Record) -> Record {
+        let mut wanted = record.clone();
+        wanted.version += 1;
+        let member = |place| self.wanted_member(place, record);
+        wanted.members = (0..self.members.len()).filter_map(member).collect();
+        for unit in &self.units {
+            if unit.is_created(self.in_set()) && !wanted.queues.iter().any(|it| it == unit.name()) {
+                wanted.queues.push(unit.name().to_owned());
+            }
+        }
+        wanted
+    }
+
+    fn wanted_member(&self, place: usize, record: &Record) -> Option<RecordedMember> {
+        let member = &self.members[place];
         let has_all = |unit: &Unit| unit.copies[place].acknowledged() >= Some(unit.committed);
         let incarnation = match member.role {
             Role::InSet(incarnation) => incarnation,
+            Role::Expelled { is_lost: false } if !self.is_another_alive(place) => {
+                record.incarnation_of(&member.server)?
+            }
             // Not while it lacks what was committed before it counted.
             Role::Joining if self.has_joined(place) && self.units.iter().all(has_all) => {
                 member.up?
@@ -140,5 +361,56 @@ impl Cohort {
             _ => return None,
         };
         Some(RecordedMember { server: member.server.clone(), incarnation })
+    }
+
+    /// Whether another member that counts is there with all of its copies.
+    fn is_another_alive(&self, member: usize) -> bool {
+        self.in_set_up().any(|other| {
+            let is_there = |unit: &Unit| {
+                unit.copies[other].is_following() || unit.copies[other].standing().is_some()
+            };
+            other != member && self.units.iter().all(is_there)
+        })
+    }
+
+    /// The servers to begin with: the best of all, or of those that are there.
+    pub(super) fn first_set(&self, of_all: bool) -> Vec<usize> {
+        let mut chosen = Vec::new();
+        while chosen.len() < BACKUPS {
+            let mut kept = vec![&self.policy.placement];
+            kept.extend(chosen.iter().map(|place: &usize| &self.members[*place].placement));
+            let others = self.members.iter().enumerate().filter(|(place, member)| {
+                !chosen.contains(place) && (of_all || member.up.is_some())
+            });
+            match best(others.map(|(place, member)| (place, &member.placement)), &kept) {
+                Some(place) => chosen.push(place),
+                None => break,
+            }
+        }
+        chosen
+    }
+
+    /// When a member of the set that is away is given up, or a spare that failed is tried again.
+    pub(super) fn members_deadline(&self, now: Instant) -> Option<Instant> {
+        let mut earliest = None;
+        let mut consider = |at: Instant| {
+            if at > now {
+                earliest = Some(earliest.map_or(at, |before: Instant| before.min(at)));
+            }
+        };
+        for member in &self.members {
+            match member.role {
+                Role::InSet(_) if member.up.is_none() => {
+                    consider(member.down_since + self.policy.isolate_after);
+                    consider(member.down_since + self.policy.recovery_wait);
+                }
+                Role::Out { not_before } => consider(not_before),
+                _ => {}
+            }
+        }
+        if let (true, Some(end)) = (self.is_patient, self.patience_ends()) {
+            consider(end);
+        }
+        earliest
     }
 }

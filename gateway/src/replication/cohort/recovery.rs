@@ -4,7 +4,8 @@ use super::super::record::{Record, RecordedMember, RegisterCall};
 use super::super::request::{Answer, Outlet, Outlets};
 use super::unit::Service;
 use super::{
-    Cohort, FETCHES_MAX, Instant, Phase, RETRY_DELAY, RegisterState, Role, error, info, warn,
+    BACKUPS, Cohort, FETCHES_MAX, Instant, Member, Phase, RETRY_DELAY, RegisterState, Role, error,
+    info, warn,
 };
 use crate::board::Board;
 use crate::message::StoredMessage;
@@ -62,37 +63,50 @@ impl Cohort {
         let since = *since.get_or_insert(now);
         let waited = now >= since + self.policy.recovery_wait;
         let Some(record) = self.record.clone() else {
-            let up = self.members.iter().filter(|it| it.up.is_some()).count();
-            if up == self.members.len() || (waited && up >= self.policy.min_sync.max(1)) {
-                self.claim(1, Vec::new(), |member| member.up);
+            let first = self.first_set(true);
+            let is_up = |place: &usize| self.members[*place].up.is_some();
+            if first.len() == BACKUPS && first.iter().all(is_up) {
+                return self.claim_first(&first);
+            }
+            let there = self.first_set(false);
+            if waited && there.len() >= self.policy.min_sync.max(1) {
+                self.claim_first(&there);
             }
             return;
         };
-        let names = self.members.iter().map(|it| it.server.clone()).collect::<Vec<_>>();
-        let state = |server: &str| {
-            let place = names.iter().position(|name| name == server);
+        let seal = |server: &str| {
+            let place = self.members.iter().position(|member| member.server == server);
             place.map_or(Seal::Lost, |place| self.seal_of(place, &record))
         };
-        let seals = record.members.iter().map(|member| state(&member.server)).collect::<Vec<_>>();
-        let count = |seal| seals.iter().filter(|it| **it == seal).count();
+        let seals = record.members.iter().map(|it| (it, seal(&it.server))).collect::<Vec<_>>();
+        let count = |seal| seals.iter().filter(|(_, it)| *it == seal).count();
         let (sealed, lost) = (count(Seal::Sealed), count(Seal::Lost));
         if sealed > 0 && (waited || sealed + lost == seals.len()) {
-            let sealed = |place: usize| self.seal_of(place, &record) == Seal::Sealed;
-            let keep = (0..self.members.len()).map(sealed).collect::<Vec<_>>();
-            let mut keep = keep.into_iter();
-            self.claim(record.version + 1, record.queues, |member| {
-                if keep.next() == Some(true) { member.up } else { None }
-            });
+            // Any sealed member is enough to stop an earlier owner, which needs the answers of all. One that
+            // does not answer stays recorded until the queues have been read from the others.
+            let kept = seals.iter().filter(|(_, seal)| *seal != Seal::Lost);
+            let members = kept.map(|(member, _)| (*member).clone()).collect();
+            self.claim(record.version + 1, record.queues.clone(), members);
         } else if lost == seals.len() {
             self.handle_all_lost(record);
         }
+    }
+
+    /// Claims queues that are not recorded yet.
+    fn claim_first(&mut self, places: &[usize]) {
+        let member = |place: &usize| {
+            let Member { server, up, .. } = &self.members[*place];
+            Some(RecordedMember { server: server.clone(), incarnation: (*up)? })
+        };
+        let members = places.iter().filter_map(member).collect();
+        self.claim(1, Vec::new(), members);
     }
 
     /// No recorded copy is left. That is an alarm, never a new empty queue.
     fn handle_all_lost(&mut self, record: Record) {
         if record.queues.is_empty() || self.policy.accept_loss {
             warn!(cohort = %self.key, "no recorded copy is left; starting anew with empty queues");
-            self.claim(record.version + 1, record.queues, |_| None);
+            self.claim(record.version + 1, record.queues, Vec::new());
             return;
         }
         self.stop(
@@ -103,17 +117,7 @@ impl Cohort {
         );
     }
 
-    fn claim(
-        &mut self,
-        version: u64,
-        queues: Vec<String>,
-        mut counts: impl FnMut(&super::Member) -> Option<kvs_proto::Incarnation>,
-    ) {
-        let recorded = |member: &super::Member| {
-            let incarnation = counts(member)?;
-            Some(RecordedMember { server: member.server.clone(), incarnation })
-        };
-        let members = self.members.iter().filter_map(recorded).collect();
+    fn claim(&mut self, version: u64, queues: Vec<String>, members: Vec<RecordedMember>) {
         let record = Record { version, epoch: self.epoch, members, queues };
         self.register = RegisterState::Wanted(RegisterCall::Swap(record));
         self.phase = Phase::Claiming;
@@ -122,7 +126,9 @@ impl Cohort {
     fn seal_of(&self, place: usize, record: &Record) -> Seal {
         let member = &self.members[place];
         let recorded = record.incarnation_of(&member.server);
-        if member.role == Role::Expelled || (member.up.is_some() && member.up != recorded) {
+        if matches!(member.role, Role::Expelled { .. })
+            || (member.up.is_some() && member.up != recorded)
+        {
             return Seal::Lost;
         }
         let mut units =
@@ -172,7 +178,7 @@ impl Cohort {
         for member in members {
             let it = &self.members[member];
             if it.up.is_some() && it.role != Role::InSet(it.up.expect("just checked")) {
-                self.expel(member, "the server has restarted and lost what it had");
+                self.expel_lost(member);
             }
         }
     }
@@ -207,7 +213,7 @@ impl Cohort {
                "the server does not know a queue that is recorded there");
         match self.phase {
             Phase::Serving => self.handle_out_of_step(now, member, place, "it is not there"),
-            _ => self.members[member].role = Role::Expelled,
+            _ => self.members[member].role = Role::Expelled { is_lost: true },
         }
     }
 
@@ -251,7 +257,12 @@ impl Cohort {
     }
 
     /// Begins to read queues, and opens those that are settled.
-    pub(super) fn maintain_recovery(&mut self, outlets: &mut impl Outlets, board: &Board) {
+    pub(super) fn maintain_recovery(
+        &mut self,
+        now: Instant,
+        outlets: &mut impl Outlets,
+        board: &Board,
+    ) {
         if self.units.iter().all(super::Unit::is_open) {
             return;
         }
@@ -264,14 +275,14 @@ impl Cohort {
             // Nor is that recorded: if it is one queue that is lost, the others are still there.
             return self.stop("the last recorded copy was lost while it was being read".into());
         }
-        if self.members.iter().any(|member| member.role == Role::Expelled) {
+        if self.has_expelled() {
             // Nothing goes on without it before the record says so: a successor might start
             // from it.
             return;
         }
         for place in 0..self.units.len() {
             match self.units[place].service {
-                Service::Waiting => self.begin_to_fetch(place, &members, outlets),
+                Service::Waiting => self.begin_to_fetch(now, place, &members, outlets),
                 Service::Settling { source } => {
                     self.maintain_settling(place, source, &members, outlets);
                 }
@@ -300,10 +311,22 @@ impl Cohort {
         }
     }
 
-    fn begin_to_fetch(&mut self, place: usize, members: &[usize], outlets: &mut impl Outlets) {
+    /// From the copy that is furthest of all that count; one that was away for too long is not waited for.
+    /// Whatever was committed is at each of them.
+    fn begin_to_fetch(
+        &mut self,
+        now: Instant,
+        place: usize,
+        members: &[usize],
+        outlets: &mut impl Outlets,
+    ) {
+        let is_absent = |member: &Member| {
+            let away = now.saturating_since(member.down_since);
+            member.up.is_none() && away >= self.policy.recovery_wait
+        };
+        let expected = members.iter().filter(|member| !is_absent(&self.members[**member]));
         let unit = &mut self.units[place];
-        let standings =
-            members.iter().map(|member| Some((*member, *unit.copies[*member].standing()?)));
+        let standings = expected.map(|member| Some((*member, *unit.copies[*member].standing()?)));
         let Some(standings) = standings.collect::<Option<Vec<_>>>() else { return };
         let furthest = standings.iter().rev().max_by_key(|(_, it)| it.numbers.transaction);
         let Some((source, mut standing)) = furthest.copied() else { return };

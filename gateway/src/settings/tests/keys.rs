@@ -8,12 +8,18 @@ const EXAMPLE: &str = include_str!("../../../../setup/examples/gateway.toml");
 const HANDBOOK: &str = include_str!("../../../../docs/operations.md");
 
 /// Keys without a default of their own: what the example shows behind `#` is an alternative.
-const ALTERNATIVES: [(&str, &str); 7] = [
+const ALTERNATIVES: [(&str, &str); 13] = [
     ("", "secret_file"),
     ("threads", "link_workers"),
     ("threads", "smtp_workers"),
     ("threads", "cores"),
     ("kvs", "local"),
+    ("kvs", "node"),
+    ("kvs", "rack"),
+    ("kvs", "power"),
+    ("placement", "node"),
+    ("placement", "rack"),
+    ("placement", "power"),
     ("queue", "recipients_file"),
     ("reports", "queue"),
 ];
@@ -39,6 +45,22 @@ const READ: &[(&str, &str, &str, &str)] = &[
     ("kvs", "name", "'a7'", "server: \"a7\""),
     ("kvs", "address", "'127.0.0.7:7001'", "address: 127.0.0.7:7001"),
     ("kvs", "local", "'127.0.0.7'", "local: Some(127.0.0.7)"),
+    ("kvs", "node", "'m7'", "placements: [Placement { node: Some(\"m7\")"),
+    ("kvs", "rack", "'r7'", "placements: [Placement { node: None, rack: Some(\"r7\")"),
+    (
+        "kvs",
+        "power",
+        "'p7'",
+        "placements: [Placement { node: None, rack: None, power: Some(\"p7\")",
+    ),
+    ("placement", "node", "'m7'", "placement: Placement { node: Some(\"m7\")"),
+    ("placement", "rack", "'r7'", "placement: Placement { node: None, rack: Some(\"r7\")"),
+    (
+        "placement",
+        "power",
+        "'p7'",
+        "placement: Placement { node: None, rack: None, power: Some(\"p7\")",
+    ),
     ("group", "name", "'main7'", "name: \"main7\""),
     ("group", "kvs", "['b', 'a']", "members: [1, 0]"),
     ("queue", "name", "'q7'", "queue_name: \"q7\""),
@@ -140,8 +162,9 @@ const READ_ELSEWHERE: [(&str, &str); 6] = [
 ];
 
 /// Those of the reader's keys that name tables.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "threads",
+    "placement",
     "kvs",
     "group",
     "queue",

@@ -1,4 +1,4 @@
-//! Two servers of the tests' own making: written from `docs/protocol.md`, not from the server's code.
+//! Servers of the tests' own making: written from `docs/protocol.md`, not from the server's code.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,7 +9,7 @@ use kvs_proto::{
 };
 
 use crate::replication::request::{
-    Answer, Ask, Baseline, Changing, Operation, Outlet, Request, Standing,
+    Answer, Ask, Baseline, Changing, Operation, Outlet, Outlets, Request, Standing,
 };
 
 /// A server with its queues, by name.
@@ -48,6 +48,14 @@ impl Outlet for Server {
         if self.is_up {
             self.link.push_back(request);
         }
+    }
+}
+
+impl Outlets for Vec<Server> {
+    type Outlet = Server;
+
+    fn of(&mut self, member: usize) -> &mut Server {
+        &mut self[member]
     }
 }
 
@@ -125,6 +133,9 @@ pub(super) const CREDIT: Credit = Credit { messages: 100_000, kib: 1_000_000 };
 
 impl Server {
     pub(super) fn answer(&mut self, request: Request) -> Vec<Answer> {
+        if matches!(request.ask, Ask::IsAlive) {
+            return vec![Answer::Alive];
+        }
         let refuse = |op, status, epoch| vec![Answer::Refused { op, status, epoch }];
         if let Ask::Create { name, .. } | Ask::Attach { name } = &request.ask {
             self.handles.insert(request.queue.0, name.to_string());
@@ -146,7 +157,7 @@ impl Server {
             return refuse(Op::Attach, Status::Fenced, queue.epoch);
         }
         match request.ask {
-            Ask::Create { .. } => unreachable!("above"),
+            Ask::Create { .. } | Ask::IsAlive => unreachable!("above"),
             Ask::Attach { .. } => {
                 if request.epoch > queue.epoch {
                     queue.epoch = request.epoch;

@@ -11,14 +11,15 @@ use super::server::Server;
 use crate::api::Ticket;
 use crate::board::Board;
 use crate::message::{DeliveryState, Envelope, Message, QueueIndex, Recipient};
-use crate::replication::cohort::{Cohort, CohortEvent, Policy, UnitSettings};
+use crate::replication::cohort::{Cohort, CohortEvent, MemberSettings, Policy, UnitSettings};
+use crate::replication::placement::Placement;
 use crate::replication::record::{Record, RegisterAnswer, RegisterCall};
 use crate::replication::request::Reply;
 
 /// A gateway's cohort with one or two queues, and what it stands on.
 pub(super) struct World {
     pub(super) cohort: Cohort,
-    pub(super) servers: [Server; 2],
+    pub(super) servers: Vec<Server>,
     pub(super) record: Option<Record>,
     pub(super) board: Arc<Board>,
     pub(super) now: Instant,
@@ -28,6 +29,8 @@ pub(super) struct World {
     pub(super) serial: u64,
 }
 
+pub(super) const SERVER_NAMES: [&str; 3] = ["a", "b", "c"];
+
 pub(super) const ISOLATE_AFTER: Duration = Duration::from_secs(1);
 pub(super) const RECOVERY_WAIT: Duration = Duration::from_secs(10);
 
@@ -36,11 +39,31 @@ pub(super) fn board() -> Arc<Board> {
 }
 
 pub(super) fn cohort(min_sync: usize, accept_loss: bool) -> Cohort {
+    cohort_of(2, min_sync, accept_loss)
+}
+
+/// A cohort with so many servers: `a`, `b`, `c`.
+pub(super) fn cohort_of(servers: usize, min_sync: usize, accept_loss: bool) -> Cohort {
+    cohort_at(&vec![Placement::default(); servers + 1], min_sync, accept_loss)
+}
+
+/// Placements written as `node:rack`: the gateway's, then the servers'.
+pub(super) fn labelled(labels: &[&str]) -> Vec<Placement> {
+    let placement = |label: &&str| {
+        let (node, rack) = label.split_once(':').expect("both");
+        Placement { node: Some(node.into()), rack: Some(rack.into()), power: None }
+    };
+    labels.iter().map(placement).collect()
+}
+
+/// A cohort whose gateway and servers stand there.
+fn cohort_at(placements: &[Placement], min_sync: usize, accept_loss: bool) -> Cohort {
     let policy = Policy {
         min_sync,
         isolate_after: ISOLATE_AFTER,
         recovery_wait: RECOVERY_WAIT,
         accept_loss,
+        placement: placements[0].clone(),
     };
     let unit = |index| UnitSettings {
         queue: QueueIndex(index),
@@ -50,15 +73,30 @@ pub(super) fn cohort(min_sync: usize, accept_loss: bool) -> Cohort {
         bytes_max: 1 << 20,
         headroom_bytes: 1000,
     };
-    Cohort::new("gw/g/0".into(), policy, vec!["a".into(), "b".into()], vec![unit(0), unit(1)])
+    let servers = SERVER_NAMES.iter().zip(&placements[1..]).map(|(name, placement)| {
+        MemberSettings { server: (*name).into(), placement: placement.clone() }
+    });
+    let servers = servers.collect();
+    Cohort::new("gw/g/0".into(), policy, servers, vec![unit(0), unit(1)])
 }
 
 impl World {
     pub(super) fn new(min_sync: usize) -> World {
+        World::of(2, min_sync)
+    }
+
+    /// With so many servers, of which two have copies.
+    pub(super) fn of(servers: usize, min_sync: usize) -> World {
+        World::with(min_sync, &vec![Placement::default(); servers + 1])
+    }
+
+    /// The gateway stands at the first of these places, the servers at the others.
+    pub(super) fn with(min_sync: usize, placements: &[Placement]) -> World {
+        let servers = placements.len() - 1;
         let server = || Server { life: 1, patience: usize::MAX, ..Server::default() };
         let mut world = World {
-            cohort: cohort(min_sync, false),
-            servers: [server(), server()],
+            cohort: cohort_at(placements, min_sync, false),
+            servers: std::iter::repeat_with(server).take(servers).collect(),
             record: None,
             board: board(),
             now: Instant::from_nanos(1),
@@ -67,18 +105,17 @@ impl World {
             fatal: None,
             serial: 0,
         };
-        world.link_up(0);
-        world.link_up(1);
+        (0..servers).for_each(|member| world.link_up(member));
         world.settle();
         world
     }
 
     /// The gateway dies and another process begins, with links up.
     pub(super) fn restart_gateway(&mut self, accept_loss: bool) {
-        self.cohort = cohort(self.min_sync, accept_loss);
+        self.cohort = cohort_of(self.servers.len(), self.min_sync, accept_loss);
         self.board = board();
         self.committed.clear();
-        for member in 0..2 {
+        for member in 0..self.servers.len() {
             self.servers[member].link.clear();
             if std::mem::take(&mut self.servers[member].is_up) {
                 self.link_up(member);
@@ -123,7 +160,7 @@ impl World {
             let answer = self.register(call);
             self.cohort.handle_register(self.now, answer, &mut self.servers);
         }
-        for member in 0..2 {
+        for member in 0..self.servers.len() {
             any |= self.serve(member);
         }
         while let Some(event) = self.cohort.poll_event() {
@@ -211,11 +248,15 @@ impl World {
         record.members.iter().map(|member| member.server.as_str()).collect()
     }
 
-    /// Both copies are what the queue is, in content, number and history.
+    /// Two copies count, and both are what the queue is, in content, number and history.
     pub(super) fn assert_in_step(&self) {
+        let recorded = self.recorded();
+        assert_eq!(recorded.len(), 2, "{recorded:?}");
+        let counts = |name: &str| recorded.contains(&name);
+        let counting = || self.servers.iter().zip(SERVER_NAMES).filter(|(_, name)| counts(name));
         for place in 0..2 {
             let queue = &self.cohort.unit(place).queue;
-            for server in &self.servers {
+            for (server, _) in counting() {
                 let numbers = server.queues[&format!("gw/q{place}")].numbers();
                 assert_eq!(numbers.content, queue.content_digest());
                 assert_eq!(numbers.transaction, queue.log().head());
