@@ -2,9 +2,11 @@
 # A whole system on loopback: two KVS, a gateway, and a sink for its next hop. To be sourced after
 # lib.sh; `begin` was called.
 
-# Addresses, set by prepare_system.
+# Addresses, set by prepare_system, and by add_spare.
 KVS_A=
 KVS_B=
+# shellcheck disable=SC2034  # read by its name
+KVS_C=
 GATEWAY=
 SINK=
 
@@ -24,6 +26,14 @@ prepare_system() {
         -e "s|^listen = .*|listen = [\"$GATEWAY\"]|" \
         -e "s|^register = .*|register = \"$SCRATCH/register\"|" \
         "$examples/gateway.toml" >"$SCRATCH/gateway.toml"
+}
+
+# add_spare: a third KVS for the example's group.
+add_spare() {
+    KVS_C=127.0.0.1:$(free_ports 1)
+    sed "s/127\.0\.0\.1:7001/$KVS_C/" "$ROOT/setup/examples/kvs.toml" >"$SCRATCH/kvs-c.toml"
+    sed -i -e "/^\[\[group\]\]/i [[kvs]]\nname = \"c\"\naddress = \"$KVS_C\"\n" \
+        -e 's/^kvs = \["a", "b"\]/kvs = ["a", "b", "c"]/' "$SCRATCH/gateway.toml"
 }
 
 # set_key FILE KEY VALUE: in a generated configuration file, at its top.
@@ -74,8 +84,9 @@ start_system() {
 }
 
 start_kvs() {
+    local address=KVS_${1^^}
     start "kvs-$1" "$BIN/kvs" --config "$SCRATCH/kvs-$1.toml"
-    if [ "$1" = a ]; then await_port kvs-a "$KVS_A"; else await_port kvs-b "$KVS_B"; fi
+    await_port "kvs-$1" "${!address}"
 }
 
 # The gateway opens its port when it has its copies.

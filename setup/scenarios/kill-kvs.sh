@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One of two KVS is killed under load: it stays away, and by min_sync = 1 the gateway goes on with the
-# other; or it comes back empty, and by min_sync = 2 the gateway accepts nothing until it is filled.
-# Nothing that was answered 250 is lost or altered.
+# other; or it comes back empty, and by min_sync = 2 the gateway accepts nothing until it is filled; or
+# there is a spare, which takes its place while mail is accepted. Nothing that was answered 250 is lost or
+# altered.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../lib.sh
 . "$(dirname "$0")/../lib.sh"
@@ -14,6 +15,7 @@ main() {
     build_release
     (stays_away)
     (comes_back)
+    (is_replaced)
 }
 
 stays_away() {
@@ -32,6 +34,39 @@ comes_back() {
     end_clean
     say "clean although a KVS was killed and came back empty"
 }
+
+# Each of three is killed in its turn, and comes back empty as the next spare. No client hears of it: a mail
+# waits a little longer for its 250.
+is_replaced() {
+    local victim kills=0
+    begin
+    prepare_system
+    add_spare
+    start_kvs c
+    start_system --ledger "$SCRATCH/sink.ledger" --status "$SCRATCH/sink.status"
+    start_load "$MESSAGES" --rate 2000 --json "$SCRATCH/load.json"
+    for victim in b a c; do
+        await_delivered $((MESSAGES * (kills + 1) / 5))
+        require_load
+        kill_hard "kvs-$victim"
+        kills=$((kills + 1))
+        await 20 has_replaced "$kills" || die "no spare takes the place of kvs-$victim within 20 s"
+        start_kvs "$victim"
+        await 20 has_returned "$victim" || die "kvs-$victim does not come back"
+    done
+    end_clean
+    jq -e '.smtp | .refused_4xx == 0 and .connections_lost == 0' "$SCRATCH/load.json" >/dev/null || {
+        jq .smtp "$SCRATCH/load.json" >&2
+        die "clients were told to come back although there was a spare"
+    }
+    say "clean although each of three KVS was killed; the longest wait for a 250 was" \
+        "$(jq '.smtp.dot_to_250.max_us / 1000 | round' "$SCRATCH/load.json") ms"
+}
+
+# Its first link was that of the start.
+has_returned() { [ "$(grep 'link up' "$SCRATCH/gateway.log" | grep -c "server=$1 ")" -ge 2 ]; }
+
+has_replaced() { [ "$(grep -c "the server's copies count" "$SCRATCH/gateway.log")" -ge "$1" ]; }
 
 end_clean() {
     await_load || die "not all mail was accepted"
