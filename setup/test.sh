@@ -26,7 +26,7 @@ Runs all checks, or the sections named:
   clients       odd mail of well-known clients arrives as it was sent
   mtas          odd mail from and to Postfix, OpenSMTPD and Exim, and to aiosmtpd, and its reports
   kill-gateway  the gateway is killed ten times under load
-  kill-kvs      a KVS is killed under load
+  kill-kvs      a KVS is killed under load, without and with a spare
   drivers       several workers, merged and split, at the gateway and at the KVS
   backlog       mail piles up, the gateway is killed, then a next hop appears
   next-hop      a next hop that defers, refuses, hangs up, says nothing or nonsense, in any phase

@@ -199,6 +199,34 @@ fn mistakes_between_keys_are_named_with_their_lines() {
     }
 }
 
+/// The good file with a third server, and labels for where the gateway and the servers stand.
+fn placed(own: &str, nodes: [&str; 3]) -> String {
+    let third = "[[kvs]]\nname = \"c\"\naddress = \"127.0.0.1:7003\"\n[[group]]";
+    let mut text = GOOD
+        .replace("[[group]]", third)
+        .replace("kvs = [\"a\", \"b\"]", "kvs = [\"a\", \"b\", \"c\"]")
+        .replace("[threads]", &format!("[placement]\nnode = \"{own}\"\n[threads]"));
+    for (name, node) in ["a", "b", "c"].iter().zip(nodes) {
+        let line = format!("name = \"{name}\"\n");
+        text = text.replace(&line, &format!("{line}node = \"{node}\"\n"));
+    }
+    text
+}
+
+#[test]
+fn a_group_may_have_spares_and_must_have_two_servers_that_do_not_fail_together() {
+    for nodes in [["1", "2", "3"], ["1", "1", "2"], ["gw", "1", "2"], ["1", "gw", "2"]] {
+        let settings = parse(&placed("gw", nodes)).unwrap();
+        assert_eq!(settings.groups[0].members, [0, 1, 2], "{nodes:?}");
+        let node = |place: usize| settings.placements[place].node.as_deref();
+        assert_eq!([node(0), node(1), node(2)], nodes.map(Some));
+    }
+    for nodes in [["1", "1", "1"], ["gw", "gw", "1"], ["gw", "1", "1"]] {
+        let text = parse(&placed("gw", nodes)).unwrap_err().to_string();
+        assert!(text.contains("no two copies of a queue may be on one node"), "{nodes:?}: {text}");
+    }
+}
+
 #[test]
 fn all_mistakes_are_named_at_once() {
     let text = GOOD
@@ -233,6 +261,8 @@ fn what_only_a_start_can_change_is_known() {
         ("[threads]", "min_sync = 1\n[threads]", "min_sync"),
         ("127.0.0.1:7002", "127.0.0.1:7003", "kvs"),
         ("kvs = [\"a\", \"b\"]", "kvs = [\"b\", \"a\"]", "group"),
+        ("name = \"b\"\n", "name = \"b\"\nrack = \"r\"\n", "kvs"),
+        ("[threads]", "[placement]\nrack = \"r\"\n[threads]", "placement"),
         ("name = \"example.net\"", "name = \"example.com\"", "queue (names, groups, order)"),
         ("[threads]", "[times]\nheart_beat = \"1 s\"\n[threads]", "times.heart_beat"),
         ("[threads]", "[times]\nlink_deadline = \"1 s\"\n[threads]", "times.link_deadline"),
