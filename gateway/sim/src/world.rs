@@ -48,6 +48,8 @@ pub struct World {
     senders: Vec<SmtpLoad<SimTransport>>,
     ledger: Rc<RefCell<Ledger>>,
     plan: Plan,
+    /// How long after a gateway's death the next hop may still get what it had sent.
+    in_flight_time_max: Duration,
     /// The gateway and a server are to die when a server is about to be dropped from a record.
     ambush: bool,
     /// The turn that a process is in takes until then.
@@ -111,6 +113,11 @@ impl World {
             gateway: None,
             servers: std::iter::repeat_with(|| None).take(scenario.servers).collect(),
             busy: BTreeMap::new(),
+            // Only then are there paths that are slow for a while.
+            in_flight_time_max: match options.faults {
+                FaultLevel::All => LATE,
+                FaultLevel::None | FaultLevel::Crashes => Duration::ZERO,
+            },
             ambush: false,
             fault_counts: BTreeMap::new(),
             fatal: None,
@@ -323,7 +330,8 @@ impl World {
         *self.fault_counts.entry(name(fault)).or_default() += 1;
         match fault {
             Fault::GatewayCrash { how, gone } => {
-                self.mark_duplicates(&[Duration::ZERO]);
+                let late = self.in_flight_time_max;
+                self.mark_duplicates(&[late]);
                 self.crash(how, GATEWAY_SMTP.ip());
                 self.end_gateway();
                 self.plan.add(now + gone, Fault::GatewayReturn);

@@ -282,7 +282,11 @@ impl Judge<'_> {
         let allowed = accepted_times + unasked + restarts + doubtful;
         if copies > allowed {
             self.fault(ProblemKind::Duplicated, Some(mail), || {
-                format!("recipient {recipient} got {copies} copies, {allowed} allowed")
+                let at_us = placed.iter().map(|&(_, index)| ledger.deliveries[index].at_us);
+                let at_us = at_us.collect::<Vec<_>>();
+                format!(
+                    "recipient {recipient} got {copies} copies, {allowed} allowed, at {at_us:?} us"
+                )
             });
         } else {
             self.verdict.counts.duplicates_allowed += copies.saturating_sub(1);
