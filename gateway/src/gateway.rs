@@ -35,7 +35,7 @@ pub struct Gateway {
     shared: Arc<Shared>,
     board: Arc<Board>,
     threads: Vec<JoinHandle<Result<(), Fatal>>>,
-    /// Ends after the workers, which call it.
+    /// Ends after the workers, which call it, and does not wait for a register that hangs.
     register: RegisterThread,
 }
 
@@ -78,7 +78,7 @@ impl Gateway {
         let shared = Arc::new(built.shared);
         let answers = built.answers;
         let waking = shared.clone();
-        let register = RegisterThread::start(register, move |asker, answer| {
+        let register = RegisterThread::start(Box::new(register), move |asker, answer| {
             // A worker that has left does not need its answer.
             let _ = answers[asker.worker].send((asker.cohort, answer));
             waking.wake(asker.worker);

@@ -9,6 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::Engine;
 use crate::replication::record::{Record, RegisterAnswer, RegisterCall};
 
 /// The largest file that is read, in bytes; a larger one is not ours.
@@ -34,17 +35,6 @@ impl FileRegister {
         register.lock()?;
         register.read()?;
         Ok(register)
-    }
-
-    /// Carries out a call on the record of that key.
-    pub fn call(&mut self, key: &str, call: &RegisterCall) -> RegisterAnswer {
-        let answer = match call {
-            RegisterCall::Read => self.get(key).map(RegisterAnswer::Read),
-            RegisterCall::Swap(record) => self.swap(key, record),
-        };
-        answer.unwrap_or_else(|error| {
-            RegisterAnswer::Failed(format!("{}: {error}", self.directory.display()))
-        })
     }
 
     fn get(&self, key: &str) -> io::Result<Option<Record>> {
@@ -106,6 +96,18 @@ impl FileRegister {
 
     fn sync_directory(&self) -> io::Result<()> {
         File::open(&self.directory)?.sync_all()
+    }
+}
+
+impl Engine for FileRegister {
+    fn call(&mut self, key: &str, call: &RegisterCall) -> RegisterAnswer {
+        let answer = match call {
+            RegisterCall::Read => self.get(key).map(RegisterAnswer::Read),
+            RegisterCall::Swap(record) => self.swap(key, record),
+        };
+        answer.unwrap_or_else(|error| {
+            RegisterAnswer::Failed(format!("{}: {error}", self.directory.display()))
+        })
     }
 }
 

@@ -58,7 +58,11 @@ pub enum RegisterAnswer {
     Swapped,
     /// To `Swap`: the record had another version. Somebody else changed it.
     Conflict,
-    /// Could not be read or written now; nothing is known to have changed.
+    /// Could not be read or written now. A `Swap` that failed is *ambiguous*: it may have been
+    /// carried out and only its answer lost, or may be carried out still. So whoever asked asks for
+    /// the very same again until there is another answer: `Swapped` if it has been carried out by
+    /// then, once or more often, and never a conflict with itself. An equal record that another
+    /// life of a gateway has written is a `Conflict`.
     Failed(String),
 }
 
