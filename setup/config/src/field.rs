@@ -94,6 +94,19 @@ impl<'d, T> Field<'d, T> {
         }
     }
 
+    /// The same with other values, as `change` makes them.
+    pub(crate) fn map<U>(self, change: impl Fn(T) -> U) -> Field<'d, U> {
+        let Kind { name, limits, example, placeholder, is_hidden, .. } = self.kind;
+        let placeholder = change(placeholder);
+        let kind = Kind { name, limits, example, placeholder, show: None, is_hidden };
+        let reading = match self.reading {
+            Reading::Given(value) => Reading::Given(change(value)),
+            Reading::Absent => Reading::Absent,
+            Reading::Mistaken => Reading::Mistaken,
+        };
+        Field { table: self.table, key: self.key, kind, reading }
+    }
+
     fn refuse(mut self, refusal: Refusal) -> Field<'d, T> {
         if let Some(value) = self.table.value(self.key) {
             self.table.refuse(self.key, value, &self.kind, refusal);

@@ -72,5 +72,5 @@ pub use document::Document;
 pub use field::Field;
 pub use mistake::{MISTAKES_MAX, Mistake, Mistakes};
 pub use secret::{FILE_BYTES_MAX, Secret, read_file, read_file_up_to};
-pub use table::{Integer, Table};
+pub use table::{Integer, PathOrList, Table};
 pub use units::{show_bytes, show_duration};

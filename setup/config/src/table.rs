@@ -36,6 +36,15 @@ pub struct Table<'d> {
     is_mistaken: bool,
 }
 
+/// What [`Table::path_or_list`] reads.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PathOrList<T> {
+    /// A string.
+    Path(PathBuf),
+    /// A list of at least one.
+    List(Vec<T>),
+}
+
 /// The integer types that [`Table::integer`] reads.
 pub trait Integer: Copy + PartialOrd + ToString + TryFrom<i128> {
     /// The least value.
@@ -131,6 +140,29 @@ impl<'d> Table<'d> {
         self.field(key, kind, |value| {
             let path = as_str(value)?;
             if path.is_empty() { Err(Refusal::Unfit) } else { Ok(PathBuf::from(path)) }
+        })
+    }
+
+    /// A path, or a list of what `item` makes of strings; its error says what would be right. `wants`
+    /// says what both are, such as "the path of a directory in quotes, or a list of addresses".
+    pub fn path_or_list<T>(
+        &self,
+        key: &'static str,
+        wants: &str,
+        item: impl Fn(&str) -> Result<T, String>,
+    ) -> Field<'d, PathOrList<T>> {
+        let is_list = self.value(key).is_some_and(|value| value.get_ref().is_array());
+        if is_list {
+            let read = |value: &DeValue<'_>| item(as_str(value)?).map_err(Refusal::Because);
+            return self.list(key, wants, read).map(PathOrList::List).check(|given| match given {
+                PathOrList::List(items) if items.is_empty() => Err(format!("give {wants}")),
+                _ => Ok(()),
+            });
+        }
+        let kind = Kind::new(wants, PathOrList::Path(PathBuf::new()));
+        self.field(key, kind, |value| match as_str(value)? {
+            "" => Err(Refusal::Unfit),
+            path => Ok(PathOrList::Path(PathBuf::from(path))),
         })
     }
 

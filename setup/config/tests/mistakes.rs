@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use config::{Document, Table};
+use config::{Document, PathOrList, Table};
 use proptest::prelude::*;
 
 /// The mistakes found when `read` reads `text`, one a line without the file's name.
@@ -277,6 +277,26 @@ fn columns_count_characters_and_lines_may_end_with_crlf() {
             "3:1: `z` is no key of the top of the file; its keys are `t`",
         ]
     );
+}
+
+#[test]
+fn a_path_or_a_list_is_read_and_says_of_each_item_what_would_be_right() {
+    let read = |t: &Table<'_>| {
+        let number = |text: &str| text.parse::<u16>().map_err(|_| "give \"1\"".to_owned());
+        t.path_or_list("k", "a path, or a list", number).required()
+    };
+    assert_eq!(value("k = 'a/b'", read), PathOrList::Path("a/b".into()));
+    assert_eq!(value("k = ['1', '2']", read), PathOrList::List(vec![1, 2]));
+    for (text, expected) in [
+        ("", "1:1: `k` is missing in the top of the file: give a path, or a list"),
+        ("k = 7", "1:5: `k` is 7: give a path, or a list"),
+        ("k = ''", "1:5: `k` is '': give a path, or a list"),
+        ("k = []", "1:5: `k` is []: give a path, or a list"),
+        ("k = ['1', 'x']", "1:11: `k` is 'x': give \"1\""),
+        ("k = ['1', 2]", "1:11: `k` is 2: give a path, or a list"),
+    ] {
+        assert_eq!(mistakes(text, |t| drop(read(t))), [expected]);
+    }
 }
 
 #[test]
