@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::board::Board;
 use crate::front::Front;
-use crate::register::{FileRegister, RegisterThread};
+use crate::register::{self, RegisterThread, WriterId};
 use crate::replication::record::RegisterAnswer;
 use crate::settings::{self, SESSIONS_MAX, Settings};
 use crate::shard::Shard;
@@ -54,13 +54,10 @@ impl Gateway {
     /// # Errors
     /// If the register cannot be opened, or sockets or threads cannot be made.
     pub fn start(settings: &Settings, seed: u64) -> io::Result<Gateway> {
-        let register = FileRegister::open(&settings.register).map_err(|error| {
-            let text = format!("register {}: {error}", settings.register.display());
-            io::Error::new(error.kind(), text)
-        })?;
+        let mut random = fastrand::Rng::with_seed(seed);
+        let register = register::open(&settings.register, WriterId(random.u64(..)))?;
         let board = Arc::new(settings.board());
         let plans = plan(settings.threads.drivers);
-        let mut random = fastrand::Rng::with_seed(seed);
         let fronts = plans.iter().filter(|plan| plan.front.is_some()).count();
         let descriptors = raise_descriptors();
         let lingering_max = lingering_within(descriptors.unwrap_or(usize::MAX), fronts);
@@ -78,7 +75,7 @@ impl Gateway {
         let shared = Arc::new(built.shared);
         let answers = built.answers;
         let waking = shared.clone();
-        let register = RegisterThread::start(Box::new(register), move |asker, answer| {
+        let register = RegisterThread::start(register, move |asker, answer| {
             // A worker that has left does not need its answer.
             let _ = answers[asker.worker].send((asker.cohort, answer));
             waking.wake(asker.worker);

@@ -113,9 +113,8 @@ impl Engine for FileRegister {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stored::tests::record;
     use super::*;
-    use crate::replication::record::RecordedMember;
-    use kvs_proto::{Epoch, Incarnation};
 
     struct Directory(PathBuf);
 
@@ -131,11 +130,6 @@ mod tests {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
-    }
-
-    fn record(version: u64, epoch: u64) -> Record {
-        let member = RecordedMember { server: "a".into(), incarnation: Incarnation(u64::MAX) };
-        Record { version, epoch: Epoch(epoch), members: vec![member], queues: vec!["q".into()] }
     }
 
     #[test]

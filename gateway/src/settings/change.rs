@@ -41,7 +41,8 @@ impl Settings {
             ("message_size_max (a larger one)", |a, b| {
                 a.reception.message_size_max <= b.reception.message_size_max
             }),
-            ("register", |a, b| a.register == b.register),
+            ("register", |a, b| a.register.place() == b.register.place()),
+            ("register_user", |a, b| a.register.user() == b.register.user()),
             ("log", |a, b| a.log_json == b.log_json),
             ("threads", |a, b| a.threads == b.threads),
             ("min_sync", |a, b| a.policy.min_sync == b.policy.min_sync),

@@ -6,13 +6,14 @@ mod links;
 mod policy;
 mod queues;
 mod reception;
+mod register;
 mod reports;
 #[cfg(test)]
 pub(crate) mod tests;
 mod threads;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use self::delivery::read_delivery;
 use self::links::{read_groups, read_links, read_placement, read_placements};
 use self::queues::read_queues;
 use self::reception::read_reception;
+use self::register::read_register;
 use self::reports::read_reports;
 use self::threads::read_threads;
 use crate::front::{
@@ -31,6 +33,7 @@ use crate::front::{
 use crate::link::LinkSettings;
 use crate::message::QueueIndex;
 use crate::queue::{QueuePolicy, RetryPolicy};
+use crate::register::RegisterSettings;
 use crate::replication::cohort::{BACKUPS, Policy, UnitSettings};
 use crate::replication::placement::Placement;
 use crate::shard::{CohortSettings, ShardSettings};
@@ -55,8 +58,8 @@ pub struct Settings {
     pub name: String,
     /// Budget for all messages together, in bytes.
     pub memory_bytes: u64,
-    /// Directory of the register.
-    pub register: PathBuf,
+    /// Where the register is.
+    pub register: RegisterSettings,
     /// Threads.
     pub threads: Threads,
     /// How mail is received; `number`, `fronts` and `seed` of the front are filled in per thread.
@@ -155,7 +158,7 @@ impl Settings {
         let memory_bytes = root.bytes("memory").range(1 << 20..=1 << 46).default(1 << 30);
         let message_size_max =
             root.bytes("message_size_max").range(1024..=200 << 20).default(20 << 20);
-        let register = directory.join(root.path("register").required());
+        let register = read_register(&root, directory);
         let links = read_links(&root, directory, message_size_max);
         let placement = read_placement(&root.table("placement"));
         let placements = read_placements(&root);

@@ -39,6 +39,9 @@ next_hops = ["127.0.0.1:2601", "127.0.0.1:2602"]
 queue = "rest"
 "#;
 
+/// A register in etcd, in the place of the good file's.
+const ETCD: &str = "= [\"http://10.0.0.1:2379\", \"http://[fd00::2]:2379\"]";
+
 fn parse(text: &str) -> Result<Settings, Mistakes> {
     Settings::parse(Path::new("/etc/hikyaku/gw1.toml"), text)
 }
@@ -54,13 +57,29 @@ fn a_good_file_is_read_and_the_rest_has_defaults() {
     let settings = parse(GOOD).unwrap();
     assert_eq!(settings.threads.drivers, Drivers::Merged { workers: 3 });
     assert_eq!(settings.policy.min_sync, 2);
-    assert_eq!(settings.register, Path::new("/etc/hikyaku/register"));
+    let directory = Path::new("/etc/hikyaku/register");
+    assert_eq!(settings.register, RegisterSettings::Directory(directory.into()));
     let routes = &settings.reception.routes;
     assert_eq!(routes.queue_for("example.org"), Some(QueueIndex(0)));
     assert_eq!(routes.queue_for("anything.else"), Some(QueueIndex(1)));
     let destination = &settings.delivery.destinations[0];
     assert_eq!(destination.rate_per_second, NonZeroU32::new(7));
     assert_eq!(settings.delivery.destinations[1].next_hops.len(), 2);
+}
+
+#[test]
+fn a_register_in_etcd_is_read_with_and_without_a_user() {
+    let etcd = |more: &str| match changed("= \"register\"", &format!("{ETCD}{more}")).register {
+        RegisterSettings::Etcd(settings) => settings,
+        other => panic!("{other:?}"),
+    };
+    let settings = etcd("");
+    assert_eq!(settings.members, ["10.0.0.1:2379", "[fd00::2]:2379"].map(|it| it.parse().unwrap()));
+    assert_eq!(settings.user, None);
+    let settings = etcd("\nregister_user = \"gw1\"\nregister_password = \"between them\"");
+    let (name, password) = settings.user.as_ref().unwrap();
+    assert_eq!((&name[..], password.expose()), ("gw1", "between them"));
+    assert!(!format!("{settings:?}").contains("between them"));
 }
 
 #[test]
@@ -179,6 +198,40 @@ fn mistakes_between_keys_are_named_with_their_lines() {
         ("workers = 3", "workers = 3\ncores = \"0-1\"", "2 cores for 3 threads"),
         ("account = \"gw1\"\n", "", "`account` is missing"),
         ("secret = \"between us\"", "secret_file = \"/does/not/exist\"", "/does/not/exist"),
+        (
+            "= \"register\"",
+            "= 7",
+            "5:12: `register` is 7: give the path of a directory in quotes, or",
+        ),
+        ("= \"register\"", "= []", "such as [\"http://10.0.0.1:2379\"]"),
+        (
+            "= \"register\"",
+            "= [\"http://[::1]:2379\", \"10.0.0.1:2379\"]",
+            "5:34: `register` is \"10.0.0.1:2379\": give http://, an IP address and a port",
+        ),
+        ("= \"register\"", "= [\"https://10.0.0.1:2379\"]", "http without TLS"),
+        (
+            "= \"register\"",
+            "= [\"http://[::1]:1\", \"http://[::1]:1\"]",
+            "5:31: [::1]:1 is named twice",
+        ),
+        ("[threads]", "register_user = \"gw1\"\n[threads]", "a directory asks for no user"),
+        ("[threads]", "register_password = \"p\"\n[threads]", "a directory asks for no user"),
+        (
+            "= \"register\"",
+            &format!("{ETCD}\nregister_user = \"gw1\""),
+            "`register_password` is missing",
+        ),
+        (
+            "= \"register\"",
+            &format!("{ETCD}\nregister_password_file = \"/does/not/exist\""),
+            "cannot read /does/not/exist",
+        ),
+        (
+            "= \"register\"",
+            &format!("{ETCD}\nregister_password = \"p\""),
+            "6:21: a password without a name: give `register_user` too",
+        ),
         ("[threads]", "min_sync = 0\n[threads]", "from 1 to 2"),
         ("[threads]", "[times]\nheart_beat = \"9 s\"\n[threads]", "longer than `heart_beat`"),
         (
@@ -254,6 +307,7 @@ fn what_only_a_start_can_change_is_known() {
         ("gw1.example", "gw2.example", "hostname"),
         ("\"127.0.0.1:2525\", ", "", "listen"),
         ("\"register\"", "\"registry\"", "register"),
+        ("= \"register\"", ETCD, "register"),
         ("account = \"gw1\"", "account = \"gw2\"", "account"),
         ("between us", "between all", "secret"),
         ("[threads]", "log = \"json\"\n[threads]", "log"),
@@ -271,6 +325,11 @@ fn what_only_a_start_can_change_is_known() {
     ] {
         assert_eq!(changed(from, to).fixed_differences(&running), [key]);
     }
+    let user = |password: &str| {
+        let user = format!("{ETCD}\nregister_user = \"gw1\"\nregister_password = \"{password}\"");
+        changed("= \"register\"", &user)
+    };
+    assert_eq!(user("one").fixed_differences(&user("other")), ["register_user"]);
     for to in
         ["memory = \"64 MiB\"\n", "[limits]\nsessions_max = 3\n", "[times]\ncommit = \"1 s\"\n"]
     {

@@ -8,7 +8,11 @@ const EXAMPLE: &str = include_str!("../../../../setup/examples/gateway.toml");
 const HANDBOOK: &str = include_str!("../../../../docs/operations.md");
 
 /// Keys without a default of their own: what the example shows behind `#` is an alternative.
-const ALTERNATIVES: [(&str, &str); 13] = [
+const ALTERNATIVES: [(&str, &str); 17] = [
+    ("", "register"),
+    ("", "register_user"),
+    ("", "register_password"),
+    ("", "register_password_file"),
     ("", "secret_file"),
     ("threads", "link_workers"),
     ("threads", "smtp_workers"),
@@ -30,7 +34,8 @@ const READ: &[(&str, &str, &str, &str)] = &[
     ("", "name", "'gw7'", "name: \"gw7\""),
     ("", "hostname", "'gw7.example'", "hostname: \"gw7.example\""),
     ("", "listen", "['127.0.0.7:2525']", "listen: [127.0.0.7:2525]"),
-    ("", "register", "'other'", "register: \"./other\""),
+    ("", "register", "'other'", "register: Directory(\"./other\")"),
+    ("", "register_user", "'gw7'", "user: Some((\"gw7\", Secret(hidden)))"),
     ("", "account", "'gw7'", "account: \"gw7\""),
     ("", "min_sync", "1", "min_sync: 1"),
     ("", "memory", "'70 MiB'", "memory_bytes: 73400320"),
@@ -152,7 +157,9 @@ const READ: &[(&str, &str, &str, &str)] = &[
 
 /// Keys that READ does not have: what they do is tested by name elsewhere, as they need a file or
 /// other keys.
-const READ_ELSEWHERE: [(&str, &str); 6] = [
+const READ_ELSEWHERE: [(&str, &str); 8] = [
+    ("", "register_password"),
+    ("", "register_password_file"),
     ("", "secret"),
     ("", "secret_file"),
     ("threads", "link_workers"),
@@ -260,6 +267,10 @@ fn with_value(table: &str, key: &str, value: &str) -> String {
     assert!(is_done, "{table} {key} is in the example");
     // What names what was renamed, and what goes with one kind of threads only.
     match (table, key) {
+        ("", "register_user") => text
+            .replace("register = \"register\"\n", "")
+            .replace("# register = ", "register = ")
+            .replace("# register_password = ", "register_password = "),
         ("threads", "drivers") => text.replace("\nworkers = 1\n", "\n"),
         ("threads", "workers") => text.replace("cores = \"0\"", "cores = \"\""),
         ("kvs", "name") => text.replace("kvs = [\"a\", \"b\"]", "kvs = [\"a7\", \"b\"]"),
