@@ -9,6 +9,7 @@ use fastrand::Rng;
 use loadgen::sink::{Fault as SinkFault, Faults as SinkFaults, Phase};
 use tcpstack::{Instant, SimPath};
 
+use crate::register::Outage;
 use crate::sabotage::Sabotage;
 use crate::scenario::{FaultLevel, GATEWAY_SMTP, Options, SERVERS, SINK, Scenario, sender_host};
 
@@ -79,6 +80,13 @@ pub enum Fault {
     Restore {
         /// Which queue, by its place modulo their number.
         queue: u32,
+    },
+    /// Something is wrong with the register for a while.
+    Register {
+        /// What.
+        outage: Outage,
+        /// How long.
+        lasts: Duration,
     },
     /// When the gateway next asks the register to drop a server, it dies before the answer comes,
     /// and the other server with it.
@@ -154,6 +162,9 @@ impl Plan {
                 plan.add(within(rng, 5, 95), fault);
             }
             plan.sink = sink_faults(rng);
+            if options.sabotage.is_none() {
+                plan.add_outages(begin, load_time, options.seed);
+            }
         }
         if options.sabotage.is_none() {
             plan.add_reloads(begin, load_time, options.seed);
@@ -174,6 +185,30 @@ impl Plan {
             };
             let lasts = Duration::from_millis(rng.u64(10..=3000));
             self.add(at, Fault::Reload { queue: rng.u32(..), change, lasts });
+        }
+    }
+
+    /// The register fails, also just when a process dies and the record has to change. By draws of
+    /// its own, so that other faults stay what they are.
+    fn add_outages(&mut self, begin: Instant, load_time: Duration, seed: u64) {
+        let mut rng = Rng::with_seed(seed ^ OUTAGES);
+        let is_crash =
+            |fault: &Fault| matches!(fault, Fault::GatewayCrash { .. } | Fault::ServerCrash { .. });
+        let crashes = self.coming.iter().filter(|(_, fault)| is_crash(fault));
+        let crashes = crashes.map(|(&(at, _), _)| at).collect::<Vec<_>>();
+        for _ in 0..rng.u32(0..=4) {
+            let at = match rng.choice(crashes.iter()) {
+                Some(crash) if rng.bool() => *crash,
+                _ => begin + load_time * rng.u32(5..=95) / 100,
+            };
+            let outage = match rng.u8(0..4) {
+                0 => Outage::Unreachable,
+                1 => Outage::AnswersLost,
+                2 => Outage::Slow,
+                _ => Outage::Mixed,
+            };
+            let lasts = Duration::from_millis(rng.u64(100..=4000));
+            self.add(at, Fault::Register { outage, lasts });
         }
     }
 
@@ -224,6 +259,9 @@ impl Plan {
 
 /// Makes the draws of reloads differ from the others of their seed.
 const RELOADS: u64 = 0x5eed_0f2e_10ad_0000;
+
+/// And those of the register's outages.
+const OUTAGES: u64 = 0x5eed_0f00_7a6e_0000;
 
 fn crash(rng: &mut Rng) -> Crash {
     if rng.bool() { Crash::Process } else { Crash::Host }

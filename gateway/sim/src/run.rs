@@ -114,6 +114,9 @@ fn judge(world: &mut World, report: &mut Report) {
     });
     report.counts = verdict.counts;
     report.faults = world.fault_counts().clone();
+    if world.register().repeats() > 0 {
+        report.faults.insert("swap repeated", world.register().repeats());
+    }
     report.virtual_time = world.now().saturating_since(Instant::ZERO);
     report.turns = world.turns();
 }

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use gateway::replication::record::Record;
+use gateway::replication::record::{Record, RegisterAnswer};
 use gateway::settings::Settings;
 use kvs::worker::Worker;
 use kvs_proto::Incarnation;
@@ -24,7 +24,7 @@ use crate::chronicle::Chronicle;
 use crate::gateway_host::GatewayHost;
 use crate::kvs_host;
 use crate::plan::{Crash, Fault, Plan, QueueChange};
-use crate::register::SimRegister;
+use crate::register::{Outage, SimRegister};
 use crate::sabotage::{Sabotage, Saboteur};
 use crate::scenario::{
     FaultLevel, GATEWAY_SMTP, Options, SERVERS, SINK, Scenario, UNIX_ORIGIN_MS, sender_host,
@@ -109,7 +109,8 @@ impl World {
             senders: senders.collect(),
             saboteur: sabotage.map(|it| Saboteur::new(it, countdown)),
             sink: sink.expect("the sink's address is its own"),
-            register: SimRegister::default(),
+            // By draws of its own, so that other faults stay what they are.
+            register: SimRegister::new(options.seed ^ FATES),
             gateway: None,
             servers: std::iter::repeat_with(|| None).take(scenario.servers).collect(),
             busy: BTreeMap::new(),
@@ -167,6 +168,9 @@ impl World {
             self.inflict(fault);
         }
         while let Some((worker, cohort, answer)) = self.register.poll(next) {
+            if matches!(answer, RegisterAnswer::Failed(_)) {
+                *self.fault_counts.entry("register call failed").or_default() += 1;
+            }
             let gateway = self.gateway.as_mut().expect("calls of the dead are abandoned");
             gateway.handle_answer(worker, cohort, answer);
         }
@@ -243,6 +247,7 @@ impl World {
             self.network.set_path(other, gateway, None);
         }
         self.sink.set_faults(SinkFaults::default());
+        self.register.end_outage();
         for queue in (0..).take(self.original.queues.len()) {
             self.reload(queue, None);
         }
@@ -362,6 +367,7 @@ impl World {
             }
             Fault::Quicken(from, to) => self.network.set_path(from, to, None),
             Fault::Ambush => self.ambush = true,
+            Fault::Register { outage, lasts } => self.register.begin_outage(outage, now + lasts),
             Fault::Reload { queue, change, lasts } => {
                 self.reload(queue, Some(change));
                 self.plan.add(now + lasts, Fault::Restore { queue });
@@ -443,6 +449,7 @@ impl World {
         let saboteur = self.saboteur.take();
         let settings = &self.scenario.settings;
         let gateway = GatewayHost::start(&self.network, host, settings, &mut self.rng, saboteur);
+        self.register.begin_life();
         self.gateway = Some(gateway);
     }
 
@@ -502,6 +509,10 @@ fn name(fault: Fault) -> &'static str {
         Fault::Slow { .. } => "slow path",
         Fault::Quicken(..) => "path restored",
         Fault::Ambush => "ambush",
+        Fault::Register { outage: Outage::Unreachable, .. } => "register unreachable",
+        Fault::Register { outage: Outage::AnswersLost, .. } => "register answers lost",
+        Fault::Register { outage: Outage::Slow, .. } => "register slow",
+        Fault::Register { outage: Outage::Mixed, .. } => "register mixed outage",
         Fault::Reload { .. } => "reload",
         Fault::Restore { .. } => "configuration restored",
     }
@@ -509,6 +520,9 @@ fn name(fault: Fault) -> &'static str {
 
 /// The world begins then: a time before it is never a deadline.
 const BEGIN: Instant = Instant::from_nanos(1_000_000_000);
+
+/// Makes the draws of what becomes of the register's calls differ from the others of their seed.
+const FATES: u64 = 0x5eed_0ffa_7e50_0000;
 
 /// A fault that cannot be inflicted now is tried again after this.
 const FAULT_PATIENCE: Duration = Duration::from_millis(100);
