@@ -22,8 +22,9 @@ END
 PACKAGES=(gcc libc6-dev ca-certificates)
 # The linter for scripts; the mail programs of the scenarios; jq reads cargo's metadata and reports.
 TEST_PACKAGES=(git jq shellcheck swaks postfix curl python3 python3-venv)
-# Mail servers that exclude each other as packages are unpacked and not installed: to $PROGRAMS.
-UNPACKED=(exim:exim4-daemon-light opensmtpd:opensmtpd)
+# Mail servers that exclude each other as packages, and what would run as a service of this machine, are
+# unpacked and not installed: to $PROGRAMS.
+UNPACKED=(exim:exim4-daemon-light opensmtpd:opensmtpd etcd:etcd-server)
 # From PyPI and npm, with what they need, for $PROGRAMS.
 PYTHON_PACKAGES=(aiosmtpd==1.4.6 atpublic==7.0.0 attrs==25.4.0)
 NODE_PACKAGES=(nodemailer@8.0.9)

@@ -36,6 +36,40 @@ add_spare() {
         -e 's/^kvs = \["a", "b"\]/kvs = ["a", "b", "c"]/' "$SCRATCH/gateway.toml"
 }
 
+# Addresses of etcd's members, set by prepare_etcd.
+ETCD=()
+
+# Chooses ports for three members of an etcd cluster; ETCD_PEERS is where they speak to each other.
+prepare_etcd() {
+    local ports
+    mapfile -t ports < <(free_ports 6)
+    ETCD=("${ports[@]:0:3}")
+    ETCD=("${ETCD[@]/#/127.0.0.1:}")
+    ETCD_PEERS=("${ports[@]:3}")
+    ETCD_PEERS=("${ETCD_PEERS[@]/#/127.0.0.1:}")
+}
+
+# start_etcd NUMBER…: those members, with data of their own in $SCRATCH/etcd-NUMBER.data, until they
+# have a leader.
+start_etcd() {
+    local number cluster
+    cluster=$(for number in 0 1 2; do printf 'etcd-%s=http://%s,' "$number" "${ETCD_PEERS[number]}"; done)
+    for number; do
+        start "etcd-$number" "$PROGRAMS/etcd/usr/bin/etcd" --name "etcd-$number" \
+            --data-dir "$SCRATCH/etcd-$number.data" \
+            --listen-client-urls "http://${ETCD[number]}" \
+            --advertise-client-urls "http://${ETCD[number]}" \
+            --listen-peer-urls "http://${ETCD_PEERS[number]}" \
+            --initial-advertise-peer-urls "http://${ETCD_PEERS[number]}" \
+            --initial-cluster "${cluster%,}"
+    done
+    for number; do
+        await 30 is_healthy "${ETCD[number]}" || die "etcd-$number has no leader after 30 s"
+    done
+}
+
+is_healthy() { curl -fs --max-time 2 "http://$1/health" | grep -q true; }
+
 # set_key FILE KEY VALUE: in a generated configuration file, at its top.
 set_key() {
     grep -q "^$2 = " "$SCRATCH/$1.toml" || die "$1.toml has no key $2"

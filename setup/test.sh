@@ -5,7 +5,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 SECTIONS=(install format scripts rules lint docs tests no-c examples demo clients mtas kill-gateway
-    kill-kvs drivers backlog next-hop age stop reload crowd large)
+    kill-kvs drivers backlog next-hop age stop reload register crowd large)
 
 usage() {
     cat <<END
@@ -33,6 +33,7 @@ Runs all checks, or the sections named:
   age           mail is warned about, given up and kept in strict order, and the gateway killed amid that
   stop          stops, lost servers, lost copies, and starts that must fail
   reload        the configuration changes under load; what is wrong is refused
+  register      the register in etcd, whose members die; the gateway is killed, and fenced
   crowd         good mail beside thousands of sessions that do nothing, or a byte a second
   large         100 mails of 50 MB at once, for a gateway with room for ten
 
