@@ -137,6 +137,14 @@ impl SimRegister {
         self.records.iter().map(|(key, stored)| (key.as_str(), &stored.record))
     }
 
+    /// The records of calls under way: each may be written still.
+    pub fn asked_for(&self) -> impl Iterator<Item = &Record> {
+        self.calls.iter().filter_map(|call| match &call.errand.call {
+            RegisterCall::Swap(record) => Some(record),
+            RegisterCall::Read => None,
+        })
+    }
+
     /// If the call drops a server from a record: the one that stays.
     pub fn last_member_after(&self, errand: &RegisterErrand) -> Option<usize> {
         let RegisterCall::Swap(record) = &errand.call else { return None };

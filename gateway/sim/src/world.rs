@@ -401,24 +401,21 @@ impl World {
     }
 
     /// Whether a crash would destroy the last copy of something, or there is nothing to crash. A
-    /// call under way may change which copies count, so it is waited for where that matters.
+    /// record that is asked for may be written, so it counts too.
     fn must_wait(&self, fault: Fault) -> bool {
-        let is_calling = self.register.next_at().is_some();
+        let written = self.register.records().map(|(_, record)| record);
+        let mut records = written.chain(self.register.asked_for());
         match fault {
             Fault::GatewayCrash { .. } => {
-                let all_up = self.servers.iter().all(Option::is_some);
                 let any_counts =
                     |record: &Record| (0..self.servers.len()).any(|it| self.counts(it, record));
-                let safe = self.register.records().all(|(_, record)| any_counts(record));
-                self.gateway.is_none() || !safe || (is_calling && !all_up)
+                self.gateway.is_none() || !records.all(any_counts)
             }
             Fault::ServerCrash { server, .. } => {
-                let mut records = self.register.records();
                 let another_counts = |record: &Record| {
                     (0..self.servers.len()).any(|it| it != server && self.counts(it, record))
                 };
-                let safe = records.all(|(_, record)| another_counts(record));
-                self.servers[server].is_none() || !safe || is_calling
+                self.servers[server].is_none() || !records.all(another_counts)
             }
             _ => false,
         }
