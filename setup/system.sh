@@ -68,6 +68,24 @@ start_etcd() {
     done
 }
 
+# guard_etcd USER PASSWORD: has etcd ask who somebody is, and gives that user the gateways' keys.
+guard_etcd() {
+    local keys
+    keys="\"key\": \"$(printf /hikyaku/ | base64)\", \"range_end\": \"$(printf /hikyaku0 | base64)\""
+    etcd_auth user/add '{"name": "root", "password": "root"}'
+    etcd_auth role/add '{"name": "root"}'
+    etcd_auth user/grant '{"user": "root", "role": "root"}'
+    etcd_auth user/add "{\"name\": \"$1\", \"password\": \"$2\"}"
+    etcd_auth role/add '{"name": "gateways"}'
+    etcd_auth role/grant "{\"name\": \"gateways\", \"perm\": {\"permType\": \"READWRITE\", $keys}}"
+    etcd_auth user/grant "{\"user\": \"$1\", \"role\": \"gateways\"}"
+    etcd_auth enable '{}'
+}
+
+etcd_auth() {
+    curl -fsS --max-time 10 "http://${ETCD[0]}/v3/auth/$1" -d "$2" >"$SCRATCH/answer" || die "etcd refuses $1"
+}
+
 is_healthy() { curl -fs --max-time 2 "http://$1/health" | grep -q true; }
 
 # set_key FILE KEY VALUE: in a generated configuration file, at its top.

@@ -27,7 +27,11 @@ main() {
     prepare_etcd
     set_key gateway min_sync 1
     set_key gateway register "[$(printf '"http://%s", ' "${ETCD[@]}")]"
+    add_key gateway register_user '"gw1"'
+    add_key gateway register_password_file '"register.secret"'
+    say between-us >"$SCRATCH/register.secret"
     start_etcd 0 1 2
+    guard_etcd gw1 between-us
     start_system --ledger "$SCRATCH/sink.ledger" --status "$SCRATCH/sink.status"
     start_load 1000000 --rate "$RATE" --mix 100:1k
     await_delivered 1
