@@ -3,7 +3,7 @@
 //! Reads are linearizable, changes are transactions on the revision of their key: both need a
 //! majority of the members. One member is asked at a time; when it fails or does not answer in
 //! time, the next one is. So a request can reach the cluster more than once, which
-//! [`KeyedRegister`](super::keyed::KeyedRegister) expects.
+//! `KeyedRegister` expects.
 
 mod wire;
 

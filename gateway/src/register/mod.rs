@@ -3,7 +3,7 @@
 //! Only changes of owner or of the copies that count come here: never a mail. Where the records are
 //! kept is an *engine*:
 //!
-//! * [`file`] keeps them in a directory, for gateways that share one machine.
+//! * [`mod@file`] keeps them in a directory, for gateways that share one machine.
 //! * [`etcd`] keeps them in etcd, for gateways that do not; `keyed` is how, [`stored`] what.
 //!
 //! [`thread`] carries calls out for the workers, who never wait for an engine.
