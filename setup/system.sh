@@ -22,7 +22,7 @@ prepare_system() {
     sed "s/127\.0\.0\.1:7001/$KVS_A/" "$examples/kvs.toml" >"$SCRATCH/kvs-a.toml"
     sed "s/127\.0\.0\.1:7001/$KVS_B/" "$examples/kvs.toml" >"$SCRATCH/kvs-b.toml"
     sed -e "s/127\.0\.0\.1:7001/$KVS_A/; s/127\.0\.0\.1:7002/$KVS_B/" \
-        -e "s/127\.0\.0\.1:2600/$SINK/" \
+        -e "s/127\.0\.0\.1:2600\"/$SINK\"/" \
         -e "s|^listen = .*|listen = [\"$GATEWAY\"]|" \
         -e "s|^register = .*|register = \"$SCRATCH/register\"|" \
         "$examples/gateway.toml" >"$SCRATCH/gateway.toml"
