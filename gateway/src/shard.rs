@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::api::{Command, Notice, Outcome, Report, ReportKind, ReportOutcome, Ticket};
 use crate::board::Board;
-use crate::link::{Link, LinkEvent, LinkSettings, Links};
+use crate::link::{Link, LinkCounters, LinkEvent, LinkSettings, Links};
 use crate::message::{DeliveryState, MessageRef, QueueIndex};
 use crate::queue::{DueReport, Expired, MailQueue, PolledReport, QueuePolicy, RetryPolicy};
 use crate::replication::cohort::{
@@ -297,6 +297,11 @@ impl<T: Transport> Shard<T> {
         counters
     }
 
+    /// What the links with two paths have been through.
+    pub fn link_counters(&self) -> Vec<LinkCounters> {
+        self.links.counters().collect()
+    }
+
     /// The links' transport, for waiting.
     pub fn transport(&mut self) -> &mut T {
         self.links.transport()
@@ -322,6 +327,9 @@ impl State {
                     team.cohort.handle_link_down(now, member, board);
                 });
             }
+            LinkEvent::Late(link) => self.for_members(link, |team, member, _| {
+                team.cohort.handle_late(member, &mut links[link]);
+            }),
             LinkEvent::Reply(link, reply) => {
                 let Some(Some(home)) = self.homes.get(reply.queue.0 as usize).copied() else {
                     warn!(queue = reply.queue.0, "an answer for a queue that is not ours");

@@ -15,6 +15,7 @@ use tcpstack::{Clock, Idle, Instant, KernelTransport, Transport, Waker, wait_on_
 use tracing::{info, warn};
 
 use crate::front::{Front, FrontCounters};
+use crate::link::LinkCounters;
 use crate::register::Asker;
 use crate::replication::record::{RegisterAnswer, RegisterCall};
 use crate::settings::Settings;
@@ -399,13 +400,17 @@ impl Worker {
         {
             info!(target: "counters", worker, ?shard);
         }
+        let links = self.drivers.shard.as_ref().map(Shard::link_counters).unwrap_or_default();
+        if logged.links != links {
+            info!(target: "counters", worker, ?links);
+        }
         let front = self.drivers.front.as_ref().map(Front::counters);
         if logged.front != front
             && let Some(front) = front
         {
             info!(target: "counters", worker, ?front);
         }
-        *logged = Logged { shard, front };
+        *logged = Logged { shard, links, front };
     }
 }
 
@@ -413,6 +418,7 @@ impl Worker {
 #[derive(Debug, Default)]
 struct Logged {
     shard: Option<ShardCounters>,
+    links: Vec<LinkCounters>,
     front: Option<FrontCounters>,
 }
 

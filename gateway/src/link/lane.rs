@@ -1,12 +1,12 @@
 //! One connection of a link, to one worker of a server.
 
 use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use kvs_proto::auth::NONCE_SIZE_BYTES;
 use kvs_proto::body::{Baseline as BaselineBody, QueueName};
-use kvs_proto::{Client, ClientConfig, Generation, QueueHandle, Sequence, Tag};
+use kvs_proto::{Client, ClientConfig, Epoch, Generation, QueueHandle, Sequence, Tag};
 use tcpstack::{ConnectionId, Instant, Transport};
 use tracing::warn;
 
@@ -42,16 +42,16 @@ enum LaneState {
         up: bool,
         /// The transport took less than was offered, and has not said that there is room again.
         blocked: bool,
+        /// When it last said so: bytes have reached the server.
+        moved_at: Instant,
+        /// When a heart-beat was last sent although something was owed.
+        probed_at: Instant,
     },
 }
 
 impl Lane {
     pub(super) fn new(address: SocketAddr) -> Lane {
         Lane { address, state: LaneState::New }
-    }
-
-    pub(super) fn address(&self) -> SocketAddr {
-        self.address
     }
 
     pub(super) fn is_new(&self) -> bool {
@@ -79,15 +79,16 @@ impl Lane {
         &mut self,
         now: Instant,
         settings: &LinkSettings,
+        local: Option<IpAddr>,
         transport: &mut impl Transport,
     ) -> bool {
-        match transport.connect(now, self.address, settings.local) {
+        match transport.connect(now, self.address, local) {
             Ok(connection) => {
                 self.state = LaneState::Connecting(connection);
                 true
             }
             Err(error) => {
-                warn!(server = %settings.server, %error, "cannot connect");
+                warn!(server = %settings.server, address = %self.address, %error, "cannot connect");
                 false
             }
         }
@@ -108,7 +109,14 @@ impl Lane {
             output_bytes_max: OUTPUT_BYTES_MAX,
         };
         let client = Box::new(Client::new(wire(now), config));
-        self.state = LaneState::Connected { connection, client, up: false, blocked: false };
+        self.state = LaneState::Connected {
+            connection,
+            client,
+            up: false,
+            blocked: false,
+            moved_at: Instant::ZERO,
+            probed_at: Instant::ZERO,
+        };
     }
 
     pub(super) fn set_up(&mut self) {
@@ -117,9 +125,14 @@ impl Lane {
         }
     }
 
-    pub(super) fn unblock(&mut self) {
-        if let LaneState::Connected { blocked, .. } = &mut self.state {
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.state, LaneState::Connected { up: true, .. })
+    }
+
+    pub(super) fn unblock(&mut self, now: Instant) {
+        if let LaneState::Connected { blocked, moved_at, .. } = &mut self.state {
             *blocked = false;
+            *moved_at = now;
         }
     }
 
@@ -142,6 +155,45 @@ impl Lane {
         let LaneState::Connected { client, .. } = &self.state else { return false };
         let silent = now.saturating_since(from_wire(client.last_received()).max(awake_since));
         silent >= settings.deadline && client.unanswered() > 0
+    }
+
+    /// Since when nothing has moved although answers are owed: no byte from the worker, none to it
+    /// where many wait. `None` if nothing is owed.
+    pub(super) fn quiet_since(&self, awake_since: Instant) -> Option<Instant> {
+        let LaneState::Connected { client, moved_at, .. } = &self.state else { return None };
+        let asked = from_wire(client.oldest_unanswered_since()?);
+        let heard = from_wire(client.last_received());
+        Some(asked.max(heard).max(*moved_at).max(awake_since))
+    }
+
+    /// When the worker last sent something; never, if it is not connected.
+    pub(super) fn heard_at(&self) -> Instant {
+        match &self.state {
+            LaneState::Connected { client, .. } => from_wire(client.last_received()),
+            _ => Instant::ZERO,
+        }
+    }
+
+    /// Sends a heart-beat, whatever is owed, unless one was sent since something was last heard. It
+    /// passes what waits in parts, so that a long message does not look like a dead path.
+    pub(super) fn probe(&mut self, now: Instant) {
+        let LaneState::Connected { client, up: true, probed_at, .. } = &mut self.state else {
+            return;
+        };
+        if *probed_at <= from_wire(client.last_received()) {
+            *probed_at = now;
+            client.heart_beat(wire(now), Tag(0), 0);
+        }
+    }
+
+    /// Requests without an answer, and bytes that wait to be sent.
+    pub(super) fn backlog(&self) -> (u64, usize) {
+        match &self.state {
+            LaneState::Connected { client, .. } => {
+                (client.unanswered(), OUTPUT_BYTES_MAX - client.room())
+            }
+            _ => (0, 0),
+        }
     }
 
     /// Sends a heart-beat if nothing was heard for that long and nothing is owed.
@@ -187,6 +239,21 @@ impl Lane {
             client.advance_output(sent);
             *blocked = sent < offered;
         }
+    }
+
+    /// Attaches a queue as its owner's second connection, of the same generation.
+    pub(super) fn attach_second(
+        &mut self,
+        now: Instant,
+        generation: Generation,
+        queue: QueueIndex,
+        epoch: Epoch,
+        name: &str,
+        tag: Tag,
+    ) {
+        let LaneState::Connected { client, up: true, .. } = &mut self.state else { return };
+        let queue = QueueHandle(queue.0);
+        client.attach(wire(now), queue, tag, epoch, generation, queue_name(name));
     }
 
     /// Queues a request. Dropped on a lane that is not up: for `Create` and `Attach` the link has
@@ -259,31 +326,36 @@ fn from_wire(time: kvs_proto::Instant) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kvs_proto::auth::Secret;
+    use crate::link::tests::settings;
 
-    fn settings() -> LinkSettings {
-        LinkSettings {
-            message_size_max: 1000,
-            server: "a".into(),
-            address: ([127, 0, 0, 1], 1).into(),
-            local: None,
-            account: "gw".into(),
-            secret: Secret::new(b"secret"),
-            heart_beat: Duration::from_millis(500),
-            deadline: Duration::from_secs(2),
-        }
+    fn lane(begin: Instant, settings: &LinkSettings) -> Lane {
+        let mut lane = Lane::new(settings.address);
+        lane.begin(begin, ConnectionId { index: 0, generation: 0 }, settings, [0; 16]);
+        lane
     }
 
     #[test]
     fn a_server_is_silent_only_while_we_could_have_heard_it() {
         let settings = settings();
         let begin = Instant::from_nanos(1_000_000_000);
-        let mut lane = Lane::new(settings.address);
-        lane.begin(begin, ConnectionId { index: 0, generation: 0 }, &settings, [0; 16]);
+        let lane = lane(begin, &settings);
         let later = begin + settings.deadline;
         assert!(!lane.is_silent(begin + settings.heart_beat, &settings, Instant::ZERO));
         assert!(lane.is_silent(later, &settings, Instant::ZERO), "it owes the challenge");
         assert!(!lane.is_silent(later, &settings, later), "we have just come back");
         assert!(lane.is_silent(later + settings.deadline, &settings, later));
+    }
+
+    #[test]
+    fn a_lane_is_quiet_from_when_bytes_last_moved_either_way() {
+        let settings = settings();
+        let begin = Instant::from_nanos(1_000_000_000);
+        let mut lane = lane(begin, &settings);
+        assert_eq!(lane.quiet_since(Instant::ZERO), Some(begin));
+        let later = begin + Duration::from_millis(7);
+        lane.unblock(later);
+        assert_eq!(lane.quiet_since(Instant::ZERO), Some(later), "the server takes what waits");
+        let back = later + Duration::from_millis(7);
+        assert_eq!(lane.quiet_since(back), Some(back), "we have just come back");
     }
 }

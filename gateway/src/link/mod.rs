@@ -2,12 +2,19 @@
 //! shard go.
 //!
 //! A server may have several workers, each with a port of its own, and says at which of them a
-//! queue lives. A link has a *lane* (a connection) to each worker that it was told of; the first,
-//! to the configured port, is there always. The link is up once both ends of that lane have proved
-//! that they know the account's secret. It goes down as a whole when any lane ends, or when the
-//! server owes answers and has sent nothing for too long. Then it connects again, with backoff.
+//! queue lives. A link goes to each worker that it was told of; the first, at the configured port,
+//! is there always. It goes there by one *path*, or by two over different network segments. Each
+//! path is connected, authenticated and heart-beaten all the time. One of them, the *active* one,
+//! carries the requests, and the link is up while there is one; the other stands by.
+//!
+//! When the active path ends, or is silent although it owes answers while the other one answers, the
+//! link goes down and up again at once by the other path, with a raised generation: copies resume.
+//! When there is no other path it goes down. Before that, what waits for an answer for too long goes
+//! over the standby path as well (a *hedge*), under the same numbers; see `docs/protocol.md`.
 
 mod lane;
+mod path;
+mod standby;
 mod translate;
 
 use std::collections::BTreeMap;
@@ -20,19 +27,22 @@ use tcpstack::{ConnectionId, Event, Instant, RecvError, Transport};
 use tracing::{debug, error, info, warn};
 
 use self::lane::Lane;
-use self::translate::translate;
+use self::path::Path;
+use self::standby::{Attachments, answers_second};
+use self::translate::{translate, translate_second};
 use crate::message::QueueIndex;
 use crate::replication::request::{Ask, Outlet, Reply, Request};
 
-/// Delay before the second attempt to connect; it doubles up to the maximum.
-const RECONNECT_FIRST: Duration = Duration::from_millis(20);
-const RECONNECT_MAX: Duration = Duration::from_secs(1);
+pub use self::path::PathState;
 
 /// Most receive calls on one lane in one turn, so that no server starves the others.
 const RECEIVES_PER_TURN: usize = 16;
 
 /// Most workers of one server. A server that names more is broken, and the link goes down.
 const LANES_MAX: usize = 64;
+
+/// Where a server is on a network segment, and our address there, if it matters.
+pub type Route = (SocketAddr, Option<IpAddr>);
 
 /// Where a server is and how it is talked to.
 #[derive(Clone, Debug)]
@@ -43,6 +53,8 @@ pub struct LinkSettings {
     pub address: SocketAddr,
     /// Our address towards it, if it matters.
     pub local: Option<IpAddr>,
+    /// Where it is on the second network segment, if there is one. The port is that of `address`.
+    pub standby: Option<Route>,
     /// Our account there.
     pub account: String,
     /// Its secret.
@@ -52,8 +64,14 @@ pub struct LinkSettings {
     pub message_size_max: u64,
     /// After this long without a word from the server we ask whether it is there.
     pub heart_beat: Duration,
-    /// After this long without a word, although it owes answers, the link is down.
+    /// After this long without a word, although it owes answers, a path is given up.
     pub deadline: Duration,
+    /// After this long without a word, although it owes answers, the active path is given up if
+    /// the other one answers meanwhile. Shorter than `deadline`.
+    pub path_deadline: Duration,
+    /// After this long without a word, what waits for an answer goes over the other path too;
+    /// zero: never.
+    pub hedge_after: Duration,
 }
 
 impl LinkSettings {
@@ -73,29 +91,67 @@ pub enum LinkEvent {
     Up(usize, Incarnation),
     /// It is down. What was asked and not answered will not be answered.
     Down(usize),
+    /// Answers are late. The copies that wait may ask again by [`Outlet::hedge`].
+    Late(usize),
     /// An answer.
     Reply(usize, Reply),
+}
+
+/// What a link with two paths has been through, and how it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LinkCounters {
+    /// The server's name.
+    pub server: String,
+    /// How the paths are: that of `address`, that of `standby_address`.
+    pub paths: [PathState; 2],
+    /// How often requests moved to the other path without the link having been gone.
+    pub switches: u64,
+    /// Requests that went over the standby path too.
+    pub hedges: u64,
+    /// Answers that came by the standby path first; each is to one request or several.
+    pub hedges_first: u64,
 }
 
 /// One link. Requests go in through [`Outlet`].
 #[derive(Debug)]
 pub struct Link {
     settings: LinkSettings,
-    /// The first is to the configured port. At most [`LANES_MAX`].
-    lanes: Vec<Lane>,
-    /// The lane of each queue that does not live at the first.
+    /// One or two.
+    paths: Vec<Path>,
+    /// The path that carries requests, while the link is up.
+    active: usize,
+    /// The server's workers. The first is the configured one. At most [`LANES_MAX`].
+    ports: Vec<u16>,
+    /// The worker of each queue that does not live at the first: its place in `ports`.
     homes: BTreeMap<QueueIndex, usize>,
     /// The last `Create` or `Attach` of each queue, to be asked again at the right worker.
     asks: BTreeMap<QueueIndex, Request>,
+    /// The queues that are attached by the standby path too.
+    seconds: Attachments,
     /// The server's life, while the link is up.
     incarnation: Option<Incarnation>,
-    /// How often we have connected: the generation that the server knows the connections by.
+    /// How often the link came up: the generation that the server knows the connections by.
     generation: Generation,
-    failures: u32,
-    connect_at: Instant,
+    /// The other path has met this other life of the server than the active one did, and when.
+    stranger: Option<(Incarnation, Instant)>,
+    /// Since when the active path has been silent, and when the other one was seen to answer since.
+    witness: Option<(Instant, Instant)>,
     now: Instant,
-    /// When we last came back from a stall of our own: silence counts from then.
-    awake_since: Instant,
+    awake: Awake,
+    /// When late answers are to be told of again.
+    late_at: Instant,
+    switches: u64,
+    hedges: u64,
+    hedges_first: u64,
+}
+
+/// When we last came back from a stall of our own: silence counts from then. For each deadline there
+/// is a length from which on a time without a turn counts as a stall.
+#[derive(Clone, Copy, Default, Debug)]
+struct Awake {
+    link_since: Instant,
+    path_since: Instant,
+    hedge_since: Instant,
 }
 
 /// All links of a shard, and the transport that they run on.
@@ -143,10 +199,15 @@ impl<T: Transport> Links<T> {
         worked
     }
 
+    /// What the links with two paths have been through, and how they are.
+    pub fn counters(&self) -> impl Iterator<Item = LinkCounters> {
+        self.links.iter().filter_map(Link::counters)
+    }
+
     /// Sends what is queued.
     pub fn flush(&mut self, now: Instant) {
-        for link in &mut self.links {
-            for lane in &mut link.lanes {
+        for path in self.links.iter_mut().flat_map(|link| &mut link.paths) {
+            for lane in &mut path.lanes {
                 lane.send_output(&mut self.transport);
             }
         }
@@ -161,8 +222,8 @@ impl<T: Transport> Links<T> {
 
     /// Closes every connection.
     pub fn close(&mut self) {
-        for link in &mut self.links {
-            for connection in link.lanes.drain(..).filter_map(|lane| lane.connection()) {
+        for path in self.links.iter_mut().flat_map(|link| &mut link.paths) {
+            for connection in path.lanes.drain(..).filter_map(|lane| lane.connection()) {
                 self.transport.close(connection);
             }
         }
@@ -176,51 +237,55 @@ impl<T: Transport> Links<T> {
     ) {
         match event {
             Event::Connected(connection) => {
-                let Some((place, lane)) = self.place_of(connection) else { return };
+                let Some(at) = self.place_of(connection) else { return };
                 let mut nonce = [0; NONCE_SIZE_BYTES];
                 self.random.fill(&mut nonce);
-                let link = &mut self.links[place];
-                link.lanes[lane].begin(now, connection, &link.settings, nonce);
+                let link = &mut self.links[at.link];
+                let lane = &mut link.paths[at.path].lanes[at.lane];
+                lane.begin(now, connection, &link.settings, nonce);
             }
             Event::Readable(connection) => {
-                let Some((place, lane)) = self.place_of(connection) else { return };
-                if !self.receive(now, place, lane, connection, handle) {
-                    self.go_down(now, place, handle);
+                let Some(at) = self.place_of(connection) else { return };
+                if !self.receive(now, at, connection, handle) {
+                    self.end_path(now, at.link, at.path);
                 }
             }
             Event::Writable(connection) => {
-                if let Some((place, lane)) = self.place_of(connection) {
-                    self.links[place].lanes[lane].unblock();
+                if let Some(at) = self.place_of(connection) {
+                    self.links[at.link].paths[at.path].lanes[at.lane].unblock(now);
                 }
             }
             Event::Closed { connection, reason } => {
-                let Some((place, lane)) = self.place_of(connection) else { return };
-                debug!(server = %self.links[place].settings.server, ?reason, "connection ended");
-                self.links[place].lanes.remove(lane);
-                self.go_down(now, place, handle);
+                let Some(at) = self.place_of(connection) else { return };
+                let link = &mut self.links[at.link];
+                debug!(server = %link.settings.server, ?reason, "connection ended");
+                link.paths[at.path].remove_lane(at.lane);
+                self.end_path(now, at.link, at.path);
             }
             Event::Accepted { .. } => unreachable!("links do not listen"),
         }
     }
 
-    fn place_of(&self, connection: ConnectionId) -> Option<(usize, usize)> {
-        self.links.iter().enumerate().find_map(|(place, link)| {
-            let is_it = |lane: &Lane| lane.connection() == Some(connection);
-            Some((place, link.lanes.iter().position(is_it)?))
+    fn place_of(&self, connection: ConnectionId) -> Option<At> {
+        self.links.iter().enumerate().find_map(|(link, it)| {
+            it.paths.iter().enumerate().find_map(|(path, it)| {
+                let lane = it.lane_of(connection)?;
+                Some(At { link, path, lane })
+            })
         })
     }
 
-    /// Receives on a lane; returns false if the link must go down.
+    /// Receives on a lane; returns false if its path must end.
     fn receive(
         &mut self,
         now: Instant,
-        place: usize,
-        lane: usize,
+        at: At,
         connection: ConnectionId,
         handle: &mut impl FnMut(&mut [Link], LinkEvent),
     ) -> bool {
         for _ in 0..RECEIVES_PER_TURN {
-            let Some(client) = self.links[place].lanes[lane].client_mut() else { return true };
+            let lane = &mut self.links[at.link].paths[at.path].lanes[at.lane];
+            let Some(client) = lane.client_mut() else { return true };
             let received = self.transport.recv(connection, |bytes| {
                 client.handle_bytes(lane::wire(now), bytes);
                 (bytes.len(), ())
@@ -230,25 +295,24 @@ impl<T: Transport> Links<T> {
                 Err(RecvError::WouldBlock) => return true,
                 Err(RecvError::Finished | RecvError::Gone) => return false,
             }
-            if !self.drain_events(place, lane, handle) {
+            if !self.drain_events(now, at, handle) {
                 return false;
             }
         }
         true
     }
 
-    /// Passes on what a lane's client has to tell; returns false if the link must go down.
+    /// Passes on what a lane's client has to tell; returns false if its path must end.
     fn drain_events(
         &mut self,
-        place: usize,
-        lane: usize,
+        now: Instant,
+        at: At,
         handle: &mut impl FnMut(&mut [Link], LinkEvent),
     ) -> bool {
         loop {
-            let link = &mut self.links[place];
-            let Some(event) = link.lanes[lane].client_mut().and_then(|it| it.poll_event()) else {
-                return true;
-            };
+            let link = &mut self.links[at.link];
+            let client = link.paths[at.path].lanes[at.lane].client_mut();
+            let Some(event) = client.and_then(|it| it.poll_event()) else { return true };
             match event {
                 ClientEvent::Welcome { limits, .. }
                     if u64::from(limits.message_size_bytes_max) < link.settings.body_size_max() =>
@@ -259,12 +323,11 @@ impl<T: Transport> Links<T> {
                     return false;
                 }
                 ClientEvent::Welcome { incarnation, .. } => {
-                    if !link.welcome(lane, incarnation) {
+                    if !link.welcome(now, at, incarnation) {
                         return false;
                     }
-                    if lane == 0 {
-                        handle(&mut self.links, LinkEvent::Up(place, incarnation));
-                    }
+                    // A link without another path is up at once.
+                    self.choose(now, at.link, handle);
                 }
                 ClientEvent::ProtocolError(error) => {
                     warn!(server = %link.settings.server, ?error, "the server broke the protocol");
@@ -275,6 +338,15 @@ impl<T: Transport> Links<T> {
                     warn!(server = %link.settings.server, ?status, "the server refuses us");
                     return false;
                 }
+                event if at.path != link.active => {
+                    if let Some(event) = link.seconds.take(event)
+                        && let Some(reply) = translate_second(event)
+                    {
+                        handle(&mut self.links, LinkEvent::Reply(at.link, reply));
+                    }
+                }
+                // From when it stood by.
+                event if answers_second(&event) => {}
                 ClientEvent::Refused(refusal)
                     if refusal.status == Status::WrongWorker
                         && matches!(refusal.op, Op::Create | Op::Attach) =>
@@ -285,7 +357,7 @@ impl<T: Transport> Links<T> {
                 }
                 event => {
                     if let Some(reply) = translate(event) {
-                        handle(&mut self.links, LinkEvent::Reply(place, reply));
+                        handle(&mut self.links, LinkEvent::Reply(at.link, reply));
                     }
                 }
             }
@@ -298,108 +370,216 @@ impl<T: Transport> Links<T> {
         place: usize,
         handle: &mut impl FnMut(&mut [Link], LinkEvent),
     ) -> bool {
+        let mut worked = false;
+        for path in 0..self.links[place].paths.len() {
+            worked |= self.maintain_path(now, place, path);
+        }
+        if self.links[place].is_active_dead(now) {
+            worked = true;
+            self.end_path(now, place, self.links[place].active);
+        }
+        worked |= self.choose(now, place, handle);
+        if self.links[place].is_late(now) {
+            handle(&mut self.links, LinkEvent::Late(place));
+        }
+        worked
+    }
+
+    /// Connects a path, sees that it lives; returns whether it ended.
+    fn maintain_path(&mut self, now: Instant, place: usize, number: usize) -> bool {
         let link = &mut self.links[place];
-        if link.lanes.is_empty() {
-            if now < link.connect_at {
-                return false;
-            }
-            link.generation = link.generation.next();
-            link.lanes.push(Lane::new(link.settings.address));
-        }
-        let settings = &link.settings;
-        for lane in &mut link.lanes {
-            if lane.is_new() && !lane.connect(now, settings, &mut self.transport) {
-                self.go_down(now, place, handle);
-                return true;
-            }
-        }
-        if link.lanes.iter().any(|lane| lane.is_silent(now, settings, link.awake_since)) {
-            warn!(server = %settings.server, "the server does not answer");
-            self.go_down(now, place, handle);
+        let (settings, path) = (&link.settings, &mut link.paths[number]);
+        path.open(now, &link.ports);
+        if !path.connect(now, settings, &mut self.transport) {
+            self.end_path(now, place, number);
             return true;
         }
-        for lane in &mut link.lanes {
+        let awake_since = link.awake.link_since;
+        if path.lanes.iter().any(|lane| lane.is_silent(now, settings, awake_since)) {
+            let (server, address) = (&settings.server, path.address());
+            warn!(%server, %address, "the server does not answer");
+            self.end_path(now, place, number);
+            return true;
+        }
+        for lane in &mut path.lanes {
             lane.ask_whether_alive(now, settings.heart_beat);
         }
         false
     }
 
-    /// Ends all lanes, to connect again after a while.
-    fn go_down(
+    /// Ends a path; `choose` sees to what becomes of the link.
+    fn end_path(&mut self, now: Instant, place: usize, number: usize) {
+        let link = &mut self.links[place];
+        link.seconds.clear();
+        let was_up = link.paths[number].end(now, &mut self.transport);
+        if was_up && link.paths.len() > 1 {
+            let (server, address) = (&link.settings.server, link.paths[number].address());
+            warn!(%server, %address, "path lost");
+        }
+    }
+
+    /// Sees to it that a path carries requests, if there is one. Returns whether anything changed.
+    fn choose(
         &mut self,
         now: Instant,
         place: usize,
         handle: &mut impl FnMut(&mut [Link], LinkEvent),
-    ) {
+    ) -> bool {
         let link = &mut self.links[place];
-        for connection in link.lanes.drain(..).filter_map(|lane| lane.connection()) {
-            self.transport.abort(connection);
+        let was_up = link.incarnation.is_some();
+        if was_up && link.paths[link.active].life.is_some() {
+            return false;
         }
-        link.homes.clear();
-        link.asks.clear();
-        let delay = RECONNECT_FIRST.saturating_mul(1 << link.failures.min(16)).min(RECONNECT_MAX);
-        link.failures = link.failures.saturating_add(1);
-        link.connect_at = now + delay;
-        if link.incarnation.take().is_some() {
-            warn!(server = %link.settings.server, "link down");
+        let next = link.usable_path(now);
+        if !was_up && next.is_none() {
+            return false;
+        }
+        if was_up {
+            let switches = next.is_some_and(|it| link.paths[it].life == link.incarnation);
+            link.go_down(switches, &mut self.transport);
             handle(&mut self.links, LinkEvent::Down(place));
         }
+        let link = &mut self.links[place];
+        if let Some(next) = next
+            && let Some(incarnation) = link.paths[next].life
+        {
+            link.come_up(next, incarnation);
+            handle(&mut self.links, LinkEvent::Up(place, incarnation));
+        }
+        true
     }
+}
+
+/// Where a connection is.
+#[derive(Clone, Copy)]
+struct At {
+    link: usize,
+    path: usize,
+    lane: usize,
 }
 
 impl Link {
     fn new(settings: LinkSettings) -> Link {
+        let first = Path::new(settings.address, settings.local);
+        let second = settings.standby.map(|(address, local)| Path::new(address, local));
         Link {
-            settings,
-            lanes: Vec::new(),
+            paths: [first].into_iter().chain(second).collect(),
+            active: 0,
+            ports: vec![settings.address.port()],
             homes: BTreeMap::new(),
             asks: BTreeMap::new(),
+            seconds: Attachments::default(),
             incarnation: None,
             generation: Generation(0),
-            failures: 0,
-            connect_at: Instant::ZERO,
+            stranger: None,
+            witness: None,
             now: Instant::ZERO,
-            awake_since: Instant::ZERO,
+            awake: Awake::default(),
+            late_at: Instant::ZERO,
+            switches: 0,
+            hedges: 0,
+            hedges_first: 0,
+            settings,
         }
     }
 
-    /// The turns come at least once per heart-beat. If they did not, it was we who were stalled
-    /// (stopped, or out of CPU), and the server is not judged by that time.
+    /// The turns come at least once per heart-beat, and more often while answers are owed by one of
+    /// two paths. If they did not, it was we who were stalled (stopped, or out of CPU), and the
+    /// server is not judged by that time.
     fn note_time(&mut self, now: Instant) {
-        let LinkSettings { heart_beat, deadline, .. } = self.settings;
-        if now.saturating_since(self.now) > (heart_beat * 2).max(deadline / 2) {
-            self.awake_since = now;
+        let LinkSettings { heart_beat, deadline, path_deadline, hedge_after, .. } = self.settings;
+        let gap = now.saturating_since(self.now);
+        if gap > (heart_beat * 2).max(deadline / 2) {
+            self.awake.link_since = now;
+        }
+        if gap > path_deadline / 2 {
+            self.awake.path_since = now;
+        }
+        if gap > hedge_after {
+            self.awake.hedge_since = now;
         }
         self.now = now;
     }
 
-    /// A lane is welcomed; returns false if its server is not the one of the first lane.
-    fn welcome(&mut self, lane: usize, incarnation: Incarnation) -> bool {
-        self.lanes[lane].set_up();
-        if lane == 0 {
-            info!(server = %self.settings.server, %incarnation, "link up");
-            self.failures = 0;
-            self.incarnation = Some(incarnation);
-            return true;
+    /// A lane is welcomed; returns false if its server is not the one that the others of its path
+    /// go to, or not the one that the active path goes to.
+    fn welcome(&mut self, now: Instant, at: At, incarnation: Incarnation) -> bool {
+        let is_active = at.path == self.active;
+        let address = self.paths[at.path].address();
+        if !is_active
+            && let Some(life) = self.paths[self.active].life.filter(|life| *life != incarnation)
+        {
+            let known = self.stranger.replace((incarnation, now));
+            if known.is_none_or(|(known, _)| known != incarnation) {
+                warn!(server = %self.settings.server, %address, %incarnation, %life,
+                      "the other path meets another life of the server, or another server");
+            }
+            return false;
         }
-        let homes = self.homes.iter().filter(|(_, home)| **home == lane).map(|(queue, _)| *queue);
-        for queue in homes.collect::<Vec<_>>() {
-            self.ask_again(queue);
+        if !self.paths[at.path].welcome(now, at.lane, incarnation) {
+            return false;
         }
-        self.incarnation == Some(incarnation)
+        if self.paths.len() > 1 && self.paths[at.path].is_up() {
+            info!(server = %self.settings.server, %address, "path ready");
+        }
+        if is_active && self.incarnation.is_some() {
+            let here = |(_, home): &(&QueueIndex, &usize)| **home == at.lane;
+            let queues = self.homes.iter().filter(here).map(|(queue, _)| *queue);
+            for queue in queues.collect::<Vec<_>>() {
+                self.ask_again(queue);
+            }
+        }
+        true
+    }
+
+    /// A path that could carry requests now.
+    fn usable_path(&self, now: Instant) -> Option<usize> {
+        let (deadline, awake_since) = (self.settings.path_deadline, self.awake.path_since);
+        let responds = |path: &usize| self.paths[*path].responds(now, deadline, awake_since);
+        (0..self.paths.len()).find(responds)
+    }
+
+    /// Nothing is carried any more. What is known of the server's workers is kept if another path
+    /// to the same life takes over.
+    fn go_down(&mut self, switches: bool, transport: &mut impl Transport) {
+        let server = &self.settings.server;
+        if switches {
+            warn!(%server, "the active path is gone: the standby path takes over");
+            self.switches += 1;
+        } else {
+            warn!(%server, "link down");
+            self.homes.clear();
+            self.ports.truncate(1);
+            self.paths.iter_mut().for_each(|path| path.forget_ports(transport));
+        }
+        self.asks.clear();
+        self.seconds.clear();
+        self.incarnation = None;
+    }
+
+    fn come_up(&mut self, path: usize, incarnation: Incarnation) {
+        let address = self.paths[path].address();
+        info!(server = %self.settings.server, %address, %incarnation, "link up");
+        self.active = path;
+        self.generation = self.generation.next();
+        self.incarnation = Some(incarnation);
+        self.stranger = None;
+        self.witness = None;
     }
 
     /// A queue lives at another worker; returns false if the server makes no sense.
     fn redirect(&mut self, queue: QueueIndex, port: u16) -> bool {
-        let address = SocketAddr::new(self.settings.address.ip(), port);
-        let known = self.lanes.iter().position(|lane| lane.address() == address);
-        let home = known.unwrap_or(self.lanes.len());
+        let known = self.ports.iter().position(|it| *it == port);
+        let home = known.unwrap_or(self.ports.len());
         if known.is_none() {
-            if self.lanes.len() == LANES_MAX {
+            if self.ports.len() == LANES_MAX {
                 warn!(server = %self.settings.server, "the server names too many workers");
                 return false;
             }
-            self.lanes.push(Lane::new(address));
+            self.ports.push(port);
+            for path in self.paths.iter_mut().filter(|path| !path.lanes.is_empty()) {
+                path.add_lane(port);
+            }
         }
         self.homes.insert(queue, home);
         self.ask_again(queue);
@@ -408,22 +588,32 @@ impl Link {
 
     /// Asks for a queue at its worker, if that lane is up; else `welcome` does when it is.
     fn ask_again(&mut self, queue: QueueIndex) {
-        if let Some(request) = self.asks.get(&queue) {
-            let home = self.homes.get(&queue).copied().unwrap_or(0);
-            self.lanes[home].encode(self.now, self.generation, request.clone());
+        if let Some(request) = self.asks.get(&queue).cloned() {
+            self.encode(request);
         }
     }
 
+    fn encode(&mut self, request: Request) {
+        let home = self.home_of(request.queue);
+        if let Some(lane) = self.paths[self.active].lanes.get_mut(home) {
+            lane.encode(self.now, self.generation, request);
+        }
+    }
+
+    /// The place of the queue's worker.
+    fn home_of(&self, queue: QueueIndex) -> usize {
+        self.homes.get(&queue).copied().unwrap_or(0)
+    }
+
     fn next_deadline(&self) -> Instant {
-        let lanes =
-            self.lanes.iter().map(|lane| lane.next_deadline(self.now, &self.settings)).min();
-        lanes.unwrap_or(self.connect_at)
+        let paths = self.paths.iter().map(|path| path.next_deadline(self.now, &self.settings));
+        paths.chain(self.next_look()).min().expect("there is a path")
     }
 }
 
 impl Outlet for Link {
     fn has_room(&self) -> bool {
-        self.incarnation.is_some() && self.lanes.iter().all(Lane::has_room)
+        self.incarnation.is_some() && self.paths[self.active].lanes.iter().all(Lane::has_room)
     }
 
     fn send(&mut self, request: Request) {
@@ -431,10 +621,23 @@ impl Outlet for Link {
             return;
         }
         if matches!(request.ask, Ask::Create { .. } | Ask::Attach { .. }) {
+            // Whatever the standby path still answers is about the queue as it was.
+            self.seconds.forget(request.queue);
             self.asks.insert(request.queue, request.clone());
         }
-        let home = self.homes.get(&request.queue).copied().unwrap_or(0);
-        self.lanes[home].encode(self.now, self.generation, request);
+        self.encode(request);
+    }
+
+    fn can_hedge(&self, queue: QueueIndex) -> bool {
+        self.is_late_at(self.home_of(queue)) && self.takes_hedge(queue)
+    }
+
+    fn hedge(&mut self, request: Request) {
+        self.send_second(request);
+    }
+
+    fn note_hedge_first(&mut self) {
+        self.hedges_first += 1;
     }
 }
 
@@ -449,57 +652,4 @@ fn ends_connection(status: Status) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(heart_beat: Duration) -> LinkSettings {
-        LinkSettings {
-            message_size_max: 1000,
-            server: "a".into(),
-            address: ([127, 0, 0, 1], 1).into(),
-            local: None,
-            account: "gw".into(),
-            secret: Secret::new(b"secret"),
-            heart_beat,
-            deadline: Duration::from_secs(2),
-        }
-    }
-
-    #[test]
-    fn a_dead_server_is_found_out_by_turns_that_come_only_when_they_are_due() {
-        for heart_beat in [1, 10, 500, 1900].map(Duration::from_millis) {
-            let mut link = Link::new(settings(heart_beat));
-            let begin = Instant::from_nanos(1_000_000_000);
-            link.note_time(begin);
-            let mut lane = Lane::new(link.settings.address);
-            let connection = ConnectionId { index: 0, generation: 0 };
-            lane.begin(begin, connection, &link.settings, [0; NONCE_SIZE_BYTES]);
-            link.lanes.push(lane);
-            let mut now = begin;
-            let is_silent =
-                |link: &Link, now| link.lanes[0].is_silent(now, &link.settings, link.awake_since);
-            while !is_silent(&link, now) {
-                let due = link.next_deadline();
-                assert!(due > now, "it does not spin");
-                // The turn comes a little late.
-                now = due + Duration::from_millis(3);
-                link.note_time(now);
-                assert!(now < begin + Duration::from_secs(5), "heart-beat {heart_beat:?}");
-            }
-            assert!(now >= begin + link.settings.deadline);
-        }
-    }
-
-    #[test]
-    fn a_long_time_without_a_turn_is_taken_for_a_stall_of_our_own() {
-        let heart_beat = Duration::from_millis(500);
-        let mut link = Link::new(settings(heart_beat));
-        let begin = Instant::from_nanos(1);
-        link.note_time(begin);
-        link.note_time(begin + heart_beat * 2);
-        assert_eq!(link.awake_since, Instant::ZERO);
-        let back = begin + heart_beat * 9;
-        link.note_time(back);
-        assert_eq!(link.awake_since, back);
-    }
-}
+mod tests;

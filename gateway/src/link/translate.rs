@@ -5,6 +5,17 @@ use kvs_proto::{Event as ClientEvent, QueueHandle, Tag};
 use crate::message::QueueIndex;
 use crate::replication::request::{Answer, Baseline, Operation, Reply, Standing};
 
+/// What the standby path's client says about a hedge.
+pub(super) fn translate_second(event: ClientEvent) -> Option<Reply> {
+    match event {
+        ClientEvent::Ack { queue, sequence, transaction, credit, .. } => {
+            let answer = Answer::AcknowledgedByStandby { sequence, transaction, credit };
+            Some(Reply { queue: QueueIndex(queue.0), answer })
+        }
+        event => translate(event),
+    }
+}
+
 /// What the client says, as replication sees it. `None` for what has no meaning there.
 pub(super) fn translate(event: ClientEvent) -> Option<Reply> {
     let (queue, answer) = match event {
@@ -20,6 +31,7 @@ pub(super) fn translate(event: ClientEvent) -> Option<Reply> {
             (queue, Answer::Attached { standing, credit })
         }
         ClientEvent::Dropped { queue, .. } => (queue, Answer::Dropped),
+        ClientEvent::Ack { queue, count: 0, credit, .. } => (queue, Answer::Granted { credit }),
         ClientEvent::Ack { queue, sequence, transaction, credit, .. } => {
             (queue, Answer::Acknowledged { sequence, transaction, credit })
         }

@@ -24,7 +24,7 @@ use tracing::{error, info, warn};
 use super::copy::Progress;
 use super::placement::Placement;
 use super::record::{Record, RegisterAnswer, RegisterCall};
-use super::request::{Answer, Outlets, Reply};
+use super::request::{Answer, Outlet, Outlets, Reply};
 use crate::api::Ticket;
 use crate::board::Board;
 use crate::message::QueueIndex;
@@ -109,7 +109,8 @@ pub struct CohortCounters {
 /// The queues and their members. See the module for its life.
 ///
 /// Inputs: [`handle_link_up`](Self::handle_link_up), [`handle_link_down`](Self::handle_link_down),
-/// [`handle_reply`](Self::handle_reply), [`handle_register`](Self::handle_register),
+/// [`handle_late`](Self::handle_late), [`handle_reply`](Self::handle_reply),
+/// [`handle_register`](Self::handle_register),
 /// [`maintain`](Self::maintain) once a turn. Outputs: [`poll_register`](Self::poll_register),
 /// [`poll_event`](Self::poll_event), and requests through the outlets, one for each member in
 /// order. The shard changes the queues through [`unit_mut`](Self::unit_mut) and says so with
@@ -297,6 +298,13 @@ impl Cohort {
             if unit.abandon_fetch_from(member, board) {
                 self.fetching -= 1;
             }
+        }
+    }
+
+    /// Answers of a member are late: its copies ask again by the other path.
+    pub fn handle_late(&mut self, member: usize, outlet: &mut impl Outlet) {
+        for unit in &mut self.units {
+            unit.hedge(self.epoch, member, outlet);
         }
     }
 

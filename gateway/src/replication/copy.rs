@@ -12,21 +12,33 @@
 //! list of repairs); once it has everything, a baseline declares it equal, and it follows. When
 //! the link goes down the copy is detached; what it answered is remembered, so that a following
 //! copy resumes.
+//!
+//! What a following copy has not answered may go to the server again by the link's standby path (a
+//! *hedge*), under the same numbers. Whichever path answers first counts; what the other one says
+//! later changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kvs_proto::{Credit, Epoch, MessageId, Op, Sequence, StateVersion, Status, Transaction, chain};
+use kvs_proto::{
+    Credit, Epoch, HEADER_SIZE_BYTES, MessageId, Op, Sequence, StateVersion, Status, Transaction,
+    chain,
+};
 
 use super::request::{Answer, Ask, Baseline, Changing, Operation, Outlet, Request, Standing};
 use crate::message::QueueIndex;
-use crate::queue::{Change, MailQueue};
+use crate::queue::{Change, Entry, MailQueue};
 
 /// Most changes that a copy has been asked for and has not answered. The server keeps at least as
 /// many results, so that a repeated request is recognised. At the bound the log grows and the
 /// queue stops accepting in time.
 pub const IN_FLIGHT_MAX: u64 = 4096;
+
+/// Bytes, headers included, that a copy has been asked for by the standby path too and has not
+/// answered. At the bound the rest waits, for these or for the active path. A change that is longer
+/// than this waits for the active path, and so does what is behind it.
+const HEDGED_BYTES_MAX: usize = 64 << 10;
 
 /// What all requests for one queue need.
 #[derive(Clone, Debug)]
@@ -46,14 +58,20 @@ pub struct QueueContext {
 /// A copy. Commands: [`attach`](Self::attach), [`create`](Self::create),
 /// [`refill`](Self::refill), [`clear`](Self::clear), [`follow`](Self::follow), [`repair`](Self::repair),
 /// [`detach`](Self::detach). Inputs: [`handle_answer`](Self::handle_answer). Call
-/// [`pump`](Self::pump) whenever the log grew, an answer came or the link has room again.
+/// [`pump`](Self::pump) whenever the log grew, an answer came or the link has room again, and
+/// [`hedge`](Self::hedge) when answers are late.
 #[derive(Debug)]
 pub struct Copy {
     stage: Stage,
     /// The last sequence number used in this epoch.
     used: Sequence,
-    /// The last one answered. `answered <= used`.
+    /// The last one answered, by whichever path. `answered <= used`.
     answered: Sequence,
+    /// The last one answered by the path that carries the requests. `heard <= answered`. The server
+    /// must remember the results of all that follow, as their requests may still be on their way.
+    heard: Sequence,
+    /// The last one that went over the standby path too; 0 if none did. `hedged <= used`.
+    hedged: Sequence,
     /// A change of the log and the sequence number that it has here: they go up together.
     origin: Option<(Transaction, Sequence)>,
     credit: Credit,
@@ -130,6 +148,8 @@ impl Default for Copy {
             stage: Stage::Detached,
             used: Sequence(0),
             answered: Sequence(0),
+            heard: Sequence(0),
+            hedged: Sequence(0),
             origin: None,
             credit: Credit::default(),
         }
@@ -183,8 +203,7 @@ impl Copy {
             Some(_) => {}
         }
         self.origin = Some((numbers.transaction, standing.sequence));
-        self.used = standing.sequence;
-        self.answered = standing.sequence;
+        self.begin_after(standing.sequence);
         self.stage = Stage::Following { sent: numbers.transaction };
         Ok(())
     }
@@ -208,8 +227,7 @@ impl Copy {
         if first.transaction != numbers.transaction.next() || first.hash != hash {
             return Err("its history is not the beginning of the other copy's");
         }
-        self.used = standing.sequence;
-        self.answered = standing.sequence;
+        self.begin_after(standing.sequence);
         let repairs = net_repairs(operations, queue)?;
         let seen = queue.log().head();
         self.stage = Stage::Filling(Fill { repairs, cursor: MessageId(u64::MAX), seen });
@@ -270,6 +288,13 @@ impl Copy {
                 self.credit = credit;
                 self.handle_acknowledged(sequence, transaction)
             }
+            Answer::AcknowledgedByStandby { sequence, transaction, credit } => {
+                self.handle_hedged(sequence, transaction, credit, outlet)
+            }
+            Answer::Granted { credit } => {
+                self.credit = credit;
+                Progress::None
+            }
             Answer::Refused { op, status, epoch } => {
                 self.handle_refused(op, status, epoch, context, outlet)
             }
@@ -295,6 +320,37 @@ impl Copy {
         }
     }
 
+    /// Sends what has been sent and not answered by the other path too, each change once, as far
+    /// as its bounds allow.
+    pub fn hedge(&mut self, context: &QueueContext, queue: &MailQueue, outlet: &mut impl Outlet) {
+        if !self.waits() {
+            return;
+        }
+        let mut bytes = 0;
+        let mut sequence = self.answered;
+        while sequence < self.used && outlet.can_hedge(context.queue) {
+            sequence = sequence.next();
+            let number = self.number_of(sequence).expect("a following copy has an origin");
+            let entry = queue.log().get(number).expect("what was not answered is kept");
+            bytes += HEADER_SIZE_BYTES + size_bytes(&entry.change);
+            if bytes > HEDGED_BYTES_MAX {
+                return;
+            }
+            if sequence > self.hedged {
+                self.hedged = sequence;
+                // The floor stays below all that is still on its way.
+                let (floor, change) = (self.heard.next(), changing(entry));
+                let ask = Ask::Change { sequence, floor, change };
+                outlet.hedge(Request { queue: context.queue, epoch: context.epoch, ask });
+            }
+        }
+    }
+
+    /// Whether there is something to hedge.
+    pub fn waits(&self) -> bool {
+        matches!(self.stage, Stage::Following { .. }) && self.answered < self.used
+    }
+
     /// How the copy stands, if it waits for an order.
     pub fn standing(&self) -> Option<&Standing> {
         match &self.stage {
@@ -306,6 +362,13 @@ impl Copy {
     /// Whether it follows, with the link up.
     pub fn is_following(&self) -> bool {
         matches!(self.stage, Stage::Following { .. })
+    }
+
+    /// Whether it follows, or will when the server has told how it stands: the link went down and
+    /// is up again.
+    pub fn follows_or_resumes(&self) -> bool {
+        let resumes = matches!(self.stage, Stage::Asked | Stage::Standing(_));
+        self.is_following() || (resumes && self.acknowledged().is_some())
     }
 
     /// Whether nothing has been asked of it on this connection.
@@ -381,10 +444,12 @@ impl Copy {
             // What was on its way when the copy was given up.
             return Progress::None;
         }
-        if sequence > self.used || sequence < self.answered {
+        if sequence > self.used || sequence < self.heard {
             return Progress::OutOfStep("it acknowledged what it was not asked for");
         }
-        self.answered = sequence;
+        self.heard = sequence;
+        let is_first = sequence > self.answered;
+        self.answered = self.answered.max(sequence);
         match self.stage {
             Stage::Filling(_) => Progress::None,
             Stage::Baselining { baseline, .. } if sequence < baseline => Progress::None,
@@ -392,12 +457,57 @@ impl Copy {
                 self.stage = Stage::Following { sent };
                 Progress::Filled
             }
-            Stage::Following { .. } => match self.number_of(sequence) {
-                Some(number) if number == transaction => Progress::Advanced,
-                _ => Progress::OutOfStep("its transaction number is not the log's"),
-            },
+            Stage::Following { .. } if !self.is_number_of(transaction, sequence) => {
+                Progress::OutOfStep(WRONG_NUMBER)
+            }
+            Stage::Following { .. } if is_first => Progress::Advanced,
+            Stage::Following { .. } => Progress::None,
             _ => unreachable!("ruled out above"),
         }
+    }
+
+    /// The standby path answered what had gone there too.
+    fn handle_hedged(
+        &mut self,
+        sequence: Sequence,
+        transaction: Transaction,
+        credit: Credit,
+        outlet: &mut impl Outlet,
+    ) -> Progress {
+        if !matches!(self.stage, Stage::Following { .. }) {
+            return Progress::None;
+        }
+        if sequence > self.hedged {
+            return Progress::OutOfStep("it acknowledged what it was not asked for on that path");
+        }
+        if sequence <= self.answered {
+            // The active path was first, and its credit is that of the same time or later.
+            return Progress::None;
+        }
+        if !self.is_number_of(transaction, sequence) {
+            return Progress::OutOfStep(WRONG_NUMBER);
+        }
+        self.answered = sequence;
+        self.credit = credit;
+        outlet.note_hedge_first();
+        Progress::Advanced
+    }
+
+    /// Whether the copy may have that transaction number when it acknowledges that change. To one
+    /// that came twice it says how far it is by then.
+    fn is_number_of(&self, transaction: Transaction, sequence: Sequence) -> bool {
+        let last = if sequence > self.hedged { sequence } else { self.used };
+        let (least, most) = (self.number_of(sequence), self.number_of(last));
+        least.is_some_and(|least| least <= transaction)
+            && most.is_some_and(|most| transaction <= most)
+    }
+
+    /// The server has used up the numbers up to this one.
+    fn begin_after(&mut self, sequence: Sequence) {
+        self.used = sequence;
+        self.answered = sequence;
+        self.heard = sequence;
+        self.hedged = Sequence(0);
     }
 
     fn handle_refused(
@@ -446,18 +556,11 @@ impl Copy {
             return;
         };
         let mut sent = sent;
-        let floor = self.sequence_of(floor).unwrap_or(self.answered.next());
+        let floor = self.sequence_of(floor).unwrap_or(self.answered.next()).min(self.heard.next());
         while self.may_send(outlet) {
             let Some(entry) = queue.log().get(sent.next()) else { break };
             sent = sent.next();
-            let change = match &entry.change {
-                Change::Store(stored) => Changing::Store(entry.id, stored.body.clone()),
-                Change::Delete { .. } => Changing::Delete(entry.id),
-                Change::Replace { version, record } => {
-                    Changing::Replace(entry.id, *version, record.clone())
-                }
-            };
-            self.change(context, floor, change, outlet);
+            self.change(context, floor, changing(entry), outlet);
             debug_assert_eq!(self.number_of(self.used), Some(sent));
         }
         match &mut self.stage {
@@ -504,7 +607,7 @@ impl Copy {
     }
 
     fn may_send(&self, outlet: &impl Outlet) -> bool {
-        outlet.has_room() && self.used.0 - self.answered.0 < IN_FLIGHT_MAX
+        outlet.has_room() && self.used.0 - self.heard.0 < IN_FLIGHT_MAX
     }
 
     fn change(
@@ -570,15 +673,7 @@ impl Fill {
         if entry.id > self.cursor {
             return FillStep::Skip;
         }
-        match &entry.change {
-            Change::Store(stored) => {
-                FillStep::Change(Changing::Store(entry.id, stored.body.clone()))
-            }
-            Change::Delete { .. } => FillStep::Change(Changing::Delete(entry.id)),
-            Change::Replace { version, record } => {
-                FillStep::Change(Changing::Replace(entry.id, *version, record.clone()))
-            }
-        }
+        FillStep::Change(changing(entry))
     }
 }
 
@@ -598,6 +693,25 @@ impl Standing {
 
 fn send(context: &QueueContext, outlet: &mut impl Outlet, ask: Ask) {
     outlet.send(Request { queue: context.queue, epoch: context.epoch, ask });
+}
+
+/// The request that asks a copy for a change of the log.
+fn changing(entry: &Entry) -> Changing {
+    match &entry.change {
+        Change::Store(stored) => Changing::Store(entry.id, stored.body.clone()),
+        Change::Delete { .. } => Changing::Delete(entry.id),
+        Change::Replace { version, record } => {
+            Changing::Replace(entry.id, *version, record.clone())
+        }
+    }
+}
+
+fn size_bytes(change: &Change) -> usize {
+    match change {
+        Change::Store(stored) => stored.body.len(),
+        Change::Delete { .. } => 0,
+        Change::Replace { record, .. } => record.len(),
+    }
 }
 
 fn message_step(snapshot: &crate::queue::Snapshot<'_>) -> FillStep {
@@ -660,6 +774,8 @@ fn net_repairs(
     }
     Ok(repairs)
 }
+
+const WRONG_NUMBER: &str = "its transaction number is not the log's";
 
 fn reason(status: Status) -> &'static str {
     match status {

@@ -132,6 +132,20 @@ pub enum Answer {
     },
     /// To `IsAlive`.
     Alive,
+    /// The same, by the standby path, to requests that went there too.
+    AcknowledgedByStandby {
+        /// The last one.
+        sequence: Sequence,
+        /// The copy's transaction number by then, or later.
+        transaction: Transaction,
+        /// Room there.
+        credit: Credit,
+    },
+    /// There is other room than before, although nothing was asked.
+    Granted {
+        /// Room there.
+        credit: Credit,
+    },
     /// A request was refused.
     Refused {
         /// What was asked.
@@ -190,6 +204,19 @@ pub trait Outlet {
     /// Queues a request for sending. On a link that is down it is dropped: whoever asked hears
     /// that the link went down.
     fn send(&mut self, request: Request);
+
+    /// Whether the queue's answers are late, and there is another path that a change which waits
+    /// for its answer may take too.
+    fn can_hedge(&self, _queue: QueueIndex) -> bool {
+        false
+    }
+
+    /// Sends a change that was sent before, by the other path. It may come in twice, or before
+    /// those that were sent before it.
+    fn hedge(&mut self, _request: Request) {}
+
+    /// The other path was the first to answer.
+    fn note_hedge_first(&mut self) {}
 }
 
 impl<O: Outlet> Outlet for &mut O {
@@ -199,6 +226,18 @@ impl<O: Outlet> Outlet for &mut O {
 
     fn send(&mut self, request: Request) {
         (**self).send(request);
+    }
+
+    fn can_hedge(&self, queue: QueueIndex) -> bool {
+        (**self).can_hedge(queue)
+    }
+
+    fn hedge(&mut self, request: Request) {
+        (**self).hedge(request);
+    }
+
+    fn note_hedge_first(&mut self) {
+        (**self).note_hedge_first();
     }
 }
 

@@ -1,9 +1,8 @@
 //! Other settings for a running gateway: what cannot change, and the board's part of what can.
 
-use std::net::{IpAddr, SocketAddr};
-
 use super::Settings;
 use crate::board::Board;
+use crate::link::Route;
 use crate::message::QueueIndex;
 
 impl Settings {
@@ -33,7 +32,7 @@ impl Settings {
     /// while the gateway runs.
     pub fn fixed_differences(&self, running: &Settings) -> Vec<&'static str> {
         type Same = fn(&Settings, &Settings) -> bool;
-        let fixed: [(&str, Same); 19] = [
+        let fixed: [(&str, Same); 21] = [
             ("name", |a, b| a.name == b.name),
             ("hostname", |a, b| a.hostname == b.hostname),
             ("listen", |a, b| a.reception.listen == b.reception.listen),
@@ -54,6 +53,8 @@ impl Settings {
             ("queue (names, groups, order)", |a, b| a.homes().eq(b.homes())),
             ("times.heart_beat", |a, b| a.links[0].heart_beat == b.links[0].heart_beat),
             ("times.link_deadline", |a, b| a.links[0].deadline == b.links[0].deadline),
+            ("times.path_deadline", |a, b| a.links[0].path_deadline == b.links[0].path_deadline),
+            ("times.hedge_after", |a, b| a.links[0].hedge_after == b.links[0].hedge_after),
             ("times.isolate_after", |a, b| a.policy.isolate_after == b.policy.isolate_after),
             ("times.recovery_wait", |a, b| a.policy.recovery_wait == b.policy.recovery_wait),
         ];
@@ -66,8 +67,8 @@ impl Settings {
         }
     }
 
-    fn servers(&self) -> impl Iterator<Item = (&str, SocketAddr, Option<IpAddr>)> {
-        self.links.iter().map(|it| (it.server.as_str(), it.address, it.local))
+    fn servers(&self) -> impl Iterator<Item = (&str, Route, Option<Route>)> {
+        self.links.iter().map(|it| (it.server.as_str(), (it.address, it.local), it.standby))
     }
 
     fn homes(&self) -> impl Iterator<Item = (&str, usize)> {

@@ -1,6 +1,6 @@
 //! The servers, and the groups that back queues up: `[[kvs]]`, `[[group]]` and the links' times.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use config::Table;
 use kvs_proto::auth::Secret;
 
 use super::{Group, server_name_is_allowed};
-use crate::link::LinkSettings;
+use crate::link::{LinkSettings, Route};
 use crate::replication::cohort::BACKUPS;
 use crate::replication::placement::{Placement, best};
 
@@ -28,32 +28,73 @@ pub(super) fn read_links(
     if deadline <= heart_beat {
         times.mistake_at("link_deadline", "must be longer than `heart_beat`");
     }
+    let path_deadline = times.duration("path_deadline");
+    let path_deadline = path_deadline.default(PATH_DEADLINE.min(deadline / 2));
+    if path_deadline >= deadline {
+        times.mistake_at("path_deadline", "must be shorter than `link_deadline`");
+    }
+    let hedge_after = times.duration("hedge_after").default(HEDGE_AFTER.min(path_deadline / 2));
+    if hedge_after >= path_deadline {
+        times.mistake_at("hedge_after", "must be shorter than `path_deadline`");
+    }
     let mut links = Vec::new();
     for table in root.required_tables("kvs") {
         let server = table.string("name").check(|name| server_name_is_allowed(name)).required();
         if links.iter().any(|link: &LinkSettings| link.server == server) {
             table.mistake_at("name", format!("two servers are named {server:?}; names differ"));
         }
-        let local = table.string("local").optional().and_then(|text| {
-            let address = text.parse::<IpAddr>();
-            if address.is_err() {
-                table.mistake_at("local", format!("{text:?} is no IP address"));
-            }
-            address.ok()
-        });
+        let address = table.address("address").required();
+        let local = read_local(&table, "local");
+        let standby = read_standby(&table, address);
         links.push(LinkSettings {
             server,
-            address: table.address("address").required(),
+            address,
             local,
+            standby,
             account: account.clone(),
             secret: Secret::new(secret.expose().as_bytes()),
             message_size_max,
             heart_beat,
             deadline,
+            path_deadline,
+            hedge_after,
         });
     }
     links
 }
+
+/// The server's address on the second network segment, and ours there.
+fn read_standby(table: &Table<'_>, address: SocketAddr) -> Option<Route> {
+    let standby = table.address("standby_address").optional();
+    let local = read_local(table, "standby_local");
+    let Some(standby) = standby else {
+        if local.is_some() {
+            table.mistake_at("standby_local", "without a `standby_address` it means nothing");
+        }
+        return None;
+    };
+    if standby == address {
+        table.mistake_at("standby_address", "this is `address`; give one on another segment");
+    } else if standby.port() != address.port() {
+        let port = address.port();
+        let why = format!("a server has one port at all its addresses: {port}, as in `address`");
+        table.mistake_at("standby_address", why);
+    }
+    Some((standby, local))
+}
+
+fn read_local(table: &Table<'_>, key: &'static str) -> Option<IpAddr> {
+    let text = table.string(key).optional()?;
+    let address = text.parse::<IpAddr>();
+    if address.is_err() {
+        table.mistake_at(key, format!("{text:?} is no IP address"));
+    }
+    address.ok()
+}
+
+/// Defaults of a link with two paths, unless its other times are shorter.
+const PATH_DEADLINE: Duration = Duration::from_millis(300);
+const HEDGE_AFTER: Duration = Duration::from_millis(10);
 
 /// Most servers in a group.
 const GROUP_MAX: usize = 8;

@@ -320,6 +320,8 @@ fn what_only_a_start_can_change_is_known() {
         ("name = \"example.net\"", "name = \"example.com\"", "queue (names, groups, order)"),
         ("[threads]", "[times]\nheart_beat = \"1 s\"\n[threads]", "times.heart_beat"),
         ("[threads]", "[times]\nlink_deadline = \"1 s\"\n[threads]", "times.link_deadline"),
+        ("[threads]", "[times]\npath_deadline = \"1 s\"\n[threads]", "times.path_deadline"),
+        ("[threads]", "[times]\nhedge_after = \"9 ms\"\n[threads]", "times.hedge_after"),
         ("[threads]", "[times]\nisolate_after = \"2 s\"\n[threads]", "times.isolate_after"),
         ("[threads]", "[times]\nrecovery_wait = \"2 s\"\n[threads]", "times.recovery_wait"),
     ] {
@@ -347,4 +349,43 @@ fn a_gateway_may_start_with_suspended_queues() {
     assert!(board.is_suspended(QueueIndex(0)) && !board.is_suspended(QueueIndex(1)));
     let text = mistakes("rate_max = 7", "receive = \"suspend\"");
     assert!(text.contains("did you mean \"suspended\"?"), "{text}");
+}
+
+#[test]
+fn a_second_address_of_a_server_has_the_same_port_and_is_another() {
+    let with = |keys: &str| {
+        let first = "address = \"127.0.0.1:7001\"";
+        (first, format!("{first}\n{keys}"))
+    };
+    let (first, said) = with("standby_address = \"10.1.0.1:7001\"\nstandby_local = \"10.1.0.9\"");
+    let settings = parse(&GOOD.replace(first, &said)).unwrap();
+    let standby = ("10.1.0.1:7001".parse().unwrap(), Some("10.1.0.9".parse().unwrap()));
+    assert_eq!(settings.links[0].standby, Some(standby));
+    assert_eq!(settings.links[1].standby, None);
+    for (keys, why) in [
+        ("standby_address = \"10.1.0.1:7002\"", "one port at all its addresses: 7001"),
+        ("standby_address = \"127.0.0.1:7001\"", "this is `address`"),
+        ("standby_local = \"10.1.0.9\"", "without a `standby_address`"),
+        ("standby_address = \"10.1.0.1:7001\"\nstandby_local = \"here\"", "no IP address"),
+    ] {
+        let (first, said) = with(keys);
+        let text = mistakes(first, &said);
+        assert!(text.contains(why), "{text}");
+    }
+}
+
+#[test]
+fn times_of_paths_stay_below_those_of_links() {
+    let times =
+        |text: &str| parse(&GOOD.replace("[threads]", &format!("[times]\n{text}\n[threads]")));
+    let settings = times("heart_beat = \"20 ms\"\nlink_deadline = \"40 ms\"").unwrap();
+    let link = &settings.links[0];
+    let expected = [20, 10].map(Duration::from_millis);
+    assert_eq!([link.path_deadline, link.hedge_after], expected, "by default they are shorter");
+    assert_eq!(times("hedge_after = \"0 ms\"").unwrap().links[0].hedge_after, Duration::ZERO);
+    let mistake = |text| times(text).unwrap_err().to_string();
+    let text = mistake("path_deadline = \"2 s\"");
+    assert!(text.contains("must be shorter than `link_deadline`"), "{text}");
+    let text = mistake("hedge_after = \"300 ms\"");
+    assert!(text.contains("must be shorter than `path_deadline`"), "{text}");
 }

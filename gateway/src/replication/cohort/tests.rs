@@ -34,9 +34,7 @@ fn a_queue_accepts_again_when_a_server_only_says_that_it_has_room() {
     world.store(0);
     world.settle();
     for (credit, accepting) in [(Credit { messages: 100_000, kib: 0 }, false), (CREDIT, true)] {
-        let queue = &world.servers[1].queues["gw/q0"];
-        let (sequence, transaction) = (queue.sequence, queue.transaction);
-        let answer = Answer::Acknowledged { sequence, transaction, credit };
+        let answer = Answer::Granted { credit };
         let reply = Reply { queue: QueueIndex(0), answer };
         world.cohort.handle_reply(world.now, 1, 0, reply, &mut world.servers, &world.board);
         world.settle();
@@ -95,6 +93,50 @@ fn a_short_loss_of_a_link_is_resumed_without_a_fill() {
     assert!(world.committed.contains(&(0, late)));
     assert_eq!(world.cohort.counters().fills, 0);
     assert!(world.is_accepting());
+    world.assert_in_step();
+}
+
+#[test]
+fn a_switch_to_the_other_path_stops_neither_acceptance_nor_a_copy() {
+    let mut world = World::new(2);
+    for _ in 0..5 {
+        world.store(0);
+    }
+    world.servers[1].patience = 2;
+    world.settle();
+    world.link_down(1);
+    world.link_up(1);
+    world.step();
+    assert!(world.is_accepting(), "while it resumes, too");
+    world.settle();
+    assert_eq!(world.committed.len(), 5);
+    let counters = world.cohort.counters();
+    assert_eq!((counters.fills, counters.isolations), (0, 0));
+    world.assert_in_step();
+}
+
+#[test]
+fn late_answers_are_asked_for_by_the_other_path_and_the_first_commits() {
+    let mut world = World::new(2);
+    world.servers[1].patience = 0;
+    let id = world.store(0);
+    world.settle();
+    world.servers[1].hedges = Some(Vec::new());
+    world.cohort.handle_late(1, &mut world.servers[1]);
+    world.cohort.handle_late(1, &mut world.servers[1]);
+    let hedges = world.servers[1].hedges.take().unwrap();
+    assert_eq!(hedges.len(), 1, "once");
+    let Ask::Change { sequence, .. } = hedges[0].ask else { panic!("a change") };
+    let transaction = kvs_proto::Transaction(1);
+    let answer = Answer::AcknowledgedByStandby { sequence, transaction, credit: CREDIT };
+    let reply = Reply { queue: QueueIndex(0), answer };
+    world.cohort.handle_reply(world.now, 1, 0, reply, &mut world.servers, &world.board);
+    world.step();
+    assert_eq!(world.committed, [(0, id)]);
+    // The first request comes in at last.
+    world.servers[1].patience = usize::MAX;
+    world.settle();
+    assert_eq!(world.committed, [(0, id)]);
     world.assert_in_step();
 }
 

@@ -127,7 +127,7 @@ impl Unit {
     pub(super) fn can_take_more(&self, member: usize) -> bool {
         let copy = &self.copies[member];
         let credit = copy.credit();
-        copy.is_following()
+        copy.follows_or_resumes()
             && credit.messages as usize > self.queue.log().len()
             && u64::from(credit.kib) * 1024
                 > self.queue.pending_bytes() + self.settings.headroom_bytes
@@ -210,6 +210,14 @@ impl Unit {
             more |= copy.has_more(&self.queue) && !outlet.has_room();
         }
         more
+    }
+
+    /// Lets a member's copy ask again by the other path for what it has not answered.
+    pub(super) fn hedge(&mut self, epoch: Epoch, member: usize, outlet: &mut impl Outlet) {
+        if self.copies[member].waits() {
+            let context = self.context(epoch);
+            self.copies[member].hedge(&context, &self.queue, outlet);
+        }
     }
 }
 

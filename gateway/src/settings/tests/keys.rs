@@ -8,7 +8,7 @@ const EXAMPLE: &str = include_str!("../../../../setup/examples/gateway.toml");
 const HANDBOOK: &str = include_str!("../../../../docs/operations.md");
 
 /// Keys without a default of their own: what the example shows behind `#` is an alternative.
-const ALTERNATIVES: [(&str, &str); 17] = [
+const ALTERNATIVES: [(&str, &str); 19] = [
     ("", "register"),
     ("", "register_user"),
     ("", "register_password"),
@@ -18,6 +18,8 @@ const ALTERNATIVES: [(&str, &str); 17] = [
     ("threads", "smtp_workers"),
     ("threads", "cores"),
     ("kvs", "local"),
+    ("kvs", "standby_address"),
+    ("kvs", "standby_local"),
     ("kvs", "node"),
     ("kvs", "rack"),
     ("kvs", "power"),
@@ -50,6 +52,7 @@ const READ: &[(&str, &str, &str, &str)] = &[
     ("kvs", "name", "'a7'", "server: \"a7\""),
     ("kvs", "address", "'127.0.0.7:7001'", "address: 127.0.0.7:7001"),
     ("kvs", "local", "'127.0.0.7'", "local: Some(127.0.0.7)"),
+    ("kvs", "standby_address", "'127.0.0.7:7001'", "standby: Some((127.0.0.7:7001, None))"),
     ("kvs", "node", "'m7'", "placements: [Placement { node: Some(\"m7\")"),
     ("kvs", "rack", "'r7'", "placements: [Placement { node: None, rack: Some(\"r7\")"),
     (
@@ -137,6 +140,8 @@ const READ: &[(&str, &str, &str, &str)] = &[
     ("limits", "exempt_networks", "['10.7.0.0/16']", "exempt_networks: Networks([10.7.0.0/16])"),
     ("times", "heart_beat", "'7 ms'", "heart_beat: 7ms"),
     ("times", "link_deadline", "'7 s'", "deadline: 7s"),
+    ("times", "path_deadline", "'70 ms'", "path_deadline: 70ms"),
+    ("times", "hedge_after", "'7 ms'", "hedge_after: 7ms"),
     ("times", "isolate_after", "'7 s'", "isolate_after: 7s"),
     ("times", "recovery_wait", "'7 s'", "recovery_wait: 7s"),
     ("times", "command", "'700 s'", "command: 700s"),
@@ -157,13 +162,14 @@ const READ: &[(&str, &str, &str, &str)] = &[
 
 /// Keys that READ does not have: what they do is tested by name elsewhere, as they need a file or
 /// other keys.
-const READ_ELSEWHERE: [(&str, &str); 8] = [
+const READ_ELSEWHERE: [(&str, &str); 9] = [
     ("", "register_password"),
     ("", "register_password_file"),
     ("", "secret"),
     ("", "secret_file"),
     ("threads", "link_workers"),
     ("threads", "smtp_workers"),
+    ("kvs", "standby_local"),
     ("queue", "group"),
     ("queue", "recipients_file"),
 ];

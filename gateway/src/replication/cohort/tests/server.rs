@@ -8,6 +8,7 @@ use kvs_proto::{
     StateVersion, Status, Transaction, chain, content_term, state_digest,
 };
 
+use crate::message::QueueIndex;
 use crate::replication::request::{
     Answer, Ask, Baseline, Changing, Operation, Outlet, Outlets, Request, Standing,
 };
@@ -26,6 +27,8 @@ pub(super) struct Server {
     pub(super) refusing: Option<Status>,
     /// Answers at most so many more requests.
     pub(super) patience: usize,
+    /// There is another path, and this went there.
+    pub(super) hedges: Option<Vec<Request>>,
 }
 
 #[derive(Default)]
@@ -48,6 +51,14 @@ impl Outlet for Server {
         if self.is_up {
             self.link.push_back(request);
         }
+    }
+
+    fn can_hedge(&self, _queue: QueueIndex) -> bool {
+        self.hedges.is_some()
+    }
+
+    fn hedge(&mut self, request: Request) {
+        self.hedges.as_mut().expect("there is another path").push(request);
     }
 }
 
