@@ -332,3 +332,49 @@ fn a_resume_leaves_the_old_generation_behind() {
     assert_eq!(header.op, Op::Refused);
     assert_eq!(header.generation_or_status, Status::Fenced as u32);
 }
+
+#[test]
+fn a_hedge_takes_nothing_from_the_other_connection_and_each_number_is_applied_once() {
+    let mut shared = shared();
+    let mut active = ready_session(&mut shared);
+    active.handle_bytes(&mut shared, &create(0, "q0"));
+    let mut standby = ready_session(&mut shared);
+    standby.handle_bytes(&mut shared, &frame(request(Op::Attach, 0, 0), b"q0"));
+    drain(&mut active, &mut shared);
+    drain(&mut standby, &mut shared);
+    // The first is cut in the middle when the hedge comes, the second comes by the hedge alone.
+    let first = store(0, 1, 100, 1000);
+    let (begun, rest) = first.split_at(70);
+    active.handle_bytes(&mut shared, begun);
+    standby.handle_bytes(&mut shared, &first);
+    standby.handle_bytes(&mut shared, &store(0, 2, 10, 100));
+    active.handle_bytes(&mut shared, rest);
+    active.handle_bytes(&mut shared, &store(0, 2, 10, 100));
+    active.handle_bytes(&mut shared, &store(0, 3, 10, 100));
+    for (session, last) in [(&mut standby, 2), (&mut active, 3)] {
+        let (header, _) = replies(&drain(session, &mut shared)).pop().unwrap();
+        assert_eq!((header.op, header.sequence, header.message.0), (Op::Ack, Sequence(last), last));
+    }
+    let (transaction, attached) = numbers(&mut active, &mut shared);
+    assert_eq!((transaction, attached.messages, attached.bytes), (3, 3, 120));
+    check(&shared);
+}
+
+#[test]
+fn a_resume_by_the_standby_connection_ends_the_rights_of_the_active_one() {
+    let mut shared = shared();
+    let mut active = ready_session(&mut shared);
+    active.handle_bytes(&mut shared, &create(0, "q0"));
+    let mut standby = ready_session(&mut shared);
+    standby.handle_bytes(&mut shared, &frame(request(Op::Attach, 0, 0), b"q0"));
+    standby.handle_bytes(&mut shared, &store(0, 1, 10, 100));
+    drain(&mut standby, &mut shared);
+    let resume = Header { generation_or_status: 2, ..request(Op::Attach, 0, 0) };
+    standby.handle_bytes(&mut shared, &frame(resume, b"q0"));
+    let (_, body) = replies(&drain(&mut standby, &mut shared)).pop().unwrap();
+    assert_eq!(Attached::decode(&body).unwrap().last_sequence, Sequence(1));
+    drain(&mut active, &mut shared);
+    active.handle_bytes(&mut shared, &store(0, 2, 10, 100));
+    let (header, _) = replies(&drain(&mut active, &mut shared)).pop().unwrap();
+    assert_eq!(header.generation_or_status, Status::Fenced as u32, "what it still carries is void");
+}
