@@ -1,13 +1,15 @@
 //! Compares what must be equal: queues and their copies, budgets and what they were.
 
 use std::fmt;
+use std::time::Duration;
 
 use gateway::message::QueueIndex;
 use gateway::queue::MailQueue;
 use gateway::replication::cohort::BACKUPS;
 use kvs_proto::{ChainHash, ContentDigest, Epoch, Transaction};
 
-use crate::scenario::server_name;
+use crate::report::PathCounts;
+use crate::scenario::{FaultLevel, server_name};
 use crate::world::{Server, World};
 
 /// A copy of a queue at a server, in numbers.
@@ -106,6 +108,34 @@ pub fn check_always(world: &World) -> Result<(), Difference> {
     }
     check_budgets(world, |left, bound| left <= bound)
 }
+
+/// What must hold while only one of two paths to each server is in trouble: no server's copies are
+/// isolated, every queue accepts, and none stands still for long.
+///
+/// # Errors
+/// What does not.
+pub fn check_paths(world: &World) -> Result<(), Difference> {
+    if let Some(at) = world.unjustified_isolation() {
+        return Err(Difference(format!(
+            "a server was isolated at {at:?} although it was in reach"
+        )));
+    }
+    if world.faults() != FaultLevel::Paths {
+        return Ok(());
+    }
+    let PathCounts { commit_pause_max, acceptance_pause_max, .. } = world.path_counts();
+    if commit_pause_max > COMMIT_PAUSE_MAX {
+        return Err(Difference(format!("a queue committed nothing for {commit_pause_max:?}")));
+    }
+    if acceptance_pause_max > Duration::ZERO {
+        return Err(Difference(format!("a queue did not accept for {acceptance_pause_max:?}")));
+    }
+    Ok(())
+}
+
+/// With one path in trouble at a time: a deadline of the path, or, if the other one was in trouble
+/// not long ago, that of the link; what it takes to resume; and the interval of the checks.
+const COMMIT_PAUSE_MAX: Duration = Duration::from_millis(1500);
 
 /// What must hold when all mail is delivered and nothing goes wrong any more: queues and copies are
 /// empty and equal, the copies of two servers count and no other has any, and budgets are whole.

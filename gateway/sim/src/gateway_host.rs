@@ -8,6 +8,7 @@ use fastrand::Rng;
 use gateway::board::Board;
 use gateway::front::Front;
 use gateway::gateway::{places, plan};
+use gateway::link::LinkCounters;
 use gateway::message::QueueIndex;
 use gateway::replication::cohort::Unit;
 use gateway::replication::record::RegisterAnswer;
@@ -138,6 +139,17 @@ impl GatewayHost {
         let shards = self.workers.iter().filter_map(|worker| worker.shard.as_ref());
         let mut units = shards.filter_map(|shard| shard.unit(queue));
         units.next().expect("each queue has a shard")
+    }
+
+    /// What each shard's links with two paths have been through.
+    pub fn link_counters(&self) -> impl Iterator<Item = LinkCounters> {
+        self.workers.iter().filter_map(|it| it.shard.as_ref()).flat_map(Shard::link_counters)
+    }
+
+    /// How often a server's copies were isolated.
+    pub fn isolations(&self) -> u64 {
+        let shards = self.workers.iter().filter_map(|it| it.shard.as_ref());
+        shards.map(|shard| shard.counters().cohorts.isolations).sum()
     }
 
     /// The budgets.

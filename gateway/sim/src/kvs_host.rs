@@ -28,14 +28,14 @@ const MESSAGES_MAX: usize = 200_000;
 /// If the machine that simulates has no memory left, or the port is taken.
 pub fn start(
     transport: SimTransport,
-    address: SocketAddr,
+    addresses: &[SocketAddr],
     rng: &mut Rng,
 ) -> (Worker<SimTransport>, Incarnation) {
     let incarnation = Incarnation(rng.u64(1..));
     let arena = Arena::new(MEMORY_BYTES, MESSAGES_MAX).expect("the machine has that much memory");
     let bounds = QueueBounds { messages_max: u64::MAX, bytes_max: u64::MAX };
     let directory = Arc::new(Directory::new(1, 100));
-    directory.set_port(0, address.port());
+    directory.set_port(0, addresses[0].port());
     let table = QueueTable::new(arena, directory, 0, bounds);
     let mut nonce_key = [0; 32];
     rng.fill(&mut nonce_key);
@@ -52,6 +52,8 @@ pub fn start(
         connections_max: 100,
     };
     let mut worker = Worker::new(transport, table, options);
-    worker.listen(address).expect("nobody else listens on this host");
+    for address in addresses {
+        worker.listen(*address).expect("nobody else listens on this host");
+    }
     (worker, incarnation)
 }

@@ -10,6 +10,7 @@
 //! * [`world`] has the hosts, and moves time.
 //! * [`gateway_host`], [`kvs_host`] and [`register`] are processes that crash and return.
 //! * [`check`] compares copies and budgets, while the world runs and at its end.
+//! * [`watch`] watches links with two paths.
 //! * [`run`] is one run from start to verdict, and [`report`] what is known of it then.
 //! * [`sabotage`] breaks the system on purpose, to prove that the checks would see it.
 //! * [`chronicle`] keeps the last things that happened, for reading.
@@ -26,4 +27,5 @@ pub mod report;
 pub mod run;
 pub mod sabotage;
 pub mod scenario;
+pub mod watch;
 pub mod world;

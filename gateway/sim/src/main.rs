@@ -36,7 +36,9 @@ enum Faults {
     None,
     /// The gateway and a server crash and return.
     Crashes,
-    /// Also connections, paths and the next hop fail.
+    /// Only paths to the servers fail, on one of two network segments at a time.
+    Paths,
+    /// The gateway and a server crash, and connections, paths and the next hop fail.
     All,
 }
 
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
     let faults = match arguments.faults {
         Faults::None => FaultLevel::None,
         Faults::Crashes => FaultLevel::Crashes,
+        Faults::Paths => FaultLevel::Paths,
         Faults::All => FaultLevel::All,
     };
     let began = Instant::now();

@@ -11,7 +11,9 @@ use tcpstack::{Instant, SimPath};
 
 use crate::register::Outage;
 use crate::sabotage::Sabotage;
-use crate::scenario::{FaultLevel, GATEWAY_SMTP, Options, SERVERS, SINK, Scenario, sender_host};
+use crate::scenario::{
+    FaultLevel, GATEWAY_SMTP, Options, PATHS, SERVERS, SINK, Scenario, ends, sender_host,
+};
 
 /// One thing that happens to the world.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -131,8 +133,13 @@ impl Plan {
     pub fn draw(options: &Options, begin: Instant, scenario: &Scenario, rng: &mut Rng) -> Plan {
         let Scenario { load_time, servers, .. } = *scenario;
         let mut plan = Plan { end: begin + load_time, ..Plan::default() };
-        if options.faults == FaultLevel::None {
-            return plan;
+        match options.faults {
+            FaultLevel::None => return plan,
+            FaultLevel::Paths => {
+                plan.add_path_faults_in_turn(begin, servers, options.seed);
+                return plan;
+            }
+            FaultLevel::Crashes | FaultLevel::All => {}
         }
         // In the middle, so that something is under way at each of them.
         let within = |rng: &mut Rng, from: u64, to: u64| {
@@ -164,6 +171,9 @@ impl Plan {
             plan.sink = sink_faults(rng);
             if options.sabotage.is_none() {
                 plan.add_outages(begin, load_time, options.seed);
+            }
+            if scenario.has_standby {
+                plan.add_path_faults(begin, scenario, options.seed);
             }
         }
         if options.sabotage.is_none() {
@@ -212,6 +222,71 @@ impl Plan {
         }
     }
 
+    /// Faults of both segments beside all others. By draws of its own, like the operator's.
+    fn add_path_faults(&mut self, begin: Instant, scenario: &Scenario, seed: u64) {
+        let Scenario { load_time, servers, .. } = *scenario;
+        let mut rng = Rng::with_seed(!seed ^ PATHS);
+        for _ in 0..rng.u32(1..=8) {
+            let at = begin + load_time * rng.u32(5..=95) / 100;
+            let segment = rng.usize(0..2);
+            self.add_path_fault(at, segment, servers, &mut rng);
+        }
+    }
+
+    /// Faults of one segment, then of the other, and so on, with time between to come back.
+    fn add_path_faults_in_turn(&mut self, begin: Instant, servers: usize, seed: u64) {
+        let mut rng = Rng::with_seed(!seed ^ PATHS);
+        let mut at = begin + Duration::from_millis(rng.u64(1000..=2000));
+        let mut segment = rng.usize(0..2);
+        while at < self.end {
+            let mut over_at = at;
+            for _ in 0..rng.u32(1..=3) {
+                let again = at + Duration::from_millis(rng.u64(0..=1500));
+                let lasts = self.add_path_fault(again, segment, servers, &mut rng);
+                over_at = over_at.max(again + lasts);
+            }
+            at = over_at + Duration::from_millis(rng.u64(0..=500));
+            if rng.bool() {
+                segment = 1 - segment;
+                at += PATH_RETURN_MAX;
+            }
+        }
+        self.end = self.end.max(at);
+    }
+
+    /// Something happens to a segment, on the way to one server or to all; returns how long it
+    /// lasts.
+    fn add_path_fault(
+        &mut self,
+        at: Instant,
+        segment: usize,
+        servers: usize,
+        rng: &mut Rng,
+    ) -> Duration {
+        let servers = match rng.usize(0..=servers) {
+            all if all == servers => 0..servers,
+            one => one..one + 1,
+        };
+        let kind = rng.u8(0..6);
+        let turned = rng.bool();
+        let lasts = Duration::from_millis(rng.u64(20..=3000));
+        let delay = Duration::from_millis(rng.u64(1..=150));
+        for server in servers {
+            let [mut from, mut to] = ends(segment, server);
+            if turned {
+                (from, to) = (to, from);
+            }
+            let fault = match kind {
+                0 => Fault::Reset(from, to),
+                1 | 2 => Fault::Partition { from, to, both_ways: true, lasts },
+                3 | 4 => Fault::Partition { from, to, both_ways: false, lasts },
+                _ => Fault::Slow { from, to, path: SimPath { delay, jitter: delay }, lasts },
+            };
+            self.add(at, fault);
+        }
+        lasts
+    }
+
     /// One server hears late of what is stored; meanwhile the gateway and the other server die
     /// together. What was promised must be at the late one.
     fn add_double_crash(&mut self, at: Instant, options: &Options, servers: usize, rng: &mut Rng) {
@@ -256,6 +331,10 @@ impl Plan {
         self.coming.is_empty()
     }
 }
+
+/// After so long at most a path is there again when nothing is wrong with its segment any more: what
+/// was sent is repeated, or the connection is made anew.
+const PATH_RETURN_MAX: Duration = Duration::from_secs(4);
 
 /// Makes the draws of reloads differ from the others of their seed.
 const RELOADS: u64 = 0x5eed_0f2e_10ad_0000;

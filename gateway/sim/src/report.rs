@@ -21,6 +21,8 @@ pub struct Report {
     pub counts: Counts,
     /// Faults that were inflicted, by kind.
     pub faults: BTreeMap<&'static str, u64>,
+    /// What the links with two paths did.
+    pub paths: PathCounts,
     /// What time it was in the world at the end, since its beginning.
     pub virtual_time: Duration,
     /// How long the run took.
@@ -31,6 +33,21 @@ pub struct Report {
     pub trace_hash: u64,
     /// The last things that happened, oldest first.
     pub tail: Vec<String>,
+}
+
+/// What the links with two paths did, and what their mail felt of it.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct PathCounts {
+    /// How often requests moved to the other path at once.
+    pub switches: u64,
+    /// Requests that went by both paths.
+    pub hedges: u64,
+    /// Answers that came by the standby path first.
+    pub hedges_first: u64,
+    /// The longest time for which a queue with something to commit committed nothing.
+    pub commit_pause_max: Duration,
+    /// The longest time for which a queue did not accept mail, once it had.
+    pub acceptance_pause_max: Duration,
 }
 
 /// One thing that was wrong.
@@ -71,9 +88,14 @@ pub enum Verdict {
 impl Report {
     /// What the run is worth.
     pub fn verdict(&self) -> Verdict {
-        let crashed = |kind| self.faults.get(kind).is_some_and(|count| *count > 0);
-        let tested = self.options.faults == FaultLevel::None
-            || (crashed("gateway crash") && crashed("server crash"));
+        let happened = |kind| self.faults.get(kind).is_some_and(|count| *count > 0);
+        let tested = match self.options.faults {
+            FaultLevel::None => true,
+            FaultLevel::Paths => ["partition", "slow path", "reset"].into_iter().any(happened),
+            FaultLevel::Crashes | FaultLevel::All => {
+                happened("gateway crash") && happened("server crash")
+            }
+        };
         if !self.failures.is_empty() {
             Verdict::Failed
         } else if self.counts.accepted == 0 || !tested {
@@ -94,6 +116,7 @@ impl Report {
         let faults = match faults {
             FaultLevel::None => "none",
             FaultLevel::Crashes => "crashes",
+            FaultLevel::Paths => "paths",
             FaultLevel::All => "all",
         };
         format!(
@@ -125,6 +148,14 @@ impl fmt::Display for Report {
         )?;
         for (kind, count) in &self.faults {
             write!(f, ", {kind}: {count}")?;
+        }
+        if self.paths.switches + self.paths.hedges > 0 {
+            let PathCounts { switches, hedges, hedges_first, .. } = self.paths;
+            write!(f, ", switch-overs: {switches}, hedges: {hedges}, first: {hedges_first}")?;
+        }
+        if self.options.faults == FaultLevel::Paths {
+            let PathCounts { commit_pause_max, acceptance_pause_max, .. } = self.paths;
+            write!(f, ", pauses: {commit_pause_max:?}, {acceptance_pause_max:?}")?;
         }
         if self.verdict() == Verdict::Passed {
             return Ok(());

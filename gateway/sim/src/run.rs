@@ -10,9 +10,9 @@ use std::time::Duration;
 use loadgen::ledger::{Counts, ProblemKind};
 use tcpstack::Instant;
 
-use crate::check::{check_always, check_settled};
+use crate::check::{check_always, check_paths, check_settled};
 use crate::chronicle::Chronicle;
-use crate::report::{Failure, FailureKind, Report};
+use crate::report::{Failure, FailureKind, PathCounts, Report};
 use crate::scenario::Options;
 use crate::world::World;
 
@@ -30,6 +30,7 @@ pub fn run_with(options: Options, chronicle: &Chronicle) -> Report {
         failures: Vec::new(),
         counts: Counts::default(),
         faults: std::collections::BTreeMap::new(),
+        paths: PathCounts::default(),
         virtual_time: Duration::ZERO,
         wall_time: Duration::ZERO,
         turns: 0,
@@ -91,7 +92,8 @@ fn advance(world: &mut World, time: Duration) -> Result<(), Failure> {
             return Err(Failure { kind: FailureKind::Stopped, what: why.into() });
         }
     }
-    check_always(world).map_err(|difference| Failure {
+    world.watch_paths();
+    check_always(world).and_then(|()| check_paths(world)).map_err(|difference| Failure {
         kind: FailureKind::Difference,
         what: difference.to_string(),
     })
@@ -117,6 +119,7 @@ fn judge(world: &mut World, report: &mut Report) {
     if world.register().repeats() > 0 {
         report.faults.insert("swap repeated", world.register().repeats());
     }
+    report.paths = world.path_counts();
     report.virtual_time = world.now().saturating_since(Instant::ZERO);
     report.turns = world.turns();
 }

@@ -43,7 +43,10 @@ pub enum FaultLevel {
     None,
     /// The gateway and a server crash and return.
     Crashes,
-    /// Also connections, paths and the next hop fail.
+    /// Only paths between the gateway and the servers fail, on one network segment at a time. There
+    /// are two.
+    Paths,
+    /// The gateway and a server crash, and connections, paths and the next hop fail.
     All,
 }
 
@@ -62,6 +65,8 @@ pub struct Scenario {
     pub load_time: Duration,
     /// Mails reach the next hop over one connection for each queue.
     pub one_connection: bool,
+    /// The servers are reached by two network segments.
+    pub has_standby: bool,
     /// The longest that one turn of a process takes.
     pub turn_cost_max: Duration,
     /// Connections to the servers and the next hop, and what a server may hold, in words.
@@ -76,6 +81,9 @@ impl Scenario {
         let mut of_reports = Rng::with_seed(!options.seed);
         // Sabotage of copies is of a pair.
         let spare = options.sabotage.is_none() && Rng::with_seed(options.seed ^ SPARES).bool();
+        let mut of_paths = Rng::with_seed(options.seed ^ PATHS);
+        let has_standby = of_paths.bool() && options.sabotage.is_none();
+        let has_standby = has_standby || options.faults == FaultLevel::Paths;
         let shape = Shape {
             servers: if spare { 3 } else { 2 },
             queues,
@@ -88,6 +96,9 @@ impl Scenario {
             reports_apart: of_reports.bool(),
             warn_after_ms: *of_reports.choice([0, 700, 3000].iter()).expect("not empty"),
             expiry_s: *of_reports.choice([5, 10_000, 10_000].iter()).expect("not empty"),
+            has_standby,
+            path_deadline_ms: *of_paths.choice([150, 300].iter()).expect("not empty"),
+            hedge_after_ms: *of_paths.choice([0, 2, 10, 30].iter()).expect("not empty"),
         };
         let text = configuration(&shape);
         let settings = Settings::parse(Path::new("sim.toml"), &text)
@@ -113,6 +124,7 @@ impl Scenario {
             servers,
             load_time,
             one_connection,
+            has_standby,
             turn_cost_max,
             summary,
         }
@@ -143,12 +155,18 @@ struct Shape {
     warn_after_ms: u64,
     /// Mail is given up after so long, if its reports have a queue of their own.
     expiry_s: u64,
+    has_standby: bool,
+    path_deadline_ms: u64,
+    hedge_after_ms: u64,
 }
 
 fn senders(options: &Options, queues: u32, load_time: Duration, rng: &mut Rng) -> Vec<SmtpConfig> {
     let domains: Vec<Arc<str>> = (0..queues).map(|it| format!("d{it}.example").into()).collect();
     let count = rng.u32(1..=3);
-    let mix = if rng.u8(0..3) == 0 { "64:1k,33:8k,2:90k,1:300k" } else { "70:1k,30:8k" };
+    // What travels in parts goes by one path, however slow that is: the bounds on pauses that hold
+    // while only paths fail are for the rest.
+    let has_large = rng.u8(0..3) == 0 && options.faults != FaultLevel::Paths;
+    let mix = if has_large { "64:1k,33:8k,2:90k,1:300k" } else { "70:1k,30:8k" };
     let mut senders = Vec::new();
     for run in 1..=count {
         let mails = share(options.mails, u64::from(run - 1), u64::from(count));
@@ -191,6 +209,7 @@ fn configuration(shape: &Shape) -> String {
     let Shape { servers, reports_apart, warn_after_ms, expiry_s, .. } = *shape;
     let names = (0..servers).map(|place| format!("{:?}", server_name(place)));
     let names = names.collect::<Vec<_>>().join(", ");
+    let Shape { has_standby, path_deadline_ms, hedge_after_ms, .. } = *shape;
     let drivers = match split {
         0 => "drivers = \"merged\"\nworkers = 1".to_owned(),
         links => format!("drivers = \"split\"\nlink_workers = {links}\nsmtp_workers = 1"),
@@ -216,6 +235,8 @@ networks = ["10.0.0.0/8"]
 [times]
 heart_beat = "200 ms"
 link_deadline = "1 s"
+path_deadline = "{path_deadline_ms} ms"
+hedge_after = "{hedge_after_ms} ms"
 isolate_after = "500 ms"
 recovery_wait = "3 s"
 command = "60 s"
@@ -236,6 +257,12 @@ kvs = [{names}]
     );
     for (place, address) in SERVERS.iter().enumerate().take(servers) {
         text.push_str(&format!("\n[[kvs]]\nname = \"kvs{place}\"\naddress = \"{address}\"\n"));
+        if has_standby {
+            let (standby, local) = (STANDBYS[place], GATEWAY_STANDBY);
+            text.push_str(&format!(
+                "standby_address = \"{standby}\"\nstandby_local = \"{local}\"\n"
+            ));
+        }
     }
     for queue in 0..queues + u32::from(reports_apart) {
         // Mail comes from senders of one domain, and reports go there.
@@ -272,6 +299,21 @@ pub const SERVERS: [SocketAddr; SERVERS_MAX] =
 /// Most backup queue servers of a system.
 pub const SERVERS_MAX: usize = 3;
 
+/// Where they listen on the second network segment.
+pub const STANDBYS: [SocketAddr; SERVERS_MAX] =
+    [address([10, 1, 1, 1], 7400), address([10, 1, 1, 2], 7400), address([10, 1, 1, 3], 7400)];
+
+/// The gateway's address on the second network segment.
+pub const GATEWAY_STANDBY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1));
+
+/// The gateway's and a server's address on a network segment.
+pub fn ends(segment: usize, server: usize) -> [IpAddr; 2] {
+    match segment {
+        0 => [GATEWAY_SMTP.ip(), SERVERS[server].ip()],
+        _ => [GATEWAY_STANDBY, STANDBYS[server].ip()],
+    }
+}
+
 /// Where the next hop listens.
 pub const SINK: SocketAddr = address([10, 0, 2, 1], 25);
 
@@ -293,5 +335,8 @@ const fn address(octets: [u8; 4], port: u16) -> SocketAddr {
 
 /// The time of day at the world's beginning, in milliseconds since 1970.
 pub const UNIX_ORIGIN_MS: u64 = 1_700_000_000_000;
+
+/// Makes the draws of paths differ from the others of their seed.
+pub const PATHS: u64 = 0x5eed_0f2e_4a74_0000;
 
 const SECRET: &str = "a secret that only the simulation knows";

@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -25,11 +25,13 @@ use crate::gateway_host::GatewayHost;
 use crate::kvs_host;
 use crate::plan::{Crash, Fault, Plan, QueueChange};
 use crate::register::{Outage, SimRegister};
+use crate::report::PathCounts;
 use crate::sabotage::{Sabotage, Saboteur};
 use crate::scenario::{
-    FaultLevel, GATEWAY_SMTP, Options, SERVERS, SINK, Scenario, UNIX_ORIGIN_MS, sender_host,
-    server_name,
+    FaultLevel, GATEWAY_SMTP, GATEWAY_STANDBY, Options, SERVERS, SINK, STANDBYS, Scenario,
+    UNIX_ORIGIN_MS, ends, sender_host, server_name,
 };
+use crate::watch::PathWatch;
 
 /// All hosts, what connects them, and what goes wrong.
 pub struct World {
@@ -58,6 +60,8 @@ pub struct World {
     chronicle: Chronicle,
     fatal: Option<String>,
     turns: u64,
+    faults: FaultLevel,
+    paths: PathWatch,
 }
 
 /// A running backup queue server.
@@ -90,6 +94,12 @@ impl World {
         chronicle.set_now(BEGIN);
         chronicle.note(&scenario.summary);
         let plan = Plan::draw(options, BEGIN, &scenario, &mut rng);
+        if scenario.has_standby {
+            network.host_with(&[GATEWAY_SMTP.ip(), GATEWAY_STANDBY]);
+            for (address, standby) in SERVERS.iter().zip(STANDBYS).take(scenario.servers) {
+                network.host_with(&[address.ip(), standby.ip()]);
+            }
+        }
         let ledger = Rc::new(RefCell::new(Ledger::new(policy(options, &scenario))));
         let config = SinkConfig {
             listen: vec![SINK],
@@ -117,12 +127,14 @@ impl World {
             // Only then are there paths that are slow for a while.
             in_flight_time_max: match options.faults {
                 FaultLevel::All => LATE,
-                FaultLevel::None | FaultLevel::Crashes => Duration::ZERO,
+                FaultLevel::None | FaultLevel::Crashes | FaultLevel::Paths => Duration::ZERO,
             },
             ambush: false,
             fault_counts: BTreeMap::new(),
             fatal: None,
             turns: 0,
+            faults: options.faults,
+            paths: PathWatch::default(),
             original: scenario.settings.clone(),
             scenario,
             rng,
@@ -226,6 +238,29 @@ impl World {
         self.turns
     }
 
+    /// What goes wrong.
+    pub fn faults(&self) -> FaultLevel {
+        self.faults
+    }
+
+    /// What the links with two paths did so far.
+    pub fn path_counts(&self) -> PathCounts {
+        self.paths.counts(self.gateway.as_ref())
+    }
+
+    /// When a server was isolated although a path reached it, if that happened.
+    pub fn unjustified_isolation(&self) -> Option<Instant> {
+        self.paths.unjustified_isolation().filter(|_| self.scenario.has_standby)
+    }
+
+    /// Looks what the gateway does about paths.
+    pub fn watch_paths(&mut self) {
+        if let Some(gateway) = &self.gateway {
+            let queues = self.scenario.settings.queues.len();
+            self.paths.watch(self.network.now(), gateway, queues);
+        }
+    }
+
     /// Why the gateway stopped by itself, if it did: it has no reason to.
     pub fn fatal(&self) -> Option<&str> {
         self.fatal.as_deref()
@@ -241,10 +276,10 @@ impl World {
         self.chronicle.note("faults end");
         self.network.heal_all();
         let gateway = GATEWAY_SMTP.ip();
-        let servers = SERVERS.iter().take(self.servers.len()).map(SocketAddr::ip);
-        for other in servers.chain([SINK.ip(), sender_host(0)]) {
-            self.network.set_path(gateway, other, None);
-            self.network.set_path(other, gateway, None);
+        let servers = (0..self.servers.len()).flat_map(|it| [ends(0, it), ends(1, it)]);
+        for [one, other] in servers.chain([[gateway, SINK.ip()], [gateway, sender_host(0)]]) {
+            self.network.set_path(one, other, None);
+            self.network.set_path(other, one, None);
         }
         self.sink.set_faults(SinkFaults::default());
         self.register.end_outage();
@@ -332,6 +367,7 @@ impl World {
             return;
         }
         self.chronicle.note(&format!("{fault:?}"));
+        self.paths.note_fault(now, fault);
         *self.fault_counts.entry(name(fault)).or_default() += 1;
         match fault {
             Fault::GatewayCrash { how, gone } => {
@@ -427,7 +463,7 @@ impl World {
         up.is_some_and(|it| record.incarnation_of(&server_name(server)) == Some(it.incarnation))
     }
 
-    fn crash(&mut self, how: Crash, host: std::net::IpAddr) {
+    fn crash(&mut self, how: Crash, host: IpAddr) {
         if how == Crash::Host {
             self.network.crash_host(host);
         }
@@ -435,6 +471,7 @@ impl World {
 
     fn end_gateway(&mut self) {
         if let Some(mut gateway) = self.gateway.take() {
+            self.paths.end(&gateway);
             self.saboteur = gateway.take_saboteur();
             self.register.abandon(self.rng.bool());
         }
@@ -454,12 +491,14 @@ impl World {
         let address = SERVERS[server];
         self.raise(address.ip());
         let transport = self.network.host(address.ip());
-        let (worker, incarnation) = kvs_host::start(transport, address, &mut self.rng);
+        let listen = [address, STANDBYS[server]];
+        let listen = if self.scenario.has_standby { &listen[..] } else { &listen[..1] };
+        let (worker, incarnation) = kvs_host::start(transport, listen, &mut self.rng);
         self.servers[server] = Some(Server { worker, incarnation });
     }
 
     /// Starts a host again if it is down.
-    fn raise(&mut self, host: std::net::IpAddr) {
+    fn raise(&mut self, host: IpAddr) {
         // A host that was never there is made by its first transport.
         if self.turns > 0 && !self.network.is_up(host) {
             self.network.restart_host(host);
