@@ -5,7 +5,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 SECTIONS=(install format scripts rules lint docs tests no-c examples demo clients mtas kill-gateway
-    kill-kvs drivers backlog next-hop age stop reload register crowd large)
+    kill-kvs paths drivers backlog next-hop age stop reload register crowd large)
 
 usage() {
     cat <<END
@@ -27,6 +27,7 @@ Runs all checks, or the sections named:
   mtas          odd mail from and to Postfix, OpenSMTPD and Exim, and to aiosmtpd, and its reports
   kill-gateway  the gateway is killed ten times under load
   kill-kvs      a KVS is killed under load, without and with a spare
+  paths         one of two network segments is cut under load, again and again
   drivers       several workers, merged and split, at the gateway and at the KVS
   backlog       mail piles up, the gateway is killed, then a next hop appears
   next-hop      a next hop that defers, refuses, hangs up, says nothing or nonsense, in any phase
