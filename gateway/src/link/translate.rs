@@ -31,7 +31,9 @@ pub(super) fn translate(event: ClientEvent) -> Option<Reply> {
             (queue, Answer::Attached { standing, credit })
         }
         ClientEvent::Dropped { queue, .. } => (queue, Answer::Dropped),
-        ClientEvent::Ack { queue, count: 0, credit, .. } => (queue, Answer::Granted { credit }),
+        ClientEvent::Ack { queue, count: 0, sequence, credit, .. } => {
+            (queue, Answer::Granted { sequence, credit })
+        }
         ClientEvent::Ack { queue, sequence, transaction, credit, .. } => {
             (queue, Answer::Acknowledged { sequence, transaction, credit })
         }

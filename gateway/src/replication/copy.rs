@@ -285,14 +285,14 @@ impl Copy {
                 Progress::None
             }
             Answer::Acknowledged { sequence, transaction, credit } => {
-                self.credit = credit;
+                self.note_credit(sequence, credit);
                 self.handle_acknowledged(sequence, transaction)
             }
             Answer::AcknowledgedByStandby { sequence, transaction, credit } => {
                 self.handle_hedged(sequence, transaction, credit, outlet)
             }
-            Answer::Granted { credit } => {
-                self.credit = credit;
+            Answer::Granted { sequence, credit } => {
+                self.note_credit(sequence, credit);
                 Progress::None
             }
             Answer::Refused { op, status, epoch } => {
@@ -439,6 +439,14 @@ impl Copy {
         }
     }
 
+    /// The active path granted credit, after that change. What a hedge has told of later changes is
+    /// news, and the room that they took must not be granted again.
+    fn note_credit(&mut self, sequence: Sequence, credit: Credit) {
+        if sequence >= self.answered {
+            self.credit = credit;
+        }
+    }
+
     fn handle_acknowledged(&mut self, sequence: Sequence, transaction: Transaction) -> Progress {
         if !self.takes_acknowledgements() {
             // What was on its way when the copy was given up.
@@ -481,7 +489,7 @@ impl Copy {
             return Progress::OutOfStep("it acknowledged what it was not asked for on that path");
         }
         if sequence <= self.answered {
-            // The active path was first, and its credit is that of the same time or later.
+            // The active path was first, and what it granted is as good.
             return Progress::None;
         }
         if !self.is_number_of(transaction, sequence) {

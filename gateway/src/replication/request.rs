@@ -143,6 +143,8 @@ pub enum Answer {
     },
     /// There is other room than before, although nothing was asked.
     Granted {
+        /// The last number that was used up by then, whichever path it came by.
+        sequence: Sequence,
         /// Room there.
         credit: Credit,
     },

@@ -34,7 +34,8 @@ fn a_queue_accepts_again_when_a_server_only_says_that_it_has_room() {
     world.store(0);
     world.settle();
     for (credit, accepting) in [(Credit { messages: 100_000, kib: 0 }, false), (CREDIT, true)] {
-        let answer = Answer::Granted { credit };
+        let sequence = world.servers[1].queues["gw/q0"].sequence;
+        let answer = Answer::Granted { sequence, credit };
         let reply = Reply { queue: QueueIndex(0), answer };
         world.cohort.handle_reply(world.now, 1, 0, reply, &mut world.servers, &world.board);
         world.settle();

@@ -337,3 +337,23 @@ fn a_resume_by_the_other_path_goes_on_from_what_the_server_has() {
     assert_eq!(numbers(&bench.sent.requests), [(4, 4)]);
     assert_eq!(bench.answered(), 3);
 }
+
+#[test]
+fn room_that_hedges_have_taken_is_not_granted_again_by_what_comes_late() {
+    let mut bench = Bench::new();
+    bench.store(3);
+    bench.hedge();
+    let credit = |messages| Credit { messages, kib: 1000 };
+    let [first, third] = [1, 3].map(Sequence);
+    let transaction = Transaction(3);
+    bench.answer(Answer::AcknowledgedByStandby { sequence: third, transaction, credit: credit(7) });
+    assert_eq!(bench.copy.credit(), credit(7));
+    let late = Transaction(1);
+    bench.answer(Answer::Acknowledged { sequence: first, transaction: late, credit: credit(9) });
+    bench.answer(Answer::Granted { sequence: first, credit: credit(9) });
+    assert_eq!(bench.copy.credit(), credit(7));
+    bench.answer(Answer::Granted { sequence: third, credit: credit(8) });
+    assert_eq!(bench.copy.credit(), credit(8));
+    bench.answer(Answer::Acknowledged { sequence: third, transaction, credit: credit(6) });
+    assert_eq!(bench.copy.credit(), credit(6));
+}
