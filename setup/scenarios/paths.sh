@@ -16,6 +16,9 @@ SECONDS_OF_LOAD=20
 # The longest time without an acknowledged mail in spite of a cut, in milliseconds.
 PAUSE_MAX=1000
 
+# The longest time from a cut until the other segment carries all requests, in milliseconds.
+SWITCH_MAX=1000
+
 # Names of what is made: hosts gw, a, b, and bridges 0 and 1 in a host of their own.
 NET=hk$$
 
@@ -140,20 +143,23 @@ cut_in_turn() {
 }
 
 cut() {
-    local segment=$1 kind=$2 ready switched began
+    local segment=$1 kind=$2 ready switched began took
     ready=$(count_logged 'path ready')
     switched=$(count_logged 'takes over')
     began=$(date +%s%6N)
     "cut_$kind" "$segment"
     await 5 switched_over $((switched + 2)) || die "no switch-over although segment $segment is cut ($kind)"
+    took=$((($(date +%s%6N) - began) / 1000))
+    [ "$took" -le "$SWITCH_MAX" ] || die "segment $segment cut ($kind): the switch-over took $took ms"
     sleep 0.5
     "mend_$kind" "$segment"
     await 10 ready_paths $((ready + 2)) || die "the paths of segment $segment do not come back"
     # A path that was lost takes over again when it has been there for so long.
     sleep 1.2
-    CUTS+=("$segment $kind $began $(date +%s%6N)")
+    CUTS+=("$segment $kind $took $began $(date +%s%6N)")
 }
-# Of each cut: segment, kind, beginning and end in microseconds since 1970.
+# Of each cut: segment, kind, milliseconds to the switch-over, beginning and end in microseconds since
+# 1970.
 CUTS=()
 
 switched_over() { [ "$(count_logged 'takes over')" -ge "$1" ]; }
@@ -197,15 +203,15 @@ end_load() {
 }
 
 report() {
-    local cut segment kind began ended longest is_over=
+    local cut segment kind took began ended longest is_over=
     if logged 'copies are isolated'; then
         die "a KVS was isolated although a path reached it"
     fi
     say "longest time without an acknowledged mail, at $RATE mails a second:"
     for cut in "${CUTS[@]}"; do
-        read -r segment kind began ended <<<"$cut"
+        read -r segment kind took began ended <<<"$cut"
         longest=$(longest_pause "$began" "$ended")
-        say "  segment $segment cut ($kind): $longest ms"
+        say "  segment $segment cut ($kind): $longest ms; switch-over after $took ms"
         [ "$longest" -le "$PAUSE_MAX" ] || is_over=yes
     done
     grep -o 'links=\[.*' "$SCRATCH/gateway.log" | tail -n 1

@@ -134,8 +134,9 @@ pub struct Link {
     generation: Generation,
     /// The other path has met this other life of the server than the active one did, and when.
     stranger: Option<(Incarnation, Instant)>,
-    /// Since when the active path has been silent, and when the other one was seen to answer since.
-    witness: Option<(Instant, Instant)>,
+    /// By worker: since when the active path has been silent, and when the other one was seen to
+    /// answer since.
+    witnesses: BTreeMap<usize, (Instant, Instant)>,
     now: Instant,
     awake: Awake,
     /// When late answers are to be told of again.
@@ -472,7 +473,7 @@ impl Link {
             incarnation: None,
             generation: Generation(0),
             stranger: None,
-            witness: None,
+            witnesses: BTreeMap::new(),
             now: Instant::ZERO,
             awake: Awake::default(),
             late_at: Instant::ZERO,
@@ -564,7 +565,7 @@ impl Link {
         self.generation = self.generation.next();
         self.incarnation = Some(incarnation);
         self.stranger = None;
-        self.witness = None;
+        self.witnesses.clear();
     }
 
     /// A queue lives at another worker; returns false if the server makes no sense.

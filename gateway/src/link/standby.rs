@@ -138,8 +138,11 @@ impl Link {
             }
             let mut answers = false;
             if other.heard_at() > since {
-                let known = self.witness.filter(|(silence, _)| *silence == since);
-                let (_, answered_at) = *self.witness.insert(known.unwrap_or((since, now)));
+                let witness = self.witnesses.entry(place).or_insert((since, now));
+                if witness.0 != since {
+                    *witness = (since, now);
+                }
+                let (_, answered_at) = *witness;
                 answers = now.saturating_since(answered_at) >= deadline / 3;
             }
             if quiet >= deadline && ((is_ready && answers) || is_suspect) {

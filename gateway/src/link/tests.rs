@@ -174,6 +174,11 @@ fn request(ask: Ask) -> Request {
     Request { queue: QUEUE, epoch: Epoch(1), ask }
 }
 
+/// Of another queue.
+fn other_request(ask: Ask) -> Request {
+    Request { queue: QueueIndex(QUEUE.0 + 1), epoch: Epoch(1), ask }
+}
+
 fn store(sequence: u64) -> Ask {
     let body = Message::new(Bytes::new(), Bytes::from_static(b"mail"));
     let change = Changing::Store(MessageId(sequence), body);
@@ -388,6 +393,23 @@ fn both_paths_go_to_each_worker_and_a_switch_knows_where_queues_live() {
     assert_eq!(bench.take_said(), [Said::ByStandby(1), Said::Down, Said::Up(1)]);
     bench.attach();
     assert_eq!(bench.server.wrong_workers, 1, "asked at the wrong one once");
+}
+
+#[test]
+fn a_path_that_is_silent_at_several_workers_is_left_after_the_same_time() {
+    let mut bench = Bench::new();
+    bench.server.ports.insert("gw/q".into(), PORT + 1);
+    bench.attach();
+    bench.links.links_mut()[0].send(other_request(Ask::Attach { name: "gw/other".into() }));
+    bench.run(Duration::from_millis(20));
+    bench.take_said();
+    bench.cut(0, Ways::Both);
+    bench.send(store(1));
+    bench.run(Duration::from_millis(40));
+    bench.turn();
+    bench.links.links_mut()[0].send(other_request(store(1)));
+    bench.run(Duration::from_millis(280));
+    assert_eq!(bench.take_said(), [Said::Down, Said::Up(1)]);
 }
 
 #[test]
