@@ -17,7 +17,9 @@
 //! *hedge*), under the same numbers. Whichever path answers first counts; what the other one says
 //! later changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod repair;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,6 +28,7 @@ use kvs_proto::{
     chain,
 };
 
+use self::repair::{Repair, net_repairs};
 use super::request::{Answer, Ask, Baseline, Changing, Operation, Outlet, Request, Standing};
 use crate::message::QueueIndex;
 use crate::queue::{Change, Entry, MailQueue};
@@ -108,13 +111,6 @@ struct Fill {
     /// The log's changes up to this one are taken care of. The cursor moves only while this is
     /// the log's head, so what it sends is never older than what was taken care of.
     seen: Transaction,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Repair {
-    Store(MessageId),
-    Delete(MessageId),
-    Replace(MessageId),
 }
 
 /// What an answer meant.
@@ -744,43 +740,6 @@ fn repair_step(repair: Repair, queue: &MailQueue) -> FillStep {
 
 fn replace(id: MessageId, version: StateVersion, record: &Bytes) -> Changing {
     Changing::Replace(id, version, record.clone())
-}
-
-/// What operations come to, in their order: a message that came and went is left out, and of the
-/// states of a message only the last is set. So a copy that needs all of them has the same
-/// history afterwards, and any other has a lower transaction number until its baseline.
-fn net_repairs(
-    operations: &[Operation],
-    queue: &MailQueue,
-) -> Result<VecDeque<Repair>, &'static str> {
-    let ids_of = |op| operations.iter().filter(move |it| it.op == op).map(|it| it.id);
-    let stored = ids_of(Op::Store).collect::<BTreeSet<_>>();
-    let deleted = ids_of(Op::Delete).collect::<BTreeSet<_>>();
-    let replaces = operations.iter().filter(|it| it.op == Op::Replace);
-    let last_replaces = replaces.map(|it| (it.id, it.transaction)).collect::<BTreeMap<_, _>>();
-    let mut repairs = VecDeque::new();
-    for operation in operations {
-        let id = operation.id;
-        match operation.op {
-            Op::Store if !deleted.contains(&id) => repairs.push_back(Repair::Store(id)),
-            Op::Delete if !stored.contains(&id) => repairs.push_back(Repair::Delete(id)),
-            Op::Replace if !deleted.contains(&id) => {
-                if last_replaces.get(&id) == Some(&operation.transaction) {
-                    repairs.push_back(Repair::Replace(id));
-                }
-            }
-            Op::Store | Op::Delete | Op::Replace => {}
-            _ => return Err("an operation that is no change"),
-        }
-    }
-    let lives = |repair: &Repair| match repair {
-        Repair::Store(id) | Repair::Replace(id) => queue.snapshot(*id).is_some(),
-        Repair::Delete(_) => true,
-    };
-    if !repairs.iter().all(lives) {
-        return Err("the other copy lacks what its operations say");
-    }
-    Ok(repairs)
 }
 
 const WRONG_NUMBER: &str = "its transaction number is not the log's";

@@ -169,13 +169,13 @@ impl Cohort {
     fn give_up_absent(&mut self, now: Instant, outlets: &mut impl Outlets) {
         let absent = (0..self.members.len()).find(|member| self.is_overdue(now, *member));
         let Some(absent) = absent else {
-            self.members.iter_mut().for_each(|member| member.proof = Proof::None);
+            self.forget_proofs();
             return;
         };
         let others = self.in_set_up().filter(|member| *member != absent).collect::<Vec<_>>();
         if others.iter().any(|other| self.members[*other].proof == Proof::Given) {
             self.expel(absent, "the server has been away for too long");
-            self.members.iter_mut().for_each(|member| member.proof = Proof::None);
+            self.forget_proofs();
             return;
         }
         for other in others {
@@ -186,6 +186,10 @@ impl Cohort {
             let queue = self.units[0].queue_index();
             outlets.of(other).send(Request { queue, epoch: self.epoch, ask: Ask::IsAlive });
         }
+    }
+
+    fn forget_proofs(&mut self) {
+        self.members.iter_mut().for_each(|member| member.proof = Proof::None);
     }
 
     /// Whether the rest must go on without that member of the set: nothing that only it may have is to be
