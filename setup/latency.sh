@@ -12,8 +12,9 @@ Usage: setup/latency.sh [--seconds N] [--sessions N] [--json FILE]
 
 Starts a system on free loopback ports, finds its highest rate in a closed loop (accepted, relayed to
 a sink and counted there), then offers 25, 50 and 75 % of it in an open loop, each for so many seconds, and
-prints p50, p99 and p99.9 from the final dot to the 250. Exit status 0 only if every run's ledger is
-clean. Run it on a quiet machine.
+prints p50, p99 and p99.9 from the final dot to the 250. At last it offers 50 % to a system with a third KVS,
+kills one that counts, and prints the same for the time before, for the second and a half in which it dies and is
+replaced, and for the time after. Exit status 0 only if every run's ledger is clean. Run it on a quiet machine.
 
   --seconds N    length of each run (20)
   --sessions N   sessions of the open loop (100)
@@ -30,7 +31,7 @@ main() {
     read_options "--seconds SECONDS_EACH number" "--sessions SESSIONS number" "--json JSON file" -- "$@"
     build_release
     begin
-    local results=$SCRATCH highest share
+    local results=$SCRATCH highest share rate p50 p99 p999
     measure "$results/highest" --sessions 10
     highest=$(figure "$results/highest" relayed_per_s)
     say "highest rate: $highest mails a second, in a closed loop of 10 sessions"
@@ -42,6 +43,14 @@ main() {
             "$(figure "$results/$share" dot_to_250 p99_us)" \
             "$(figure "$results/$share" dot_to_250 p999_us)"
     done
+    say "a KVS dies, at 50 %:"
+    (run_with_loss "$results/loss" $((highest / 2))) >"$results/loss.log" 2>&1 || {
+        cat "$results/loss.log" >&2
+        die "the run in which a KVS dies is not clean"
+    }
+    while read -r share rate p50 p99 p999; do
+        printf '%6s %10s %10s %10s %10s\n' "$share" "$rate" "$p50" "$p99" "$p999"
+    done <"$results/loss"
     [ -z "$JSON" ] || write_json "$results" >"$JSON"
 }
 
@@ -69,6 +78,34 @@ run() {
     ended_us=${EPOCHREALTIME/[.,]/}
     # The status file is a second late at most, which makes the rate a little lower than it was.
     sed -i "1s/{/{\"relayed_per_s\":$((accepted * 1000000 / (ended_us - began_us))),/" "$result.json"
+    judge --order report
+}
+
+# run_with_loss RESULT RATE: a KVS of three is killed in the middle; lines of figures go to RESULT.
+run_with_loss() {
+    local result=$1 rate=$2 began killed ended over=1500000
+    begin
+    prepare_system
+    add_spare
+    start_kvs c
+    start_system --ledger "$SCRATCH/sink.ledger" --status "$SCRATCH/sink.status"
+    start load "$BIN/loadgen" smtp --to "$GATEWAY" --duration $((SECONDS_EACH * 2)) --mix 70:1k,30:10k \
+        --domain example.net --ledger "$SCRATCH/client.ledger" --sessions "$SESSIONS" --rate "$rate"
+    await_delivered "$rate"
+    began=$(now_us)
+    sleep $((SECONDS_EACH - 1))
+    killed=$(now_us)
+    kill_hard kvs-b
+    await 20 grep -q "the server's copies count" "$SCRATCH/gateway.log" || die "no spare takes its place"
+    await_load || die "not all mail was accepted"
+    ended=$(now_us)
+    await 120 sink_has "$(grep -c '^A ' "$SCRATCH/client.ledger")" ||
+        die "the sink does not have all mail after 120 s"
+    {
+        say "before $(latency "$began" "$killed")"
+        say "during $(latency "$killed" $((killed + over)))"
+        say "after $(latency $((killed + over)) $((ended - over)))"
+    } >"$result"
     judge --order report
 }
 

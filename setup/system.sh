@@ -36,8 +36,9 @@ add_spare() {
         -e 's/^kvs = \["a", "b"\]/kvs = ["a", "b", "c"]/' "$SCRATCH/gateway.toml"
 }
 
-# Addresses of etcd's members, set by prepare_etcd.
+# Addresses of etcd's members, set by prepare_etcd; and what they are run by, if not as they are.
 ETCD=()
+ETCD_ON=()
 
 # Chooses ports for three members of an etcd cluster; ETCD_PEERS is where they speak to each other.
 prepare_etcd() {
@@ -55,7 +56,7 @@ start_etcd() {
     local number cluster
     cluster=$(for number in 0 1 2; do printf 'etcd-%s=http://%s,' "$number" "${ETCD_PEERS[number]}"; done)
     for number; do
-        start "etcd-$number" "$PROGRAMS/etcd/usr/bin/etcd" --name "etcd-$number" \
+        start "etcd-$number" "${ETCD_ON[@]}" "$PROGRAMS/etcd/usr/bin/etcd" --name "etcd-$number" \
             --data-dir "$SCRATCH/etcd-$number.data" \
             --listen-client-urls "http://${ETCD[number]}" \
             --advertise-client-urls "http://${ETCD[number]}" \
@@ -86,7 +87,7 @@ etcd_auth() {
     curl -fsS --max-time 10 "http://${ETCD[0]}/v3/auth/$1" -d "$2" >"$SCRATCH/answer" || die "etcd refuses $1"
 }
 
-is_healthy() { curl -fs --max-time 2 "http://$1/health" | grep -q true; }
+is_healthy() { "${ETCD_ON[@]}" curl -fs --max-time 2 "http://$1/health" | grep -q true; }
 
 # set_key FILE KEY VALUE: in a generated configuration file, at its top.
 set_key() {
@@ -222,4 +223,16 @@ begin_under_load() {
     start_load "$2"
     await_delivered "$3"
     require_load
+}
+
+now_us() { printf '%s\n' "${EPOCHREALTIME/[.,]/}"; }
+
+# latency FROM TO: of the mails whose final dot the client's ledger has in that time (microseconds since 1970): how
+# many a second were accepted, and p50, p99 and p99.9 of the time to their 250, in microseconds.
+latency() {
+    awk -v from="$1" -v to="$2" '$1 == "A" && $5 >= from && $5 < to { print $4 - $5 }' \
+        "$SCRATCH/client.ledger" | sort -n | awk -v span="$(($2 - $1))" '
+            { all[NR] = $1 }
+            function at(share) { return all[int(NR * share) < NR ? int(NR * share) + 1 : NR] }
+            END { printf "%d %d %d %d\n", NR * 1000000 / span, at(0.5), at(0.99), at(0.999) }'
 }

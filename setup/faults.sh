@@ -1,0 +1,331 @@
+#!/usr/bin/env bash
+# Real faults, each many times, under load, with measured times.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=system.sh
+. "$ROOT/setup/system.sh"
+# shellcheck source-path=SCRIPTDIR source=hosts.sh
+. "$ROOT/setup/hosts.sh"
+
+# Each fault, and what its time is counted to.
+FAULTS="
+kill-kvs       a KVS is killed, and comes back empty later: a spare has taken its place
+restart-kvs    a KVS is killed and starts again at once, empty: two copies count again
+stop-kvs       a KVS stands still (SIGSTOP) for 3 s: a spare has taken its place
+cut-link       the link of a segment goes down: the other one carries all requests
+cut-there      a segment drops what goes to the KVS: the other one carries all requests
+cut-back       a segment drops what comes from the KVS: the other one carries all requests
+cut-kvs        a KVS is cut off on both segments: a spare has taken its place
+kill-gateway   the gateway is killed and starts again: the first mail is accepted
+stop-gateway   the gateway stands still for 3 s, longer than its lease: the first mail is accepted
+full-kvs       the KVS are full, as the next hop is away: the first mail is accepted once it is back
+stop-etcd      the register, three members of etcd, stands still while a KVS is killed: the first mail is
+               accepted once it goes on
+"
+
+usage() {
+    cat <<END
+Usage: setup/faults.sh [--times N] [--rate N] [FAULT…]
+
+Hosts in network namespaces, on two network segments: a gateway, and three KVS of which one is a spare.
+Under load each fault, all or those named, happens N times; then the ledger judges: nothing that was answered 250
+is lost or altered. Prints for each fault the least, the middle and the longest of the time until
+it was dealt with, and of the longest time without an accepted mail. Needs root.
+
+  --times N  how often each happens (10)
+  --rate N   mails a second (500)
+  --help     this text
+
+Faults, and to what their time is counted:
+$(sed '/^$/d; s/^/  /' <<<"$FAULTS")
+
+Exit status 0 only if every ledger is clean and each fault was dealt with.
+END
+}
+
+TIMES=10
+RATE=500
+
+main() {
+    local options=() names=() name status failed=0
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --times | --rate)
+            options+=("$1" "${2:-}")
+            shift $(($# > 1 ? 2 : 1))
+            ;;
+        -*)
+            options+=("$1")
+            shift
+            ;;
+        *)
+            grep -q "^$1 " <<<"$FAULTS" || die "no such fault: $1 (see --help)"
+            names+=("$1")
+            shift
+            ;;
+        esac
+    done
+    read_options "--times TIMES number" "--rate RATE number" -- "${options[@]}"
+    [ ${#names[@]} -gt 0 ] || mapfile -t names < <(awk '/^[a-z]/ { print $1 }' <<<"$FAULTS")
+    require_namespaces
+    build_release
+    say "$TIMES times each, at $RATE mails a second; milliseconds"
+    printf '%-14s | %-23s | %s\n' '' 'dealt with after' 'longest time without a 250'
+    printf '%-14s | %7s %7s %7s | %7s %7s %7s | %s\n' fault least middle most least middle most ledger
+    for name in "${names[@]}"; do
+        # Not in an `if`: that would switch `set -e` off inside.
+        set +e
+        (
+            set -e
+            run "$name"
+        )
+        status=$?
+        set -e
+        [ "$status" -eq 0 ] || failed=1
+    done
+    return "$failed"
+}
+
+# run FAULT: a system of its own, the fault again and again, and the verdict.
+run() {
+    local fault=$1 turn verdict
+    begin
+    verdict=$SCRATCH/verdict
+    begin_network gw a b c
+    prepare_hosts a b c
+    set_queues 4
+    "prepare_${fault//-/_}"
+    start_kvs_on a
+    start_kvs_on b
+    start_kvs_on c
+    start_sink_on_gw
+    start_gateway_on_gw
+    # For longer than it takes; it is ended.
+    start_on gw load "$BIN/loadgen" smtp --to "$GATEWAY" --rate "$RATE" --duration 3600 --sessions 50 \
+        --domains 4 --ledger "$SCRATCH/client.ledger"
+    goes_on
+    for ((turn = 0; turn < TIMES; turn++)); do
+        BEGAN=$(now_us)
+        "fault_${fault//-/_}" "$turn"
+        goes_on
+        ROUNDS+=("$BEGAN $(now_us) $TOOK")
+    done
+    end_load "$verdict" || {
+        cat "$verdict" >&2
+        die "$fault: the ledger is not clean"
+    }
+    line "$fault"
+}
+# Of each round: beginning and end in microseconds since 1970, and how long it took to deal with it.
+ROUNDS=()
+# When the present round began, and how long it took to deal with the fault, in milliseconds.
+BEGAN=
+TOOK=
+# When the next hop may get again what it had answered.
+MARKS=()
+
+end_load() {
+    # What it has not heard of by then may be there or not.
+    stop load
+    await_idle 1
+    judge "${MARKS[@]}" >"$1" 2>&1
+}
+
+line() {
+    local round began ended took paused=() times=()
+    for round in "${ROUNDS[@]}"; do
+        read -r began ended took <<<"$round"
+        times+=("$took")
+        paused+=("$(longest_pause "$began" "$ended")")
+    done
+    printf '%-14s | %s | %s | clean\n' "$1" "$(spread "${times[@]}")" "$(spread "${paused[@]}")"
+}
+
+# spread NUMBER…: the least, the middle and the largest.
+spread() {
+    printf '%s\n' "$@" | sort -n | awk '{ all[NR] = $1 }
+        END { printf "%7d %7d %7d", all[1], all[int((NR + 1) / 2)], all[NR] }'
+}
+
+# took: notes how long it took since the beginning of this round.
+took() { TOOK=$((($(now_us) - BEGAN) / 1000)); }
+
+goes_on() {
+    local accepted delivered
+    is_running "$(pid_of load)" || die "the load is over too early"
+    accepted=$(count_in client A)
+    delivered=$(count_in sink D)
+    await 30 has_counted client A $((accepted + RATE / 4)) || die "no mail is accepted"
+    await 30 has_counted sink D $((delivered + RATE / 4)) || die "no mail is delivered"
+}
+
+count_in() {
+    local count
+    count=$(grep -c "^$2 " "$SCRATCH/$1.ledger" 2>/dev/null) || true
+    say "${count:-0}"
+}
+
+has_counted() { [ "$(count_in "$1" "$2")" -ge "$3" ]; }
+
+# await_said TEXT TIMES WHAT: until the gateway has said that so often, and WHAT it means if it does not.
+await_said() { await 30 has_logged "$1" "$2" || die "$3 after 30 s"; }
+
+TAKEN_IN="the server's copies count"
+PATH_READY='path ready'
+TAKES_OVER='takes over'
+
+# The KVS that counts and is the victim of this turn: the spare is the one of the turn before.
+victim_of() {
+    local victims=(b a c)
+    say "${victims[$1 % 3]}"
+}
+
+prepare_kill_kvs() { :; }
+fault_kill_kvs() {
+    local victim counted ready
+    victim=$(victim_of "$1")
+    counted=$(count_logged "$TAKEN_IN")
+    ready=$(count_logged "$PATH_READY")
+    kill_hard "kvs-$victim"
+    await_said "$TAKEN_IN" $((counted + 1)) "no spare takes the place of $victim"
+    took
+    start_kvs_on "$victim"
+    await_said "$PATH_READY" $((ready + 1)) "$victim does not come back"
+}
+
+prepare_restart_kvs() { :; }
+fault_restart_kvs() {
+    local victim counted ready
+    victim=$(victim_of "$1")
+    counted=$(count_logged "$TAKEN_IN")
+    ready=$(count_logged "$PATH_READY")
+    kill_hard "kvs-$victim"
+    start_kvs_on "$victim"
+    await_said "$TAKEN_IN" $((counted + 1)) "there are not two copies again"
+    took
+    await_said "$PATH_READY" $((ready + 1)) "$victim does not come back"
+}
+
+prepare_stop_kvs() { :; }
+fault_stop_kvs() {
+    local victim counted ready
+    victim=$(victim_of "$1")
+    counted=$(count_logged "$TAKEN_IN")
+    ready=$(count_logged "$PATH_READY")
+    kill -STOP "$(pid_of "kvs-$victim")"
+    await_said "$TAKEN_IN" $((counted + 1)) "no spare takes the place of $victim"
+    took
+    sleep_until_ms 3000
+    kill -CONT "$(pid_of "kvs-$victim")"
+    await_said "$PATH_READY" $((ready + 1)) "$victim does not come back"
+}
+
+# sleep_until_ms N: until the round has lasted for so long.
+sleep_until_ms() {
+    local rest=$(($1 - ($(now_us) - BEGAN) / 1000))
+    [ "$rest" -le 0 ] || sleep "$(awk -v ms="$rest" 'BEGIN { print ms / 1000 }')"
+}
+
+prepare_cut_link() { :; }
+prepare_cut_there() { :; }
+prepare_cut_back() { :; }
+fault_cut_link() { cut_segment link "$1"; }
+fault_cut_there() { cut_segment there "$1"; }
+fault_cut_back() { cut_segment back "$1"; }
+
+cut_segment() {
+    local kind=$1 segment=$(($2 % 2)) ready switched
+    ready=$(count_logged "$PATH_READY")
+    switched=$(count_logged "$TAKES_OVER")
+    "cut_$kind" "$segment" a b c
+    await_said "$TAKES_OVER" $((switched + 3)) "no switch-over"
+    took
+    "mend_$kind" "$segment" a b c
+    await_said "$PATH_READY" $((ready + 3)) "the paths of segment $segment do not come back"
+    # A path that was lost takes over again when it has been there for so long.
+    sleep 1.2
+    ! logged 'copies are isolated' || die "a KVS was isolated although a path reached it"
+}
+
+prepare_cut_kvs() { :; }
+fault_cut_kvs() {
+    local victim counted ready segment
+    victim=$(victim_of "$1")
+    counted=$(count_logged "$TAKEN_IN")
+    ready=$(count_logged "$PATH_READY")
+    for segment in 0 1; do cut_there "$segment" "$victim"; done
+    await_said "$TAKEN_IN" $((counted + 1)) "no spare takes the place of $victim"
+    took
+    for segment in 0 1; do mend_there "$segment" "$victim"; done
+    await_said "$PATH_READY" $((ready + 1)) "$victim does not come back"
+}
+
+prepare_kill_gateway() { :; }
+fault_kill_gateway() {
+    MARKS+=(--restart-at "$(date +%s%3N)")
+    kill_hard gateway
+    BEGAN=$(now_us)
+    start_gateway_on_gw
+    await_accepted
+}
+
+prepare_stop_gateway() { :; }
+fault_stop_gateway() {
+    kill -STOP "$(pid_of gateway)"
+    sleep 3
+    BEGAN=$(now_us)
+    kill -CONT "$(pid_of gateway)"
+    await_accepted
+}
+
+# The client's ledger is written in blocks: its times count, and not when they are seen.
+await_accepted() {
+    local accepted
+    accepted=$(count_in client A)
+    await 30 has_counted client A $((accepted + RATE / 4)) || die "no mail is accepted"
+    TOOK=$(awk -v from="$BEGAN" '$1 == "A" && $4 > from { print int(($4 - from) / 1000) }' \
+        "$SCRATCH/client.ledger" | sort -n | head -n 1)
+}
+
+# Room for some seconds of mail.
+prepare_full_kvs() {
+    local name
+    for name in a b c; do set_key "kvs-$name" memory '"16 MiB"'; done
+    sed -i 's/^# message_size_max = .*/message_size_max = "1 MiB"/' "$SCRATCH/gateway.toml"
+    shorten_times "500 ms" "1 s" "5 s" "100 ms" "500 ms"
+}
+fault_full_kvs() {
+    local closed
+    closed=$(count_logged 'ports closed')
+    kill -STOP "$(pid_of sink)"
+    await_said 'ports closed' $((closed + 1)) "mail is accepted although the KVS are full,"
+    BEGAN=$(now_us)
+    kill -CONT "$(pid_of sink)"
+    await_accepted
+}
+
+prepare_stop_etcd() {
+    ETCD_ON=(ip netns exec "$NET-gw")
+    prepare_etcd
+    set_key gateway register "[$(printf '"http://%s", ' "${ETCD[@]}")]"
+    start_etcd 0 1 2
+}
+fault_stop_etcd() {
+    local victim counted ready closed number
+    victim=$(victim_of "$1")
+    counted=$(count_logged "$TAKEN_IN")
+    ready=$(count_logged "$PATH_READY")
+    closed=$(count_logged 'ports closed')
+    for number in 0 1 2; do kill -STOP "$(pid_of "etcd-$number")"; done
+    kill_hard "kvs-$victim"
+    await_said 'ports closed' $((closed + 1)) "mail is accepted without a register and a KVS,"
+    BEGAN=$(now_us)
+    for number in 0 1 2; do kill -CONT "$(pid_of "etcd-$number")"; done
+    await_said "$TAKEN_IN" $((counted + 1)) "no spare takes the place of $victim"
+    await_accepted
+    start_kvs_on "$victim"
+    await_said "$PATH_READY" $((ready + 1)) "$victim does not come back"
+}
+
+main "$@"
