@@ -47,6 +47,8 @@ pub enum Shortage {
     QueueFull,
     /// The gateway's memory budget: 452 4.3.1.
     MemoryFull,
+    /// What one client may hold of it: 452 4.3.1.
+    ClientFull,
 }
 
 /// What each message costs beside its content, in bytes: a usual envelope, tables and allocator.

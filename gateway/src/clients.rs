@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crossbeam_utils::CachePadded;
@@ -36,6 +36,9 @@ pub struct ClientLimits {
     pub transactions_per_minute: Option<NonZeroU32>,
     /// Recipients a minute, refused ones included.
     pub recipients_per_minute: Option<NonZeroU32>,
+    /// Octets that all its transactions together may hold in the gateway's budget before their mail is
+    /// stored.
+    pub content_max: Option<NonZeroU64>,
 }
 
 /// Which limit keeps a client from beginning a session.
@@ -54,6 +57,15 @@ pub struct ClientSession {
     client: Client,
 }
 
+/// What one transaction of a client holds of [`ClientLimits::content_max`], until it is dropped.
+#[derive(Debug)]
+pub struct ContentRoom {
+    clients: Arc<Clients>,
+    client: Client,
+    max: u64,
+    bytes: u64,
+}
+
 /// An IPv6 prefix of 64 bits, or a mapped IPv4 address in full.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Client(u128);
@@ -69,6 +81,8 @@ struct Part {
 #[derive(Default, Debug)]
 struct Entry {
     sessions: u32,
+    /// Held by its transactions.
+    content_bytes: u64,
     is_listed: bool,
     session_rate: Bucket,
     transaction_rate: Bucket,
@@ -134,9 +148,39 @@ impl ClientSession {
         rate.is_none() || self.with(|entry| take(&mut entry.recipient_rate, rate, now))
     }
 
+    /// For a transaction of the client; none without a limit.
+    pub fn content_room(&self, limits: &ClientLimits) -> Option<ContentRoom> {
+        let (clients, client) = (Arc::clone(&self.clients), self.client);
+        limits.content_max.map(|max| ContentRoom { clients, client, max: max.get(), bytes: 0 })
+    }
+
     fn with<R>(&self, action: impl FnOnce(&mut Entry) -> R) -> R {
         let mut part = self.clients.part(self.client);
         action(part.entries.get_mut(&self.client).expect("a client with a session is kept"))
+    }
+}
+
+impl ContentRoom {
+    /// Holds `bytes` from now on, if the client may; else as many as before.
+    pub fn resize(&mut self, bytes: u64) -> bool {
+        let mut part = self.clients.part(self.client);
+        let Some(entry) = part.entries.get_mut(&self.client) else { return false };
+        let others = entry.content_bytes.saturating_sub(self.bytes);
+        let total = others.saturating_add(bytes);
+        // One transaction alone always may: a mail that is larger, in all its queues together, could
+        // never come else.
+        if bytes > self.bytes && total > self.max && others > 0 {
+            return false;
+        }
+        (entry.content_bytes, self.bytes) = (total, bytes);
+        true
+    }
+}
+
+impl Drop for ContentRoom {
+    fn drop(&mut self) {
+        // A client that has no session any more may have been forgotten with what it held.
+        self.resize(0);
     }
 }
 
@@ -226,6 +270,7 @@ mod tests {
             sessions_per_minute: number,
             transactions_per_minute: number,
             recipients_per_minute: number,
+            content_max: None,
         }
     }
 
@@ -294,5 +339,30 @@ mod tests {
         let taken = (0..9).filter(|_| session.add_recipient(&limits(4), START)).count();
         assert_eq!(taken, 4);
         assert!(session.add_recipient(&ClientLimits::default(), START));
+    }
+
+    #[test]
+    fn transactions_of_a_client_share_its_room_for_content() {
+        let clients = Arc::new(Clients::default());
+        let limits = ClientLimits { content_max: NonZeroU64::new(1000), ..ClientLimits::default() };
+        let begin = |address| clients.begin_session(ip(address), &limits, START).unwrap();
+        let sessions = [begin("10.0.0.1"), begin("10.0.0.1"), begin("10.0.0.2")];
+        let [mut one, mut two, mut other] =
+            sessions.each_ref().map(|session| session.content_room(&limits).unwrap());
+        assert!(one.resize(600) && two.resize(400) && other.resize(1000));
+        assert!(!two.resize(401) && !one.resize(601));
+        assert!(other.resize(5000), "a transaction alone may hold more");
+        assert!(one.resize(100) && two.resize(900));
+        drop(one);
+        let mut third = sessions[0].content_room(&limits).unwrap();
+        assert!(!third.resize(101), "what was given back once is not given back twice");
+        assert!(third.resize(100) && third.resize(50) && !two.resize(951));
+        drop((two, third));
+        assert!(sessions[0].content_room(&ClientLimits::default()).is_none());
+        let kept = begin("10.0.0.2");
+        drop((sessions, other));
+        let again = [(), ()].map(|()| kept.content_room(&limits).unwrap());
+        let [mut one, mut two] = again;
+        assert!(one.resize(400) && two.resize(600) && !two.resize(601));
     }
 }

@@ -170,7 +170,7 @@ impl Settings {
             root.mistake_at("message_size_max", format!("{why}: such mail could never be stored"));
         }
         let times = root.table("times");
-        let mut reception = read_reception(&root, &times, message_size_max, routes);
+        let mut reception = read_reception(&root, &times, message_size_max, memory_bytes, routes);
         reception.known_recipients = queues.iter().map(|it| it.known_recipients.clone()).collect();
         let delivery = read_delivery(&root, destinations);
         let reports = read_reports(&root, &name, &queues);

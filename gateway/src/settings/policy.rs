@@ -1,7 +1,7 @@
 //! Whom mail is taken from and for whom: `[relay]`, `[checks]`, lists of recipients, and what
 //! `[limits]` says of each client.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -37,7 +37,8 @@ pub(super) fn read_checks(root: &Table<'_>) -> Checks {
     }
 }
 
-pub(super) fn read_client_limits(limits: &Table<'_>) -> ClientLimits {
+/// `content_max` is what a client's transactions may hold unless the file says otherwise.
+pub(super) fn read_client_limits(limits: &Table<'_>, content_max: u64) -> ClientLimits {
     let limit =
         |key, default| NonZeroU32::new(limits.integer(key).range(0..=1_000_000).default(default));
     ClientLimits {
@@ -45,6 +46,9 @@ pub(super) fn read_client_limits(limits: &Table<'_>) -> ClientLimits {
         sessions_per_minute: limit("client_sessions_per_minute", 0),
         transactions_per_minute: limit("client_transactions_per_minute", 0),
         recipients_per_minute: limit("client_recipients_per_minute", 0),
+        content_max: NonZeroU64::new(
+            limits.bytes("client_content_max").range(0..=1 << 46).default(content_max),
+        ),
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) fn read_reception(
     root: &Table<'_>,
     times: &Table<'_>,
     message_size_max: u64,
+    memory_bytes: u64,
     routes: Routes,
 ) -> ReceptionConfig {
     let limits = root.table("limits");
@@ -74,7 +75,7 @@ pub(super) fn read_reception(
         checks: read_checks(root),
         // From the queues.
         known_recipients: Vec::new(),
-        client_limits: read_client_limits(&limits),
+        client_limits: read_client_limits(&limits, memory_bytes / 8),
     }
 }
 

@@ -1,7 +1,7 @@
 mod keys;
 
 use std::collections::BTreeSet;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 
 use super::*;
 
@@ -107,6 +107,7 @@ fn policy_is_strict_where_nothing_is_said_and_read_where_something_is() {
     assert!(reception.relay.is_trusted(ip("127.0.0.1")));
     assert!(!reception.relay.is_trusted(ip("192.0.2.1")) && reception.relay.domains.is_empty());
     assert_eq!(reception.client_limits.sessions_max, NonZeroU32::new(50));
+    assert_eq!(reception.client_limits.content_max, NonZeroU64::new(128 << 20));
     let said = "[relay]\nnetworks = [\"192.0.2.0/24\"]\ndomains = [\".example.net\"]\n\
                 [limits]\nclient_sessions_max = 0\nclient_recipients_per_minute = 7\n\
                 [checks]\nsenders_refused = [\"@bad.example\"]\nhello_name = true\n[threads]";

@@ -7,7 +7,7 @@ use tcpstack::Instant;
 
 use super::desk::Desk;
 use super::session::NOT_REPLICATED;
-use crate::clients::{ClientSession, SessionExcess};
+use crate::clients::{ClientSession, ContentRoom, SessionExcess};
 use crate::front::config::ReceptionConfig;
 use crate::front::policy::{self, Checks};
 use crate::message::QueueIndex;
@@ -48,6 +48,11 @@ impl Client {
 
     pub(super) fn is_trusted(&self) -> bool {
         self.is_trusted
+    }
+
+    /// For the content of a transaction, if the client's is limited.
+    pub(super) fn content_room(&self, config: &ReceptionConfig) -> Option<ContentRoom> {
+        self.quota.as_ref()?.content_room(&config.client_limits)
     }
 
     fn may_begin_transaction(&self, config: &ReceptionConfig, now: Instant) -> bool {

@@ -83,7 +83,7 @@ struct Data {
 
 /// Bytes of a session between transactions, but for its client's name and what
 /// [`ServerSession`] keeps of its output. Ten thousand of them are a few megabytes.
-const SESSION_SIZE_MAX: usize = 640;
+const SESSION_SIZE_MAX: usize = 656;
 const _: () = assert!(size_of::<Session>() <= SESSION_SIZE_MAX);
 
 impl Session {
@@ -302,7 +302,8 @@ impl Session {
         }
         let trace_len = self.content.len();
         let bytes = trace_len.saturating_add(expected);
-        match Reservation::take(&desk.board, &queues, bytes) {
+        let client = self.client.content_room(&desk.config);
+        match Reservation::take(&desk.board, client, &queues, bytes) {
             Ok(reservation) => {
                 self.content.reserve_exact(expected);
                 self.transaction.data = Some(Data { id, queues, reservation, trace_len });
@@ -507,6 +508,7 @@ fn refusal_for(shortage: Shortage) -> &'static Refusal {
         Shortage::NotReplicated => &NOT_REPLICATED,
         Shortage::QueueFull => &QUEUE_FULL,
         Shortage::MemoryFull => &MEMORY_FULL,
+        Shortage::ClientFull => &CLIENT_FULL,
     }
 }
 
@@ -539,6 +541,8 @@ pub(super) const NOT_REPLICATED: Refusal =
     Refusal::new(451, (4, 4, 0), "Mail for this recipient cannot be kept safe now, try later");
 const QUEUE_FULL: Refusal = Refusal::new(452, (4, 3, 1), "The queue is full, try later");
 const MEMORY_FULL: Refusal = Refusal::new(452, (4, 3, 1), "Out of room, try later");
+const CLIENT_FULL: Refusal =
+    Refusal::new(452, (4, 3, 1), "Too much mail from your address at a time, try later");
 const TOO_MANY_MESSAGES: Refusal =
     Refusal::new(421, (4, 7, 0), "Enough messages for one session, connect again");
 const TOO_MANY_ERRORS: Refusal = Refusal::new(421, (4, 7, 0), "Too many errors");

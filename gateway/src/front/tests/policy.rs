@@ -1,6 +1,6 @@
 //! Reception's policy: who may send what to whom, and how much.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 
 use super::*;
 
@@ -147,6 +147,7 @@ fn sessions_transactions_and_recipients_a_minute_are_limited_unless_exempt() {
                 sessions_per_minute: limit(2),
                 transactions_per_minute: limit(2),
                 recipients_per_minute: limit(3),
+                content_max: None,
             };
             if is_exempt {
                 config.exempt_networks = Networks::parse_all(["10.0.0.0/29"]).unwrap();
@@ -165,6 +166,27 @@ fn sessions_transactions_and_recipients_a_minute_are_limited_unless_exempt() {
         world.converse(session, group, &["250", "250", expect("450")]);
         world.run_for(Duration::from_secs(61));
         world.converse(session, "RSET\r\nMAIL FROM:<>\r\n", &["250", "250"]);
+    }
+}
+
+#[test]
+fn what_one_client_holds_keeps_it_from_more_and_nobody_else() {
+    for is_exempt in [false, true] {
+        let mut world = guarded(|config| {
+            config.client_limits.content_max = NonZeroU64::new(1000);
+            if is_exempt {
+                config.exempt_networks = Networks::parse_all(["10.0.0.0/29"]).unwrap();
+            }
+        });
+        let envelope = "MAIL FROM:<> SIZE=500\r\nRCPT TO:<1@a.example>\r\nDATA\r\n";
+        let [one, two] = [world.session(), world.session()];
+        world.converse(one, envelope, &["250", "250", "354"]);
+        let expected = if is_exempt { "354" } else { "452" };
+        world.converse(two, envelope, &["250", "250", expected]);
+        if !is_exempt {
+            world.converse(one, "x\r\n.\r\n", &["250"]);
+            world.converse(two, "DATA\r\n", &["354"]);
+        }
     }
 }
 

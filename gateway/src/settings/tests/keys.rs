@@ -137,6 +137,7 @@ const READ: &[(&str, &str, &str, &str)] = &[
     ("limits", "client_sessions_per_minute", "7", "sessions_per_minute: Some(7)"),
     ("limits", "client_transactions_per_minute", "7", "transactions_per_minute: Some(7)"),
     ("limits", "client_recipients_per_minute", "7", "recipients_per_minute: Some(7)"),
+    ("limits", "client_content_max", "'7 KiB'", "content_max: Some(7168)"),
     ("limits", "exempt_networks", "['10.7.0.0/16']", "exempt_networks: Networks([10.7.0.0/16])"),
     ("times", "heart_beat", "'7 ms'", "heart_beat: 7ms"),
     ("times", "link_deadline", "'7 s'", "deadline: 7s"),
