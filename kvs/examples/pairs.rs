@@ -12,7 +12,7 @@ use kvs_proto::auth::Secret;
 use kvs_proto::body::QueueName;
 use kvs_proto::{
     Client, ClientConfig, Epoch, Event, Generation, Instant, Message, MessageId, QueueHandle,
-    Sequence, Tag,
+    Sequence, Tag, Version,
 };
 use tcpstack::{Clock, ConnectionId, KernelOptions, KernelTransport, RecvError, Transport};
 
@@ -36,6 +36,7 @@ fn main() {
         account: account.clone(),
         secret: Secret::new(secret.as_bytes()),
         nonce: clock.now().as_nanos().to_le_bytes().repeat(2).try_into().expect("16 bytes"),
+        version_max: Version::CURRENT,
         output_bytes_max: 64 << 20,
     };
     let mut load = Load {

@@ -6,9 +6,11 @@ use kvs_proto::{
     Sequence, StateDigest, StateVersion, Status, Transaction, body_digest, chain, content_term,
     state_digest,
 };
+use tcpstack::Instant;
 
 use crate::arena::{Arena, Log, Place, QueueUid, Reservation};
 use crate::results::{Operations, Results};
+use crate::session::SessionId;
 
 /// A backup queue without its memory, which lies in the [`Arena`].
 ///
@@ -30,6 +32,20 @@ pub struct Queue {
     bytes_max: u64,
     results: Results,
     operations: Operations,
+    /// Sessions that are attached with this epoch; each at most once, so there are no more than
+    /// connections.
+    sessions: Vec<SessionId>,
+    /// When the last of those that are gone was last heard from; `None`: in this turn.
+    left_at: Option<Instant>,
+}
+
+/// Whom a queue was taken from, by whom it may have been told that it owns the queue.
+#[derive(Debug)]
+pub struct FormerOwner {
+    /// The sessions that were attached.
+    pub sessions: Vec<SessionId>,
+    /// When those that had left before were last heard from; `None`: in this turn.
+    pub left_at: Option<Instant>,
 }
 
 /// What to do with a change.
@@ -65,6 +81,8 @@ impl Queue {
             bytes_max,
             results: Results::default(),
             operations: Operations::default(),
+            sessions: Vec::new(),
+            left_at: Some(Instant::ZERO),
         }
     }
 
@@ -118,26 +136,59 @@ impl Queue {
             first_id: first.unwrap_or(MessageId(0)),
             last_id: self.last_id,
             port,
+            owner_idle_ms: None,
         }
     }
 
     /// Takes over with a higher epoch, or resumes the present one with the same or a higher
-    /// generation. From here on everything lower is fenced: this is the seal.
+    /// generation. From here on everything lower is fenced: this is the seal. Says from whom it took
+    /// the queue, if it did.
     ///
     /// # Errors
     /// `Fenced`.
-    pub fn attach(&mut self, epoch: Epoch, generation: Generation) -> Result<(), Status> {
+    pub fn attach(
+        &mut self,
+        epoch: Epoch,
+        generation: Generation,
+    ) -> Result<Option<FormerOwner>, Status> {
         if (epoch, generation) < (self.epoch, self.generation) {
             return Err(Status::Fenced);
         }
         self.generation = generation;
-        if epoch > self.epoch {
-            self.epoch = epoch;
-            self.last_sequence = Sequence(0);
-            self.results = Results::default();
-            self.operations.begin_epoch();
+        if epoch == self.epoch {
+            return Ok(None);
         }
-        Ok(())
+        self.epoch = epoch;
+        self.last_sequence = Sequence(0);
+        self.results = Results::default();
+        self.operations.begin_epoch();
+        let sessions = std::mem::take(&mut self.sessions);
+        let left_at = self.left_at.replace(Instant::ZERO);
+        Ok(Some(FormerOwner { sessions, left_at }))
+    }
+
+    /// A session of the owner's is attached.
+    pub fn note_attached(&mut self, session: SessionId) {
+        if !self.sessions.contains(&session) {
+            self.sessions.push(session);
+        }
+    }
+
+    /// A session, last heard from then (`None`: in this turn), is not attached any more. Returns whether it
+    /// was.
+    pub fn detach(&mut self, session: SessionId, heard: Option<Instant>) -> bool {
+        let before = self.sessions.len();
+        self.sessions.retain(|other| *other != session);
+        let was_attached = self.sessions.len() < before;
+        if was_attached {
+            self.left_at = self.left_at.zip(heard).map(|(left, heard)| left.max(heard));
+        }
+        was_attached
+    }
+
+    /// The turn is over in which the last session left.
+    pub fn stamp_left(&mut self, now: Instant) {
+        self.left_at.get_or_insert(now);
     }
 
     /// Whether a request's sender owns the queue.

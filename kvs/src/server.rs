@@ -129,6 +129,7 @@ fn worker(
         nonce_key,
         accounts: settings.accounts.clone(),
         limits: limits(settings),
+        version_max: settings.version_max,
         connections_max,
     };
     let mut worker = Worker::new(transport, table, options);
@@ -174,7 +175,9 @@ fn run(
     let mut idle = Idle::new(spin);
     while !stop.load(Ordering::Acquire) {
         let now = clock.now();
-        if worker.turn(now) {
+        let worked = worker.turn(now);
+        worker.end_turn(clock.now());
+        if worked {
             idle.handle_work(now);
         } else if idle.should_sleep(now) {
             worker.wait(now, None);

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use config::{Document, Mistakes, Table, show_bytes};
-use kvs_proto::MESSAGE_SIZE_BYTES_MAX;
 use kvs_proto::auth::Secret;
 use kvs_proto::body::ACCOUNT_SIZE_BYTES_MAX;
+use kvs_proto::{MESSAGE_SIZE_BYTES_MAX, Version};
 
 use crate::session::{Account, Accounts};
 use crate::table::QueueBounds;
@@ -39,6 +39,8 @@ pub struct Settings {
     pub queue: QueueBounds,
     /// Who may connect.
     pub accounts: Accounts,
+    /// The highest version of the link protocol that is spoken.
+    pub version_max: Version,
     /// How logs are written.
     pub log: LogFormat,
 }
@@ -88,6 +90,7 @@ impl Settings {
                 bytes_max: queue.bytes("bytes_max").range(1..=u64::MAX).default(u64::MAX),
             },
             accounts: Accounts::new(accounts(&root, read_secret)),
+            version_max: version_max(&root),
             log: root
                 .choice("log", &[("text", LogFormat::Text), ("json", LogFormat::Json)])
                 .default(LogFormat::Text),
@@ -119,6 +122,13 @@ fn listen(root: &Table<'_>, workers: u16) -> Vec<SocketAddr> {
         root.mistake_at("listen", message);
     }
     listen
+}
+
+/// Held down while programs are upgraded one after the other, if an upgrade might have to be undone.
+fn version_max(root: &Table<'_>) -> Version {
+    let range = Version::OLDEST as u8..=Version::CURRENT as u8;
+    let number = root.integer("protocol_max").range(range).default(Version::CURRENT as u8);
+    Version::from_u8(number).unwrap_or(Version::CURRENT)
 }
 
 /// Pinned workers have a core each.

@@ -5,16 +5,16 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use kvs_proto::Incarnation;
 use kvs_proto::auth::{self, Secret};
 use kvs_proto::body::{Counter, Limits};
+use kvs_proto::{Incarnation, Version};
 use tcpstack::{
     ConnectionId, Event, Instant, ListenerId, OpenError, RecvError, SendError, Transport,
 };
 
 use crate::arena::RoomLevel;
 use crate::counters::Counters;
-use crate::session::{Accounts, Session, Shared};
+use crate::session::{Accounts, Presence, Session, SessionId, Shared};
 use crate::table::QueueTable;
 
 /// One worker: a transport, the connections on it, and the queues.
@@ -52,6 +52,8 @@ pub struct WorkerOptions {
     pub accounts: Accounts,
     /// What clients are told.
     pub limits: Limits,
+    /// The highest version of the link protocol that is spoken.
+    pub version_max: Version,
     /// Connections. One more takes the place of the oldest whose client has not proved itself; if all
     /// have, it is told so and closed.
     pub connections_max: usize,
@@ -72,11 +74,19 @@ struct Connection {
 impl<T: Transport> Worker<T> {
     /// A worker without connections.
     pub fn new(transport: T, table: QueueTable, options: WorkerOptions) -> Worker<T> {
-        let WorkerOptions { incarnation, nonce_key, accounts, limits, connections_max } = options;
-        let counters = Counters::default();
+        let WorkerOptions { nonce_key, connections_max, .. } = options;
+        let shared = Shared {
+            table,
+            counters: Counters::default(),
+            accounts: options.accounts,
+            incarnation: options.incarnation,
+            limits: options.limits,
+            presence: Presence::default(),
+            version_max: options.version_max,
+        };
         Worker {
             transport,
-            shared: Shared { table, counters, accounts, incarnation, limits },
+            shared,
             listeners: Vec::new(),
             connections: Vec::new(),
             connection_count: 0,
@@ -116,8 +126,9 @@ impl<T: Transport> Worker<T> {
     }
 
     /// One turn: takes what has come, applies it, answers, and does a slice of what is left to do
-    /// in the background. Returns whether there was anything.
+    /// in the background. Returns whether there was anything. [`Worker::end_turn`] follows.
     pub fn turn(&mut self, now: Instant) -> bool {
+        self.shared.presence.begin_turn(now);
         self.transport.poll(now);
         let mut worked = false;
         while let Some(event) = self.transport.next_event() {
@@ -134,6 +145,12 @@ impl<T: Transport> Worker<T> {
             self.shared.counters.count(Counter::Turns);
         }
         worked
+    }
+
+    /// A turn is over, at a time read after it: when owners were last heard from counts by that. Without it
+    /// they count as just heard from, and whoever takes their queues waits for longer.
+    pub fn end_turn(&mut self, now: Instant) {
+        self.shared.presence.end_turn(now, &mut self.shared.table);
     }
 
     /// Sleeps until something may have happened, but not past `until`.
@@ -199,9 +216,9 @@ impl<T: Transport> Worker<T> {
         let session = if self.connection_count < self.connections_max {
             self.nonces += 1;
             self.deadlines.push_back((now + AUTHENTICATION_TIME_OUT, id));
-            Session::new(auth::nonce(&self.nonce_key, self.nonces))
+            Session::new(SessionId(id.index), auth::nonce(&self.nonce_key, self.nonces))
         } else {
-            Session::refused()
+            Session::refused(SessionId(id.index))
         };
         self.connection_count += 1;
         let connection = Connection { id, session, paused: false, full: false, touched: false };
@@ -252,6 +269,18 @@ impl<T: Transport> Worker<T> {
                 // A Closed event follows.
                 Err(RecvError::Gone) => break,
             }
+        }
+        self.end_former_owners();
+    }
+
+    /// Ends the connections of those who owned a queue that somebody else has just taken over, before
+    /// anything else that has come on them is read.
+    fn end_former_owners(&mut self) {
+        while let Some(session) = self.shared.presence.poll_former() {
+            let place = self.connections.get_mut(session.0 as usize);
+            let Some(connection) = place.and_then(Option::as_mut) else { continue };
+            connection.session.retire(&mut self.shared);
+            touch(&mut self.touched, connection);
         }
     }
 

@@ -11,7 +11,7 @@ use kvs::table::{QueueBounds, QueueTable};
 use kvs::worker::{Worker, WorkerOptions};
 use kvs_proto::auth::Secret;
 use kvs_proto::body::Limits;
-use kvs_proto::{Incarnation, STATE_SIZE_BYTES_MAX};
+use kvs_proto::{Incarnation, STATE_SIZE_BYTES_MAX, Version};
 use tcpstack::SimTransport;
 
 use crate::scenario::Scenario;
@@ -49,6 +49,7 @@ pub fn start(
             in_flight_max: u32::try_from(IN_FLIGHT_MAX).expect("small"),
             handles_max: 100,
         },
+        version_max: Version::CURRENT,
         connections_max: 100,
     };
     let mut worker = Worker::new(transport, table, options);

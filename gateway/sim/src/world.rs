@@ -327,6 +327,7 @@ impl World {
             Process::Server(server) => {
                 if let Some(server) = &mut self.servers[server] {
                     server.worker.turn(now);
+                    server.worker.end_turn(now);
                 }
             }
             Process::Sink => _ = self.sink.turn(now),

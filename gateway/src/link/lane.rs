@@ -106,6 +106,7 @@ impl Lane {
             account: settings.account.clone(),
             secret: settings.secret.clone(),
             nonce,
+            version_max: settings.version_max,
             output_bytes_max: OUTPUT_BYTES_MAX,
         };
         let client = Box::new(Client::new(wire(now), config));
@@ -182,7 +183,7 @@ impl Lane {
         };
         if *probed_at <= from_wire(client.last_received()) {
             *probed_at = now;
-            client.heart_beat(wire(now), Tag(0), 0);
+            client.heart_beat(wire(now), Tag(0));
         }
     }
 
@@ -201,7 +202,7 @@ impl Lane {
         let LaneState::Connected { client, up: true, .. } = &mut self.state else { return };
         let silent = now.saturating_since(from_wire(client.last_received()));
         if silent >= heart_beat && client.unanswered() == 0 {
-            client.heart_beat(wire(now), Tag(0), 0);
+            client.heart_beat(wire(now), Tag(0));
         }
     }
 
@@ -276,7 +277,7 @@ impl Lane {
                 client.block_get(now, queue, tag, after, BLOCK_COUNT_MAX, BLOCK_BYTES_MAX);
             }
             Ask::OpsGet { after } => client.ops_get(now, queue, tag, after),
-            Ask::IsAlive => client.heart_beat(now, alive_tag(request.queue), 0),
+            Ask::IsAlive => client.heart_beat(now, alive_tag(request.queue)),
             Ask::Change { sequence, floor, change } => {
                 encode_change(client, now, queue, sequence, floor, change);
             }

@@ -22,7 +22,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use kvs_proto::auth::{NONCE_SIZE_BYTES, Secret};
-use kvs_proto::{Event as ClientEvent, Generation, Incarnation, Op, Status};
+use kvs_proto::{Event as ClientEvent, Generation, Incarnation, Op, Status, Version};
 use tcpstack::{ConnectionId, Event, Instant, RecvError, Transport};
 use tracing::{debug, error, info, warn};
 
@@ -59,6 +59,8 @@ pub struct LinkSettings {
     pub account: String,
     /// Its secret.
     pub secret: Secret,
+    /// The highest version of the link protocol that is offered to it.
+    pub version_max: Version,
     /// The largest content that it has to take. A server that takes less is not used: a mail
     /// that it refused would put its copy out of step again and again.
     pub message_size_max: u64,

@@ -56,8 +56,8 @@ pub(super) fn translate(event: ClientEvent) -> Option<Reply> {
             });
             (queue, Answer::Operations { operations: operations.collect(), head: transaction })
         }
-        ClientEvent::HeartBeatReply { tag: Tag(0), .. } => return None,
-        ClientEvent::HeartBeatReply { tag, .. } => {
+        ClientEvent::HeartBeatReply { tag: Tag(0) } => return None,
+        ClientEvent::HeartBeatReply { tag } => {
             (QueueHandle(u32::try_from(tag.0 - 1).ok()?), Answer::Alive)
         }
         ClientEvent::Welcome { .. }

@@ -32,7 +32,7 @@ impl Settings {
     /// while the gateway runs.
     pub fn fixed_differences(&self, running: &Settings) -> Vec<&'static str> {
         type Same = fn(&Settings, &Settings) -> bool;
-        let fixed: [(&str, Same); 21] = [
+        let fixed: [(&str, Same); 22] = [
             ("name", |a, b| a.name == b.name),
             ("hostname", |a, b| a.hostname == b.hostname),
             ("listen", |a, b| a.reception.listen == b.reception.listen),
@@ -47,6 +47,7 @@ impl Settings {
             ("min_sync", |a, b| a.policy.min_sync == b.policy.min_sync),
             ("account", |a, b| a.links[0].account == b.links[0].account),
             ("secret", |a, b| a.links[0].secret == b.links[0].secret),
+            ("protocol_max", |a, b| a.links[0].version_max == b.links[0].version_max),
             ("kvs", |a, b| a.servers().eq(b.servers()) && a.placements == b.placements),
             ("placement", |a, b| a.policy.placement == b.policy.placement),
             ("group", |a, b| a.groups == b.groups),

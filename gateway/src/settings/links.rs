@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use config::Table;
+use kvs_proto::Version;
 use kvs_proto::auth::Secret;
 
 use super::{Group, server_name_is_allowed};
@@ -22,6 +23,9 @@ pub(super) fn read_links(
     let secret =
         root.secret("secret", "secret_file", |path| config::read_file(&directory.join(path)));
     let secret = secret.required();
+    let versions = Version::OLDEST as u8..=Version::CURRENT as u8;
+    let version_max = root.integer("protocol_max").range(versions).default(Version::CURRENT as u8);
+    let version_max = Version::from_u8(version_max).unwrap_or(Version::CURRENT);
     let times = root.table("times");
     let heart_beat = times.duration("heart_beat").default(Duration::from_millis(500));
     let deadline = times.duration("link_deadline").default(Duration::from_secs(2));
@@ -53,6 +57,7 @@ pub(super) fn read_links(
             standby,
             account: account.clone(),
             secret: Secret::new(secret.expose().as_bytes()),
+            version_max,
             message_size_max,
             heart_beat,
             deadline,

@@ -14,14 +14,14 @@ use fuzzing::{Cuts, Script, same_in_all_cuts};
 use kvs::arena::Arena;
 use kvs::counters::Counters;
 use kvs::directory::Directory;
-use kvs::session::{Account, Accounts, Session, Shared};
+use kvs::session::{Account, Accounts, Presence, Session, SessionId, Shared};
 use kvs::table::{QueueBounds, QueueTable};
 use kvs_proto::auth::Secret;
 use kvs_proto::body::{Attached, Baseline, Create, Limits, QueueName};
 use kvs_proto::{
     ChainHash, Client, ClientConfig, ContentDigest, Decoder, Epoch, Event, Generation, Header,
     Incarnation, Instant, Message, MessageId, Op, Piece, QueueHandle, Sequence, Tag, Transaction,
-    body_digest, checksum, content_term, flags, state_digest,
+    Version, body_digest, checksum, content_term, flags, state_digest,
 };
 
 /// Runs the links that `input` describes, in several splits.
@@ -72,8 +72,11 @@ impl Server {
                 in_flight_max: 100,
                 handles_max: 5,
             },
+            presence: Presence::default(),
+            version_max: Version::CURRENT,
         };
-        let links = [choice & 1, choice & 2].map(|stranger| Link::new(&mut shared, stranger != 0));
+        let links = [(0, choice & 1), (1, choice & 2)]
+            .map(|(id, stranger)| Link::new(&mut shared, SessionId(id), stranger != 0));
         Server { shared, links, free_bytes }
     }
 
@@ -93,11 +96,18 @@ impl Server {
             _ => {
                 link.session.end(&mut self.shared);
                 let answers = std::mem::take(&mut link.answers);
-                *link = Link { answers, ..Link::new(&mut self.shared, false) };
+                let id = SessionId(u32::from(control >> 7));
+                *link = Link { answers, ..Link::new(&mut self.shared, id, false) };
                 return;
             }
         };
         link.send(&mut self.shared, &stream, cuts);
+        // As the worker does: whoever owned a queue that has a new owner is sent away.
+        while let Some(SessionId(former)) = self.shared.presence.poll_former() {
+            let Link { session, answers, .. } = &mut self.links[former as usize];
+            session.retire(&mut self.shared);
+            answers.extend(drain(session, &mut self.shared));
+        }
     }
 
     /// Looks at what there is, drops it, and gives the answers back.
@@ -106,7 +116,7 @@ impl Server {
             link.session.end(&mut self.shared);
             check_answers(&link.answers);
         }
-        let mut auditor = Auditor::new(&mut self.shared);
+        let mut auditor = Auditor::new(&mut self.shared, SessionId(2));
         auditor.client.queue_list(NOW, Tag(0), None);
         let listed = auditor.exchange(&mut self.shared);
         let Some(Event::Queues { queues, finished: true, .. }) = listed.into_iter().next() else {
@@ -128,9 +138,9 @@ impl Server {
 }
 
 impl Link {
-    fn new(shared: &mut Shared, is_stranger: bool) -> Link {
+    fn new(shared: &mut Shared, id: SessionId, is_stranger: bool) -> Link {
         let session =
-            if is_stranger { Session::new([2; 16]) } else { Auditor::new(shared).session };
+            if is_stranger { Session::new(id, [2; 16]) } else { Auditor::new(shared, id).session };
         Link { session, sequences: [0; 8], id: 0, answers: Vec::new() }
     }
 
@@ -249,14 +259,15 @@ struct Auditor {
 }
 
 impl Auditor {
-    fn new(shared: &mut Shared) -> Auditor {
+    fn new(shared: &mut Shared, id: SessionId) -> Auditor {
         let config = ClientConfig {
             account: NAME.into(),
             secret: secret(),
             nonce: [1; 16],
+            version_max: Version::V1,
             output_bytes_max: 1000,
         };
-        let (client, session) = (Client::new(NOW, config), Session::new([2; 16]));
+        let (client, session) = (Client::new(NOW, config), Session::new(id, [2; 16]));
         let mut auditor = Auditor { client, session };
         let events = auditor.exchange(shared);
         assert!(matches!(events[..], [Event::Welcome { .. }]), "{events:?}");

@@ -223,7 +223,8 @@ impl<'a> Create<'a> {
 /// | 8 | first id |
 /// | 8 | last id |
 /// | 2 | port of the worker |
-/// | 6 | zero |
+/// | 4 | how long ago the former owner was last heard from, in ms, rounded down; 2^32 - 1: unknown. Zero in V1 |
+/// | 2 | zero |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Attached {
     /// The last sequence number that was used up in this epoch; 0 at its start.
@@ -242,11 +243,19 @@ pub struct Attached {
     pub last_id: MessageId,
     /// TCP port of the worker that has the queue.
     pub port: u16,
+    /// How long before this attachment the last bytes came from the owner that it takes the queue from, over
+    /// any connection that was attached to the queue. At most that: the server may have been slow to
+    /// look. `None`: unknown, as always in V1, and where the attachment takes the queue from nobody.
+    pub owner_idle_ms: Option<u32>,
 }
 
 impl Attached {
-    /// Appends the bytes to `out`.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    /// Appends the bytes of that version to `out`.
+    pub fn encode(&self, version: Version, out: &mut Vec<u8>) {
+        let idle_ms = match version {
+            Version::V1 => 0,
+            Version::V2 => self.owner_idle_ms.unwrap_or(OWNER_IDLE_UNKNOWN),
+        };
         for number in [
             self.last_sequence.0,
             self.chain.0,
@@ -255,17 +264,19 @@ impl Attached {
             self.bytes,
             self.first_id.0,
             self.last_id.0,
-            u64::from(self.port),
+            u64::from(self.port) | u64::from(idle_ms) << 16,
         ] {
             out.extend_from_slice(&number.to_le_bytes());
         }
     }
 
+    /// The bytes of that version.
+    ///
     /// # Errors
     /// [`BodyError`].
-    pub fn decode(body: &[u8]) -> Result<Attached, BodyError> {
+    pub fn decode(version: Version, body: &[u8]) -> Result<Attached, BodyError> {
         let mut reader = Reader(body);
-        let attached = Attached {
+        let mut attached = Attached {
             last_sequence: Sequence(reader.u64()?),
             chain: ChainHash(reader.u64()?),
             content: ContentDigest(reader.u64()?),
@@ -273,11 +284,25 @@ impl Attached {
             bytes: reader.u64()?,
             first_id: MessageId(reader.u64()?),
             last_id: MessageId(reader.u64()?),
-            port: u16::try_from(reader.u64()?).map_err(|_| BodyError::Value)?,
+            port: 0,
+            owner_idle_ms: None,
         };
+        let [port_low, port_high, idle @ .., zero_low, zero_high]: [u8; 8] = reader.array()?;
+        attached.port = u16::from_le_bytes([port_low, port_high]);
+        let idle_ms = u32::from_le_bytes(idle);
+        match version {
+            Version::V1 => check(idle_ms == 0)?,
+            Version::V2 => {
+                attached.owner_idle_ms = (idle_ms != OWNER_IDLE_UNKNOWN).then_some(idle_ms);
+            }
+        }
+        check([zero_low, zero_high] == [0; 2])?;
         reader.finish(attached)
     }
 }
+
+/// What stands for an unknown [`Attached::owner_idle_ms`].
+const OWNER_IDLE_UNKNOWN: u32 = u32::MAX;
 
 /// Body of [`Op::Baseline`]: what a filled copy is to be from now on, and what it must hold.
 ///
@@ -623,8 +648,21 @@ mod tests {
             first_id: MessageId(6),
             last_id: MessageId(7),
             port: 8,
+            owner_idle_ms: Some(9),
         };
-        assert_eq!(Attached::decode(&encoded(|out| attached.encode(out))), Ok(attached));
+        for (version, owner_idle_ms) in [
+            (Version::V1, None),
+            (Version::V2, Some(9)),
+            (Version::V2, Some(u32::MAX - 1)),
+            (Version::V2, None),
+        ] {
+            let attached = Attached { owner_idle_ms, ..attached };
+            let body = encoded(|out| attached.encode(version, out));
+            assert_eq!(Attached::decode(version, &body), Ok(attached));
+        }
+        let body = encoded(|out| attached.encode(Version::V1, out));
+        let known = Attached { owner_idle_ms: None, ..attached };
+        assert_eq!(Attached::decode(Version::V1, &body), Ok(known), "V1 has no field for it");
         let baseline = Baseline {
             transaction: Transaction(1),
             chain: ChainHash(2),
@@ -689,7 +727,8 @@ mod tests {
             let _ = Hello::decode(&body);
             let _ = Challenge::decode(&body);
             let _ = Create::decode(&body);
-            let _ = Attached::decode(&body);
+            let _ = Attached::decode(Version::V1, &body);
+            let _ = Attached::decode(Version::V2, &body);
             let _ = Baseline::decode(&body);
             let _ = OpEntry::decode_all(&body);
             let _ = QueueEntry::decode_all(&body);

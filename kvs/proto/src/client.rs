@@ -52,6 +52,10 @@ pub struct Client {
     unanswered: VecDeque<(Instant, u64)>,
     unanswered_count: u64,
     last_received: Instant,
+    /// When the newest request was made that is known to be answered.
+    answered: Option<Instant>,
+    /// When the newest heart-beat was made.
+    heart_beat_at: Option<Instant>,
 }
 
 /// What a [`Client`] needs to know.
@@ -63,6 +67,8 @@ pub struct ClientConfig {
     pub secret: Secret,
     /// Random bytes, fresh for each connection.
     pub nonce: [u8; NONCE_SIZE_BYTES],
+    /// The highest version that it offers.
+    pub version_max: Version,
     /// Bytes that may wait for sending. Commands are taken beyond it; callers that would append
     /// look at [`Client::room`] first.
     pub output_bytes_max: usize,
@@ -114,7 +120,7 @@ impl Client {
         let mut body = Vec::new();
         Hello {
             version_min: Version::OLDEST as u8,
-            version_max: Version::CURRENT as u8,
+            version_max: config.version_max as u8,
             nonce: config.nonce,
             account,
         }
@@ -125,11 +131,14 @@ impl Client {
             decoder: Decoder::new(),
             open: None,
             queues: Vec::new(),
-            outbox: Outbox::default(),
+            // So that every server that speaks one of the versions can read it.
+            outbox: Outbox::new(Version::OLDEST),
             events: VecDeque::new(),
             unanswered: VecDeque::new(),
             unanswered_count: 0,
             last_received: now,
+            answered: None,
+            heart_beat_at: None,
         };
         client.push_control(now, Header::new(Op::Hello), &body);
         client
@@ -204,6 +213,18 @@ impl Client {
     /// on its way has no answer for long; heart-beats between its parts show here.
     pub fn last_received(&self) -> Instant {
         self.last_received
+    }
+
+    /// When the newest request was made that is known to be answered, if any is: the server was there, and
+    /// took what this connection asked for, at some time after that. An answer counts for the oldest
+    /// request that it may be to; that to a heart-beat counts for that heart-beat.
+    pub fn answered_since(&self) -> Option<Instant> {
+        self.answered
+    }
+
+    /// When the newest heart-beat was made, if any was.
+    pub fn heart_beat_at(&self) -> Option<Instant> {
+        self.heart_beat_at
     }
 
     /// Makes a queue and attaches to it.
@@ -332,9 +353,10 @@ impl Client {
     }
 
     /// Asks whether the server is there. Goes before everything that is cut in parts.
-    pub fn heart_beat(&mut self, now: Instant, tag: Tag, echo: u64) {
-        let header = Header { aux: echo, ..tagged(Op::HeartBeat, tag) };
+    pub fn heart_beat(&mut self, now: Instant, tag: Tag) {
+        let header = Header { aux: now.as_nanos(), ..tagged(Op::HeartBeat, tag) };
         self.control(now, header, &[]);
+        self.heart_beat_at = Some(now);
     }
 
     /// Lists the account's queues, those after the name `after`.
@@ -446,10 +468,11 @@ impl Client {
         self.unanswered_count =
             self.unanswered_count.checked_sub(count).ok_or(ProtocolError::Unexpected(op))?;
         while count > 0 {
-            let (_, waiting) = self.unanswered.front_mut().expect("the count is their sum");
+            let (since, waiting) = self.unanswered.front_mut().expect("the count is their sum");
             let answered = count.min(*waiting);
             *waiting -= answered;
             count -= answered;
+            self.answered = self.answered.max(Some(*since));
             if *waiting == 0 {
                 self.unanswered.pop_front();
             }
@@ -515,6 +538,10 @@ impl Client {
         header: &Header,
         body: &[u8],
     ) -> Result<(), ProtocolError> {
+        // Before the challenge the server does not know what we speak.
+        if self.state != State::Hello && header.version != self.outbox.version() {
+            return Err(ProtocolError::Version(header.version));
+        }
         match (self.state, header.op) {
             (State::Ready(_), Op::Ack) => self.handle_ack(header, body),
             (_, Op::Refused) => self.handle_refused(header),
@@ -594,6 +621,10 @@ impl Client {
         body: &[u8],
     ) -> Result<(), ProtocolError> {
         let challenge = Challenge::decode(body).map_err(in_body_of(header))?;
+        if challenge.version > self.config.version_max || header.version != challenge.version {
+            return Err(ProtocolError::Version(challenge.version));
+        }
+        self.outbox.set_version(challenge.version);
         self.note_answers(Op::Challenge, 1)?;
         let proof = self.handshake(&challenge).proof(Role::Client, &self.config.secret);
         self.state = State::Authenticating(challenge);
@@ -648,7 +679,7 @@ impl Client {
                     epoch: header.epoch,
                     transaction: Transaction(header.aux),
                     credit: Credit::from_bits(header.floor),
-                    attached: Attached::decode(body).map_err(in_body_of(header))?,
+                    attached: Attached::decode(header.version, body).map_err(in_body_of(header))?,
                 }
             }
             Op::Dropped => {
@@ -667,7 +698,14 @@ impl Client {
                 let entries = OpEntry::decode_all(body).map_err(in_body_of(header))?;
                 Event::Ops { queue, tag, entries, transaction: Transaction(header.aux) }
             }
-            Op::HeartBeatReply => Event::HeartBeatReply { tag, echo: header.aux },
+            Op::HeartBeatReply => {
+                // A server that echoes something else tells nothing.
+                let made_at = Some(Instant::from_nanos(header.aux));
+                if made_at <= self.heart_beat_at {
+                    self.answered = self.answered.max(made_at);
+                }
+                Event::HeartBeatReply { tag }
+            }
             Op::Queues => {
                 let entries = QueueEntry::decode_all(body).map_err(in_body_of(header))?;
                 let queues = entries.iter().map(QueueSummary::from).collect();

@@ -93,8 +93,6 @@ pub enum Event {
     HeartBeatReply {
         /// From the request.
         tag: Tag,
-        /// From the request.
-        echo: u64,
     },
     /// Answer to `queue_list`, in ascending order of names.
     Queues {
@@ -185,6 +183,8 @@ pub enum ProtocolError {
     Field(Op),
     /// The server does not know the secret.
     ServerProof,
+    /// A frame in another version than was agreed on, or a version that we have not offered.
+    Version(Version),
 }
 
 impl From<&QueueEntry<'_>> for QueueSummary {

@@ -40,13 +40,17 @@ pub mod flags {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum Version {
-    /// The first.
+    /// The first. Sent without knowing of leases: a server of this version leaves the connections of a
+    /// former owner open, and does not say when it last heard from it.
     V1 = 1,
+    /// [`Attached`](crate::body::Attached) tells how long ago the server last heard from the owner that
+    /// the attachment takes the queue from, in four of its bytes that were zero.
+    V2 = 2,
 }
 
 impl Version {
     /// What this build speaks best.
-    pub const CURRENT: Version = Version::V1;
+    pub const CURRENT: Version = Version::V2;
     /// The oldest that this build still speaks.
     pub const OLDEST: Version = Version::V1;
 
@@ -54,8 +58,16 @@ impl Version {
     pub const fn from_u8(number: u8) -> Option<Version> {
         match number {
             1 => Some(Version::V1),
+            2 => Some(Version::V2),
             _ => None,
         }
+    }
+
+    /// The highest version up to `own_max` that is in a peer's range of numbers, if there is one.
+    pub fn common(own_max: Version, peer_min: u8, peer_max: u8) -> Option<Version> {
+        let number = peer_max.min(own_max as u8);
+        let version = Version::from_u8(number)?;
+        (number >= peer_min && version >= Version::OLDEST).then_some(version)
     }
 }
 
@@ -224,6 +236,8 @@ statuses! {
 /// Fields that an op has no use for are zero, both ways; [`Header::decode`] checks what it can know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
+    /// The version that the frame is written in.
+    pub version: Version,
     /// What it asks or answers.
     pub op: Op,
     /// See [`flags`].
@@ -272,9 +286,11 @@ pub enum HeaderError {
 }
 
 impl Header {
-    /// A header of that op with everything else zero.
+    /// A header of that op with everything else zero, in the oldest version: whoever sends it puts the one
+    /// in that both ends agreed on.
     pub const fn new(op: Op) -> Header {
         Header {
+            version: Version::OLDEST,
             op,
             flags: 0,
             body_checksum: 0,
@@ -293,7 +309,7 @@ impl Header {
     pub fn encode(&self) -> [u8; HEADER_SIZE_BYTES] {
         let mut bytes = [0; HEADER_SIZE_BYTES];
         bytes[4..8].copy_from_slice(&self.body_checksum.to_le_bytes());
-        bytes[8] = Version::CURRENT as u8;
+        bytes[8] = self.version as u8;
         bytes[9] = self.op as u8;
         bytes[10..12].copy_from_slice(&self.flags.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.body_length.to_le_bytes());
@@ -321,7 +337,7 @@ impl Header {
         if crc32c::crc32c(&bytes[4..]) != u32_at(0) {
             return Err(HeaderError::Checksum);
         }
-        Version::from_u8(bytes[8]).ok_or(HeaderError::Version(bytes[8]))?;
+        let version = Version::from_u8(bytes[8]).ok_or(HeaderError::Version(bytes[8]))?;
         let op = Op::from_u8(bytes[9]).ok_or(HeaderError::Op(bytes[9]))?;
         let flags = u16::from_le_bytes([bytes[10], bytes[11]]);
         if flags & !flags::KNOWN != 0 {
@@ -332,6 +348,7 @@ impl Header {
             return Err(HeaderError::BodyLength(body_length));
         }
         Ok(Header {
+            version,
             op,
             flags,
             body_checksum: u32_at(4),
@@ -344,5 +361,26 @@ impl Header {
             message: MessageId(u64_at(48)),
             floor: u64_at(56),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_meet_at_the_highest_that_both_speak() {
+        let table = [
+            ((Version::V2, 1, 2), Some(Version::V2)),
+            ((Version::V2, 1, 1), Some(Version::V1)),
+            ((Version::V1, 1, 2), Some(Version::V1)),
+            ((Version::V2, 2, 3), Some(Version::V2)),
+            ((Version::V1, 2, 3), None),
+            ((Version::V2, 3, 9), None),
+            ((Version::V2, 0, 0), None),
+        ];
+        for ((own_max, peer_min, peer_max), common) in table {
+            assert_eq!(Version::common(own_max, peer_min, peer_max), common);
+        }
     }
 }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 
-use crate::{Header, Message, PART_SIZE_BYTES_MAX, QueueHandle, flags};
+use crate::{Header, Message, PART_SIZE_BYTES_MAX, QueueHandle, Version, flags};
 
 /// Frames on their way out.
 ///
@@ -13,8 +13,10 @@ use crate::{Header, Message, PART_SIZE_BYTES_MAX, QueueHandle, flags};
 /// A message in several parts becomes a *stream*: its parts are cut one at a time when little else
 /// is left, in turn with the streams of other queues, and whatever the same queue asks for later
 /// waits behind it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Outbox {
+    /// What frames are written in.
+    version: Version,
     /// Copied bytes; those before `copied_start` are gone.
     copied: Vec<u8>,
     copied_start: usize,
@@ -50,6 +52,30 @@ enum Pending {
 }
 
 impl Outbox {
+    /// Empty, for frames of that version.
+    pub(crate) fn new(version: Version) -> Outbox {
+        Outbox {
+            version,
+            copied: Vec::new(),
+            copied_start: 0,
+            segments: VecDeque::new(),
+            ready_bytes: 0,
+            streams: VecDeque::new(),
+            stream_bytes: 0,
+        }
+    }
+
+    /// From here on frames are written in that version. Those that wait already stay as they are, but for
+    /// the parts of long messages.
+    pub(crate) fn set_version(&mut self, version: Version) {
+        self.version = version;
+    }
+
+    /// What frames are written in.
+    pub(crate) fn version(&self) -> Version {
+        self.version
+    }
+
     /// Bytes waiting.
     pub(crate) fn bytes(&self) -> usize {
         self.ready_bytes + self.stream_bytes
@@ -59,7 +85,7 @@ impl Outbox {
     pub(crate) fn push_control(&mut self, mut header: Header, body: &[u8]) {
         header.body_length = u32::try_from(body.len()).expect("control bodies are short");
         header.body_checksum = if body.is_empty() { 0 } else { crate::checksum(body) };
-        self.copy(&header.encode());
+        self.copy_header(header);
         self.copy(body);
     }
 
@@ -118,7 +144,7 @@ impl Outbox {
 
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
-        *self = Outbox::default();
+        *self = Outbox::new(self.version);
     }
 
     #[cold]
@@ -180,7 +206,7 @@ impl Outbox {
     fn push_frame(&mut self, mut header: Header, body: &Message) {
         header.body_length = body.total();
         header.body_checksum = body.part_checksum(0);
-        self.copy(&header.encode());
+        self.copy_header(header);
         let (head, content) = body.whole();
         self.push_body(head);
         self.push_body(content);
@@ -192,7 +218,7 @@ impl Outbox {
         header.body_length = u32::try_from(end - offset).expect("at most PART_SIZE_BYTES_MAX");
         header.body_checksum = body.part_checksum(offset);
         header.aux |= (offset as u64) << 32;
-        self.copy(&header.encode());
+        self.copy_header(header);
         let (head, content) = body.slices(offset, end);
         self.push_body(&head);
         self.push_body(&content);
@@ -204,6 +230,11 @@ impl Outbox {
         }
         self.ready_bytes += body.len();
         self.segments.push_back(Segment::Shared(body.clone()));
+    }
+
+    #[inline]
+    fn copy_header(&mut self, header: Header) {
+        self.copy(&Header { version: self.version, ..header }.encode());
     }
 
     #[inline]

@@ -28,6 +28,7 @@ fn client() -> Client {
         account: "gateway".into(),
         secret: secret(),
         nonce: [7; 16],
+        version_max: Version::CURRENT,
         output_bytes_max: 1 << 20,
     };
     Client::new(NOW, config)
@@ -138,7 +139,7 @@ fn store(client: &mut Client, queue: QueueHandle, number: u64, length: usize) {
 
 fn died_of(client: &mut Client, error: ProtocolError) {
     assert_eq!(client.poll_event(), Some(Event::ProtocolError(error)));
-    client.heart_beat(NOW, Tag(1), 1);
+    client.heart_beat(NOW, Tag(1));
     assert!(!client.is_ready() && !client.has_output());
 }
 
@@ -163,6 +164,109 @@ fn a_refused_proof_ends_the_connection() {
     assert!(!client.is_ready() && !client.has_output());
 }
 
+/// A client of that highest version, welcomed by a server of the other, if they have one in common.
+fn welcomed(ours: Version, theirs: Version) -> Client {
+    let config = ClientConfig {
+        account: "gateway".into(),
+        secret: secret(),
+        nonce: [7; 16],
+        version_max: ours,
+        output_bytes_max: 1 << 20,
+    };
+    let mut client = Client::new(NOW, config);
+    let hello = &sent(&mut client, 1000)[0];
+    assert_eq!(hello.0.version, Version::OLDEST, "whoever speaks any version can read it");
+    let hello = Hello::decode(&hello.1).expect("a hello");
+    let version = Version::common(theirs, hello.version_min, hello.version_max).expect("one");
+    let in_version = |op| Header { version, ..Header::new(op) };
+    let mut body = Vec::new();
+    Challenge { version, ..challenge() }.encode(&mut body);
+    client.handle_bytes(NOW, &frame(in_version(Op::Challenge), &body));
+    assert_eq!(sent(&mut client, 1000)[0].0.version, version);
+    let (client_nonce, server_nonce, incarnation) = ([7; 16], [9; 16], Incarnation(5));
+    let account = b"gateway";
+    let handshake = Handshake { version, incarnation, client_nonce, server_nonce, account };
+    let proof = handshake.proof(Role::Server, &secret());
+    client.handle_bytes(NOW, &frame(in_version(Op::Welcome), &proof));
+    let welcome = Event::Welcome { version, incarnation: Incarnation(5), limits: LIMITS };
+    assert_eq!(client.poll_event(), Some(welcome));
+    client
+}
+
+#[test]
+fn two_ends_speak_the_highest_version_that_both_know_and_no_other() {
+    for (ours, theirs) in [
+        (Version::V1, Version::V1),
+        (Version::V1, Version::V2),
+        (Version::V2, Version::V1),
+        (Version::V2, Version::V2),
+    ] {
+        let mut client = welcomed(ours, theirs);
+        let version = ours.min(theirs);
+        let name = QueueName::parse(b"example.org").expect("a name");
+        client.attach(NOW, QUEUE, Tag(1), Epoch(1), Generation(4), name);
+        store(&mut client, QUEUE, 1, 100_000);
+        assert!(sent(&mut client, 1000).iter().all(|(header, _)| header.version == version));
+        let attached = Attached {
+            last_sequence: Sequence(1),
+            chain: ChainHash(2),
+            content: ContentDigest(3),
+            messages: 4,
+            bytes: 5,
+            first_id: MessageId(6),
+            last_id: MessageId(7),
+            port: 8,
+            owner_idle_ms: (version >= Version::V2).then_some(1234),
+        };
+        let mut body = Vec::new();
+        attached.encode(version, &mut body);
+        let header = Header { version, sequence: Sequence(1), ..reply(Op::Attached) };
+        client.handle_bytes(NOW, &frame(header, &body));
+        let Some(Event::Attached { attached: got, .. }) = client.poll_event() else { panic!() };
+        assert_eq!(got, attached);
+        let other = if version == Version::V1 { Version::V2 } else { Version::V1 };
+        let header = Header { version: other, ..header };
+        client.handle_bytes(NOW, &frame(header, &body));
+        died_of(&mut client, ProtocolError::Version(other));
+    }
+}
+
+#[test]
+fn a_version_that_was_not_offered_is_not_spoken() {
+    let mut client = Client::new(
+        NOW,
+        ClientConfig {
+            account: "gateway".into(),
+            secret: secret(),
+            nonce: [7; 16],
+            version_max: Version::V1,
+            output_bytes_max: 1,
+        },
+    );
+    let mut body = Vec::new();
+    Challenge { version: Version::V2, ..challenge() }.encode(&mut body);
+    let header = Header { version: Version::V2, ..Header::new(Op::Challenge) };
+    client.handle_bytes(NOW, &frame(header, &body));
+    died_of(&mut client, ProtocolError::Version(Version::V2));
+}
+
+#[test]
+fn what_is_answered_tells_since_when_the_server_was_there() {
+    let mut client = attached();
+    let at = Instant::from_nanos;
+    let answered = client.answered_since();
+    assert_eq!(answered, Some(NOW), "the handshake");
+    store(&mut client, QUEUE, 1, 300_000);
+    client.heart_beat(at(3_000), Tag(5));
+    client.heart_beat(at(4_000), Tag(5));
+    assert_eq!(client.heart_beat_at(), Some(at(4_000)));
+    let alive = |echo| Header { aux: echo, ..Header::new(Op::HeartBeatReply) };
+    client.handle_bytes(at(5_000), &frame(alive(3_000), &[]));
+    assert_eq!(client.answered_since(), Some(at(3_000)), "the message is still on its way");
+    client.handle_bytes(at(5_000), &frame(alive(4_001), &[]));
+    assert_eq!(client.answered_since(), Some(at(3_000)), "no heart-beat of ours");
+}
+
 #[test]
 fn an_attached_reply_is_an_event() {
     let mut client = attached();
@@ -175,9 +279,10 @@ fn an_attached_reply_is_an_event() {
         first_id: MessageId(6),
         last_id: MessageId(7),
         port: 8,
+        owner_idle_ms: None,
     };
     let mut body = Vec::new();
-    expected.encode(&mut body);
+    expected.encode(Version::V1, &mut body);
     let credit = Credit::new(10, 20 * 1024);
     let header =
         Header { sequence: Sequence(1), floor: credit.to_bits(), aux: 9, ..reply(Op::Attached) };
@@ -215,7 +320,7 @@ fn long_messages_go_in_parts_in_turn_and_hold_up_nothing_else() {
     store(&mut client, QUEUE, 1, 300_000);
     store(&mut client, other, 1, 200_000);
     store(&mut client, QUEUE, 2, 10);
-    client.heart_beat(NOW, Tag(5), 6);
+    client.heart_beat(NOW, Tag(5));
     let frames = sent(&mut client, 10_000);
     let order: Vec<(Op, u32, u64)> =
         frames.iter().map(|(header, _)| (header.op, header.queue.0, header.aux >> 32)).collect();
@@ -383,5 +488,5 @@ fn a_message_cut_off_by_withdrawal_or_refusal_does_not_disturb_the_next() {
 #[test]
 #[should_panic(expected = "Event::Welcome")]
 fn commands_before_the_welcome_are_the_callers_mistake() {
-    client().heart_beat(NOW, Tag(1), 1);
+    client().heart_beat(NOW, Tag(1));
 }

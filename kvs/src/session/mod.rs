@@ -7,6 +7,7 @@
 mod grants;
 mod output;
 mod parts;
+mod presence;
 mod reads;
 mod requests;
 mod shared;
@@ -25,6 +26,7 @@ use output::Output;
 use parts::Incoming;
 use reads::Reads;
 
+pub use presence::{Presence, SessionId};
 pub use shared::{Account, Accounts, Shared};
 
 /// The server's end of one connection, as a state machine.
@@ -36,6 +38,7 @@ pub use shared::{Account, Accounts, Shared};
 /// [`Session::is_over`], the connection is to be closed after what there is to send.
 #[derive(Debug)]
 pub struct Session {
+    id: SessionId,
     phase: Phase,
     decoder: Decoder,
     /// Where the body that is arriving in pieces goes.
@@ -67,7 +70,6 @@ struct Challenged {
     /// `None`: no such account, which the client learns no sooner than a wrong secret.
     account: Option<usize>,
     name: Box<[u8]>,
-    version: Version,
     client_nonce: [u8; NONCE_SIZE_BYTES],
     server_nonce: [u8; NONCE_SIZE_BYTES],
 }
@@ -104,23 +106,25 @@ enum Open {
 }
 
 impl Session {
-    /// A session of which the client has said nothing. `nonce` is random, for this connection only.
-    pub fn new(nonce: [u8; NONCE_SIZE_BYTES]) -> Session {
+    /// A session of which the client has said nothing. `nonce` is random, for this connection only; `id` is
+    /// no other's until [`Session::end`].
+    pub fn new(id: SessionId, nonce: [u8; NONCE_SIZE_BYTES]) -> Session {
         Session {
+            id,
             phase: Phase::New { nonce },
             decoder: Decoder::new(),
             open: None,
             handles: Vec::new(),
             runs: Vec::new(),
             reads: Reads::default(),
-            output: Output::default(),
+            output: Output::new(Version::OLDEST),
             level: RoomLevel::default(),
         }
     }
 
     /// A session that only tells the client that there are too many, and is over.
-    pub fn refused() -> Session {
-        let mut session = Session::new([0; NONCE_SIZE_BYTES]);
+    pub fn refused(id: SessionId) -> Session {
+        let mut session = Session::new(id, [0; NONCE_SIZE_BYTES]);
         session.end_with(Op::Hello, Status::TooManyConnections);
         session
     }
@@ -128,6 +132,7 @@ impl Session {
     /// Takes received bytes, applies the requests in them, and says how many it took: all, unless
     /// it became blocked or is over.
     pub fn handle_bytes(&mut self, shared: &mut Shared, bytes: &[u8]) -> usize {
+        shared.presence.note_heard(self.id);
         let mut taken = 0;
         while !self.is_over() && (self.open.is_some() || !self.is_blocked()) {
             match self.decoder.handle_bytes(&bytes[taken..]) {
@@ -161,6 +166,7 @@ impl Session {
 
     /// The first `count` bytes of [`Session::body_room`] were received.
     pub fn handle_placed(&mut self, shared: &mut Shared, count: usize) {
+        shared.presence.note_heard(self.id);
         let Some(Open::Part(header)) = self.open else { return };
         let Some(room) = self.incoming_room(shared, header.queue) else { return };
         let mut sound = self.decoder.handle_bytes(&room[..count]).is_ok();
@@ -220,7 +226,17 @@ impl Session {
         self.phase = Phase::Over;
         for place in 0..self.handles.len() {
             self.abort_incoming(shared, place);
+            if let Some(handle) = &self.handles[place] {
+                shared.presence.detach(self.id, handle.queue, &mut shared.table);
+            }
         }
+    }
+
+    /// Somebody else owns a queue that this session was attached to: its connection is to end. What was
+    /// asked before that is answered still, but for reads, and nothing that comes now is read.
+    pub fn retire(&mut self, shared: &mut Shared) {
+        self.flush_runs(shared);
+        self.phase = Phase::Over;
     }
 
     #[inline]
@@ -232,12 +248,13 @@ impl Session {
             }
             Piece::Start(header) => {
                 shared.counters.count(Counter::Frames);
-                let ready = self.is_authenticated();
-                self.open = if ready && header.op == Op::Store && self.begin_part(shared, &header) {
-                    Some(Open::Part(header))
-                } else {
-                    Some(Open::Small(header, Vec::new()))
-                };
+                let is_sound = self.is_authenticated() && header.version == self.output.version();
+                self.open =
+                    if is_sound && header.op == Op::Store && self.begin_part(shared, &header) {
+                        Some(Open::Part(header))
+                    } else {
+                        Some(Open::Small(header, Vec::new()))
+                    };
             }
             Piece::Body(bytes) => match &mut self.open {
                 Some(Open::Part(header)) => {
@@ -257,6 +274,10 @@ impl Session {
 
     #[inline]
     fn handle_frame(&mut self, shared: &mut Shared, header: &Header, body: &[u8]) {
+        // Hello comes in the oldest version that the client speaks.
+        if header.op != Op::Hello && header.version != self.output.version() {
+            return self.break_off(shared, header.op);
+        }
         match (&self.phase, header.op) {
             (Phase::Ready(_), op) if op.is_change() => self.handle_change(shared, header, body),
             (Phase::Ready(account), _) => {
@@ -277,19 +298,19 @@ impl Session {
         let Ok(hello) = Hello::decode(body) else {
             return self.break_off(shared, Op::Hello);
         };
-        let version = (hello.version_min..=hello.version_max).rev().find_map(Version::from_u8);
-        let Some(version) = version else {
+        let Hello { version_min, version_max, .. } = hello;
+        let Some(version) = Version::common(shared.version_max, version_min, version_max) else {
             return self.end_with(Op::Hello, Status::NoCommonVersion);
         };
         let incarnation = shared.incarnation;
         let limits = shared.limits;
         let mut challenge = Vec::new();
         Challenge { version, incarnation, nonce, limits }.encode(&mut challenge);
+        self.output.set_version(version);
         self.output.push(Header::new(Op::Challenge), &challenge);
         self.phase = Phase::Challenged(Box::new(Challenged {
             account: shared.accounts.find(hello.account),
             name: hello.account.into(),
-            version,
             client_nonce: hello.nonce,
             server_nonce: nonce,
         }));
@@ -301,7 +322,7 @@ impl Session {
             return self.break_off(shared, Op::Authenticate);
         };
         let handshake = Handshake {
-            version: challenged.version,
+            version: self.output.version(),
             incarnation: shared.incarnation,
             client_nonce: challenged.client_nonce,
             server_nonce: challenged.server_nonce,

@@ -1,16 +1,33 @@
 //! Bytes on their way to the client.
 
-use kvs_proto::{HEADER_SIZE_BYTES, Header, checksum};
+use kvs_proto::{HEADER_SIZE_BYTES, Header, Version, checksum};
 
 /// Frames to send, in one run of bytes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Output {
+    /// What frames are written in.
+    version: Version,
     bytes: Vec<u8>,
     /// Those before were sent.
     start: usize,
 }
 
 impl Output {
+    /// Empty, for frames of that version.
+    pub(super) fn new(version: Version) -> Output {
+        Output { version, bytes: Vec::new(), start: 0 }
+    }
+
+    /// What frames are written in.
+    pub(super) fn version(&self) -> Version {
+        self.version
+    }
+
+    /// From here on frames are written in that version.
+    pub(super) fn set_version(&mut self, version: Version) {
+        self.version = version;
+    }
+
     /// What is to be sent.
     pub(super) fn pending(&self) -> &[u8] {
         &self.bytes[self.start..]
@@ -37,6 +54,7 @@ impl Output {
             header.body_length = u32::try_from(body.len()).expect("at most PART_SIZE_BYTES_MAX");
             header.body_checksum = checksum(body);
         }
+        header.version = self.version;
         self.bytes.extend_from_slice(&header.encode());
         self.bytes.extend_from_slice(body);
     }
@@ -56,6 +74,7 @@ impl Output {
         if !body.is_empty() {
             header.body_checksum = known.unwrap_or_else(|| checksum(body));
         }
+        header.version = self.version;
         head.copy_from_slice(&header.encode());
     }
 }

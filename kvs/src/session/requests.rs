@@ -1,8 +1,8 @@
 //! Requests other than the handshake, and their answers.
 
 use kvs_proto::body::{
-    Baseline, Counter, Create, OPS_PER_REPLY_MAX, QUEUES_PER_REPLY_MAX, QueueEntry, QueueName,
-    encode_counter,
+    Attached, Baseline, Counter, Create, OPS_PER_REPLY_MAX, QUEUES_PER_REPLY_MAX, QueueEntry,
+    QueueName, encode_counter,
 };
 use kvs_proto::{
     Epoch, Generation, Header, MessageId, Op, StateVersion, Status, Transaction, flags,
@@ -112,7 +112,7 @@ impl Session {
         }
         let generation = Generation(header.generation_or_status);
         match shared.table.create(name, header.epoch, generation, messages_max, bytes_max) {
-            Ok(queue) => self.answer_attached(shared, header, queue),
+            Ok(queue) => self.answer_attached(shared, header, queue, None),
             Err(missing) => self.answer_missing(shared, header, missing),
         }
     }
@@ -129,11 +129,12 @@ impl Session {
             Err(missing) => return self.answer_missing(shared, header, missing),
         };
         let (found, _) = shared.table.get(queue).expect("just found");
-        if found.attach(header.epoch, Generation(header.generation_or_status)).is_err() {
+        let Ok(former) = found.attach(header.epoch, Generation(header.generation_or_status)) else {
             let epoch = found.epoch();
             return self.answer_refused(shared, header, Status::Fenced, epoch);
-        }
-        self.answer_attached(shared, header, queue);
+        };
+        let owner_idle_ms = former.map(|former| shared.presence.take_over(self.id, former));
+        self.answer_attached(shared, header, queue, owner_idle_ms);
     }
 
     /// Whether the account may call that queue by that handle.
@@ -154,19 +155,28 @@ impl Session {
         Ok(())
     }
 
-    fn answer_attached(&mut self, shared: &mut Shared, header: &Header, queue: QueueRef) {
+    fn answer_attached(
+        &mut self,
+        shared: &mut Shared,
+        header: &Header,
+        queue: QueueRef,
+        owner_idle_ms: Option<u32>,
+    ) {
         self.flush_runs(shared);
         let place = header.queue.0 as usize;
         self.abort_incoming(shared, place);
         if self.handles.len() <= place {
             self.handles.resize_with(place + 1, || None);
         }
-        self.handles[place] = Some(Handle::new(queue, header));
+        let before = self.handles[place].replace(Handle::new(queue, header));
+        self.forget_queue(shared, before.map(|before| before.queue));
         let port = shared.table.port();
         let credit = self.grant(shared, header.queue);
         let (found, arena) = shared.table.get(queue).expect("just found");
+        found.note_attached(self.id);
         let mut body = Vec::new();
-        found.attached(arena, port).encode(&mut body);
+        let attached = Attached { owner_idle_ms, ..found.attached(arena, port) };
+        attached.encode(self.output.version(), &mut body);
         let reply = Header {
             epoch: found.epoch(),
             aux: found.transaction().0,
@@ -174,6 +184,14 @@ impl Session {
             ..reply_to(header, Op::Attached)
         };
         self.answer(shared, reply, &body);
+    }
+
+    /// A handle does not mean that queue any more; another one of this session still may.
+    fn forget_queue(&mut self, shared: &mut Shared, queue: Option<QueueRef>) {
+        let Some(queue) = queue else { return };
+        if !self.handles.iter().flatten().any(|handle| handle.queue == queue) {
+            shared.presence.detach(self.id, queue, &mut shared.table);
+        }
     }
 
     fn answer_missing(&mut self, shared: &mut Shared, header: &Header, missing: Missing) {

@@ -1,9 +1,10 @@
 //! What the sessions of one worker share.
 
-use kvs_proto::Incarnation;
 use kvs_proto::auth::Secret;
 use kvs_proto::body::Limits;
+use kvs_proto::{Incarnation, Version};
 
+use super::Presence;
 use crate::counters::Counters;
 use crate::table::QueueTable;
 
@@ -20,6 +21,10 @@ pub struct Shared {
     pub incarnation: Incarnation,
     /// The bounds that clients are told.
     pub limits: Limits,
+    /// When owners were last heard from.
+    pub presence: Presence,
+    /// The highest version that is spoken.
+    pub version_max: Version,
 }
 
 /// Who may connect.

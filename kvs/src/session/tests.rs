@@ -29,6 +29,8 @@ fn shared() -> Shared {
             in_flight_max: 100,
             handles_max: 5,
         },
+        presence: Presence::default(),
+        version_max: Version::CURRENT,
     }
 }
 
@@ -39,10 +41,11 @@ fn ready_session(shared: &mut Shared) -> Session {
         account: "gw".into(),
         secret: Secret::new(b"the secret"),
         nonce: [1; 16],
+        version_max: Version::V1,
         output_bytes_max: 1000,
     };
     let mut client = Client::new(now, config);
-    let mut session = Session::new([2; 16]);
+    let mut session = Session::new(SessionId(0), [2; 16]);
     while client.has_output() {
         let mut slices = [&[][..]; 1];
         client.peek_output(&mut slices);
@@ -138,7 +141,7 @@ fn numbers(session: &mut Session, shared: &mut Shared) -> (u64, Attached) {
     session.handle_bytes(shared, &frame(header, b"q0"));
     let (header, body) = replies(&drain(session, shared)).pop().unwrap();
     assert_eq!(header.op, Op::Attached);
-    (header.aux, Attached::decode(&body).unwrap())
+    (header.aux, Attached::decode(Version::V1, &body).unwrap())
 }
 
 proptest! {
@@ -372,7 +375,7 @@ fn a_resume_by_the_standby_connection_ends_the_rights_of_the_active_one() {
     let resume = Header { generation_or_status: 2, ..request(Op::Attach, 0, 0) };
     standby.handle_bytes(&mut shared, &frame(resume, b"q0"));
     let (_, body) = replies(&drain(&mut standby, &mut shared)).pop().unwrap();
-    assert_eq!(Attached::decode(&body).unwrap().last_sequence, Sequence(1));
+    assert_eq!(Attached::decode(Version::V1, &body).unwrap().last_sequence, Sequence(1));
     drain(&mut active, &mut shared);
     active.handle_bytes(&mut shared, &store(0, 2, 10, 100));
     let (header, _) = replies(&drain(&mut active, &mut shared)).pop().unwrap();

@@ -12,7 +12,7 @@ use kvs::table::{QueueBounds, QueueTable};
 use kvs::worker::{Worker, WorkerOptions};
 use kvs_proto::auth::Secret;
 use kvs_proto::body::{Counter, Limits};
-use kvs_proto::{Epoch, Event, Generation, Incarnation, QueueHandle, Tag};
+use kvs_proto::{Epoch, Event, Generation, Incarnation, QueueHandle, Tag, Version};
 use tcpstack::{Clock, KernelOptions, KernelTransport};
 
 use crate::link::{Link, QUEUE, now};
@@ -43,6 +43,7 @@ impl World {
                 in_flight_max: 1024,
                 handles_max: 10,
             },
+            version_max: Version::CURRENT,
             connections_max: 10,
         };
         let transport = KernelTransport::new(KernelOptions::default()).unwrap();

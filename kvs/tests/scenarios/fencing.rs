@@ -1,8 +1,11 @@
 //! Two clients, resends and attachments.
 
-use kvs_proto::{Event, Sequence, Status, Tag, Transaction};
+use std::time::{Duration, Instant};
 
-use crate::link::{Link, QUEUE, now, small_server};
+use kvs_proto::body::Attached;
+use kvs_proto::{Event, Sequence, Status, Tag, Transaction, Version};
+
+use crate::link::{Link, QUEUE, now, server, small_server};
 
 #[test]
 fn a_new_owner_fences_the_old_one_between_two_requests() {
@@ -15,14 +18,73 @@ fn a_new_owner_fences_the_old_one_between_two_requests() {
     let mut new = Link::new(&server);
     let attached = new.attach("queue", 2, 0).unwrap();
     assert_eq!((attached.messages, attached.last_sequence), (10, Sequence(0)));
-    old.store(b"too late");
-    let refusal = old.refused();
-    assert_eq!((refusal.status, refusal.epoch.0), (Status::Fenced, 2));
-    old.client.block_get(now(), QUEUE, Tag(1), Default::default(), 10, 1000);
-    assert_eq!(old.refused().status, Status::Fenced);
+    assert!(attached.owner_idle_ms.is_some());
+    assert!(old.is_ended(), "nothing of the former owner's is answered any more");
+    let mut old = Link::new(&server);
     assert_eq!(old.attach("queue", 1, 99), Err(Status::Fenced));
     assert_eq!(new.read_all(3), (1..=10).collect::<Vec<_>>());
     server.stop();
+}
+
+#[test]
+fn the_seal_tells_for_how_long_the_former_owner_has_been_silent() {
+    let server = small_server();
+    let mut old = Link::with_queue(&server);
+    old.store(b"mail");
+    old.acknowledged(1);
+    let heard = Instant::now();
+    drop(old);
+    let mut new = Link::new(&server);
+    let at_least = heard.elapsed();
+    let idle =
+        |attached: Attached| attached.owner_idle_ms.map(u64::from).map(Duration::from_millis);
+    let second = idle(new.attach("queue", 2, 0).unwrap()).expect("the epoch was raised");
+    assert!(second <= heard.elapsed() + Duration::from_millis(1), "{second:?} {at_least:?}");
+    assert_eq!(new.attach("queue", 2, 1).unwrap().owner_idle_ms, None, "only resumed");
+    let third = idle(new.attach("queue", 3, 0).unwrap());
+    assert_eq!(third, Some(Duration::ZERO), "it was we, and just now");
+    server.stop();
+}
+
+#[test]
+fn a_former_owner_is_sent_away_on_each_of_its_connections_and_nobody_else_is() {
+    let server = small_server();
+    let mut active = Link::with_queue(&server);
+    let mut standby = Link::new(&server);
+    standby.attach("queue", 1, 1).unwrap();
+    let mut left = Link::new(&server);
+    left.attach("queue", 1, 1).unwrap();
+    left.create_as(QUEUE, "another", 9, 9).unwrap();
+    let mut new = Link::new(&server);
+    new.attach("queue", 2, 0).unwrap();
+    assert!(active.is_ended() && standby.is_ended());
+    left.store(b"mail");
+    left.acknowledged(1);
+    server.stop();
+}
+
+#[test]
+fn versions_work_side_by_side() {
+    for (ours, theirs) in [(1, 1), (1, 2), (2, 1), (2, 2)].map(|(a, b)| (version(a), version(b))) {
+        let server = server(&format!("memory = \"16 MiB\"\nprotocol_max = {}", theirs as u8));
+        let open = || Link::with_version(&server, ours);
+        let (mut old, mut new) = (open(), open());
+        old.create("queue", 100, 1 << 20).unwrap();
+        // In one part, and in several.
+        for length in [10, 100_000, 10] {
+            old.store(&vec![b'x'; length]);
+        }
+        old.acknowledged(3);
+        let attached = new.attach("queue", 2, 0).unwrap();
+        let knows = ours.min(theirs) >= Version::V2;
+        assert_eq!(attached.owner_idle_ms.is_some(), knows, "{ours:?} {theirs:?}");
+        assert_eq!(new.read_all(2), [1, 2, 3]);
+        server.stop();
+    }
+}
+
+fn version(number: u8) -> Version {
+    Version::from_u8(number).unwrap()
 }
 
 #[test]

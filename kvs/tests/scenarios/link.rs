@@ -12,7 +12,7 @@ use kvs_proto::auth::Secret;
 use kvs_proto::body::{Attached, QueueName};
 use kvs_proto::{
     Client, ClientConfig, Epoch, Event, Generation, Instant, Message, MessageId, QueueHandle,
-    Refusal, Sequence, Status, Tag,
+    Refusal, Sequence, Status, Tag, Version,
 };
 
 /// No answer for so long fails a test.
@@ -60,8 +60,21 @@ impl Link {
         link
     }
 
+    /// Connected and welcome, of a client that speaks no higher version.
+    pub(crate) fn with_version(server: &Server, version_max: Version) -> Link {
+        let (address, secret) = (server.addresses()[0], "the secret of gw");
+        let mut link = Link::open_with(address, "gw", secret, version_max);
+        let event = link.event();
+        assert!(matches!(event, Event::Welcome { .. }), "{event:?}");
+        link
+    }
+
     /// Connected, handshake begun.
     pub(crate) fn open(address: SocketAddr, account: &str, secret: &str) -> Link {
+        Link::open_with(address, account, secret, Version::CURRENT)
+    }
+
+    fn open_with(address: SocketAddr, account: &str, secret: &str, version_max: Version) -> Link {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -69,6 +82,7 @@ impl Link {
             account: account.into(),
             secret: Secret::new(secret.as_bytes()),
             nonce: [7; 16],
+            version_max,
             output_bytes_max: 1 << 30,
         };
         Link { stream, client: Client::new(now(), config), next: 1 }
@@ -109,6 +123,11 @@ impl Link {
                 count => self.client.handle_bytes(now(), &buffer[..count]),
             }
         }
+    }
+
+    /// Whether the server ends the connection without another word; waits for that.
+    pub(crate) fn is_ended(&mut self) -> bool {
+        self.try_event().is_none()
     }
 
     pub(crate) fn create(

@@ -4,7 +4,7 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 
 use kvs_proto::auth::{NONCE_SIZE_BYTES, Secret};
-use kvs_proto::{Client, ClientConfig};
+use kvs_proto::{Client, ClientConfig, Version};
 use tcpstack::{
     CloseReason, ConnectionId, Event as TcpEvent, Instant, OpenError, RecvError, Transport,
 };
@@ -53,6 +53,7 @@ impl<T: Transport> Link<T> {
             account: target.account.clone(),
             secret: target.secret.clone(),
             nonce: target.nonce,
+            version_max: Version::CURRENT,
             output_bytes_max: OUTPUT_SIZE_BYTES_MAX,
         };
         Ok(Link { transport, connection, config, client: None, over: None })

@@ -62,6 +62,7 @@ struct Session {
     out: Vec<u8>,
     sent: usize,
     broken: bool,
+    version: Version,
 }
 
 impl<T: Transport> NullServer<T> {
@@ -183,6 +184,7 @@ impl Session {
             out: Vec::new(),
             sent: 0,
             broken: false,
+            version: Version::OLDEST,
         }
     }
 
@@ -275,9 +277,15 @@ impl Session {
             self.broken = true;
             return;
         };
+        let version = Version::common(Version::CURRENT, hello.version_min, hello.version_max);
+        let Some(version) = version else {
+            self.broken = true;
+            return;
+        };
+        self.version = version;
         let nonce = desk.rng.u128(..).to_le_bytes();
         let challenge = Challenge {
-            version: Version::CURRENT,
+            version,
             incarnation: desk.incarnation,
             nonce,
             limits: Limits {
@@ -300,7 +308,7 @@ impl Session {
             return;
         };
         let handshake = Handshake {
-            version: Version::CURRENT,
+            version: self.version,
             incarnation: desk.incarnation,
             client_nonce: *client_nonce,
             server_nonce: *server_nonce,
@@ -326,9 +334,10 @@ impl Session {
             first_id: MessageId(0),
             last_id: MessageId(0),
             port: 0,
+            owner_idle_ms: None,
         };
         let mut body = Vec::new();
-        attached.encode(&mut body);
+        attached.encode(self.version, &mut body);
         let header = Header { op: Op::Attached, floor: plenty().to_bits(), ..reply_to(header) };
         self.reply(&header, &body);
     }
@@ -350,6 +359,7 @@ impl Session {
                 body_length: u32::try_from(size).expect("at most one part"),
                 aux: size,
                 message: id,
+                version: self.version,
                 ..reply_to(header)
             };
             self.out.extend_from_slice(&item.encode());
@@ -361,6 +371,7 @@ impl Session {
 
     fn reply(&mut self, header: &Header, body: &[u8]) {
         let mut header = *header;
+        header.version = self.version;
         header.body_length = u32::try_from(body.len()).expect("replies are short");
         header.body_checksum = if body.is_empty() { 0 } else { checksum(body) };
         self.out.reserve(HEADER_SIZE_BYTES + body.len());

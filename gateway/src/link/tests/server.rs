@@ -124,7 +124,12 @@ impl Server {
                 let (reply, body) = self.answer(id, &header, &body);
                 let checksum = if body.is_empty() { 0 } else { kvs_proto::checksum(&body) };
                 let length = u32::try_from(body.len()).unwrap();
-                let reply = Header { body_length: length, body_checksum: checksum, ..reply };
+                let reply = Header {
+                    version: Version::CURRENT,
+                    body_length: length,
+                    body_checksum: checksum,
+                    ..reply
+                };
                 answers.extend(reply.encode());
                 answers.extend(body);
             }
@@ -195,8 +200,9 @@ impl Server {
                     first_id: MessageId(0),
                     last_id: MessageId(queue.last.0),
                     port,
+                    owner_idle_ms: None,
                 }
-                .encode(&mut body);
+                .encode(version, &mut body);
                 (Header { aux: queue.last.0, ..reply(Op::Attached) }, body)
             }
             Op::Store => {

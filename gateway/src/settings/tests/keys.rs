@@ -39,6 +39,7 @@ const READ: &[(&str, &str, &str, &str)] = &[
     ("", "register", "'other'", "register: Directory(\"./other\")"),
     ("", "register_user", "'gw7'", "user: Some((\"gw7\", Secret(hidden)))"),
     ("", "account", "'gw7'", "account: \"gw7\""),
+    ("", "protocol_max", "1", "version_max: V1"),
     ("", "min_sync", "1", "min_sync: 1"),
     ("", "memory", "'70 MiB'", "memory_bytes: 73400320"),
     ("", "message_size_max", "'7 MiB'", "message_size_max: 7340032"),

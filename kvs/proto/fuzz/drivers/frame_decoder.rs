@@ -16,7 +16,7 @@ use kvs_proto::body::{
 };
 use kvs_proto::{
     DecodeError, Decoder, HEADER_SIZE_BYTES, Header, HeaderError, Op, PART_SIZE_BYTES_MAX, Piece,
-    checksum, flags,
+    Version, checksum, flags,
 };
 
 /// Decodes the stream that `input` describes, in several splits, and its frames' bodies.
@@ -235,8 +235,9 @@ fn check_bodies(body: &[u8]) {
     if let Ok(create) = Create::decode(body) {
         assert_eq!(encoded(|out| create.encode(out)), body);
     }
-    if let Ok(attached) = Attached::decode(body) {
-        assert_eq!(encoded(|out| attached.encode(out)), body);
+    for version in [Version::V1, Version::V2] {
+        let Ok(attached) = Attached::decode(version, body) else { continue };
+        assert_eq!(encoded(|out| attached.encode(version, out)), body);
     }
     if let Ok(baseline) = Baseline::decode(body) {
         assert_eq!(encoded(|out| baseline.encode(out)), body);

@@ -73,6 +73,7 @@ impl Owner {
                 account: account.into(),
                 secret: secret(),
                 nonce: [7; 16],
+                version_max: Version::V1,
                 output_bytes_max: OUTPUT_BYTES_MAX,
             },
         );
@@ -264,7 +265,7 @@ impl Owner {
     fn ask_link(&mut self, now: Instant, op: Op, tag: Tag) {
         let mut body = Vec::new();
         match op {
-            Op::HeartBeat => self.client.heart_beat(now, tag, 1),
+            Op::HeartBeat => self.client.heart_beat(now, tag),
             Op::QueueList => {
                 self.client.queue_list(now, tag, QueueName::parse(NAME));
                 body = NAME.to_vec();
@@ -336,7 +337,7 @@ impl Owner {
         }
         check_sent(&self.log, was_dead);
         if was_dead {
-            self.client.heart_beat(Instant::from_nanos(self.now), Tag(1), 1);
+            self.client.heart_beat(Instant::from_nanos(self.now), Tag(1));
             self.client.handle_bytes(
                 Instant::from_nanos(self.now),
                 &frame(Header::new(Op::HeartBeatReply), &[]),
