@@ -4,7 +4,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-SECTIONS=(install format scripts rules lint docs tests no-c examples demo clients mtas kill-gateway
+SECTIONS=(install format scripts rules lint docs tests seeds no-c examples demo clients mtas kill-gateway
     kill-kvs paths drivers backlog next-hop age stop reload register crowd large)
 
 usage() {
@@ -20,6 +20,7 @@ Runs all checks, or the sections named:
   lint          clippy, warnings are errors
   docs          rustdoc, warnings are errors
   tests         all tests of all crates
+  seeds         the simulator with fresh seeds, of which the first is printed
   no-c          the build without the bypass compiles no C
   examples      the example configurations are accepted
   demo          a small run of setup/demo.sh
@@ -101,6 +102,7 @@ run_section() {
     lint) cargo clippy --locked --quiet --workspace --all-targets -- -D warnings ;;
     docs) RUSTDOCFLAGS='-D warnings' cargo doc --locked --quiet --workspace --no-deps ;;
     tests) run_tests ;;
+    seeds) run_seeds ;;
     no-c) setup/checks.sh no-c ;;
     examples)
         build_release
@@ -119,6 +121,13 @@ run_tests() {
     else
         cargo test --locked --quiet --workspace
     fi
+}
+
+# Other seeds each time: what is printed first repeats them.
+run_seeds() {
+    cargo build --locked --quiet --release -p hikyaku-sim --bin sim
+    "$BIN/sim" --random --seeds 150 --mails 400 --faults all --jobs "$(nproc)" --quiet 2>/dev/null
+    "$BIN/sim" --random --seeds 30 --mails 400 --faults paths --jobs "$(nproc)" --quiet 2>/dev/null
 }
 
 main "$@"

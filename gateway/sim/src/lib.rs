@@ -12,6 +12,7 @@
 //! * [`check`] compares copies and budgets, while the world runs and at its end.
 //! * [`watch`] watches links with two paths.
 //! * [`run`] is one run from start to verdict, and [`report`] what is known of it then.
+//! * [`tally`] is what many runs come to.
 //! * [`sabotage`] breaks the system on purpose, to prove that the checks would see it.
 //! * [`chronicle`] keeps the last things that happened, for reading.
 
@@ -27,5 +28,6 @@ pub mod report;
 pub mod run;
 pub mod sabotage;
 pub mod scenario;
+pub mod tally;
 pub mod watch;
 pub mod world;

@@ -1,13 +1,16 @@
 //! The simulator's command line.
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use sim::chronicle::Chronicle;
-use sim::report::Verdict;
+use sim::report::{Report, Verdict};
 use sim::run::run_with;
 use sim::scenario::{FaultLevel, Options};
+use sim::tally::Tally;
 
 /// Runs the whole system on one thread in virtual time, with faults, from a seed.
 #[derive(Parser, Debug)]
@@ -16,6 +19,9 @@ struct Arguments {
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Take the first seed from the operating system, and print it.
+    #[arg(long, conflicts_with = "seed")]
+    random: bool,
     /// How many seeds, one after the other.
     #[arg(long, default_value_t = 1)]
     seeds: u64,
@@ -25,9 +31,18 @@ struct Arguments {
     /// What goes wrong.
     #[arg(long, value_enum, default_value_t = Faults::All)]
     faults: Faults,
+    /// How many runs at the same time, each on a thread of its own.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
+    jobs: u64,
     /// Print what happens, as it happens.
     #[arg(long)]
     trace: bool,
+    /// Print no line for a run that passed.
+    #[arg(long)]
+    quiet: bool,
+    /// Print the figures at the end as one line of JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -43,35 +58,74 @@ enum Faults {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let faults = match arguments.faults {
-        Faults::None => FaultLevel::None,
-        Faults::Crashes => FaultLevel::Crashes,
-        Faults::Paths => FaultLevel::Paths,
-        Faults::All => FaultLevel::All,
-    };
-    let began = Instant::now();
-    let mut virtual_time = Duration::ZERO;
-    let mut failed = Vec::new();
-    for seed in arguments.seed..arguments.seed.saturating_add(arguments.seeds) {
-        let options = Options::new(seed, arguments.mails, faults);
-        let report = run_with(options, &Chronicle::new(arguments.trace));
-        virtual_time += report.virtual_time;
-        println!("{report}");
-        if report.verdict() != Verdict::Passed {
-            failed.push(seed);
-        }
+    let mut arguments = Arguments::parse();
+    if arguments.random {
+        arguments.seed = random_seed();
+        let Arguments { seed, seeds, mails, faults, .. } = arguments;
+        let faults = FaultLevel::from(faults).name();
+        println!(
+            "base seed {seed}; once more with: cargo run --release -p hikyaku-sim --bin sim -- \
+             --seed {seed} --seeds {seeds} --mails {mails} --faults {faults}"
+        );
     }
-    let wall = began.elapsed().as_secs_f64();
-    let (seeds, simulated) = (arguments.seeds, virtual_time.as_secs_f64());
-    println!(
-        "{seeds} seeds, {simulated:.0} s simulated in {wall:.1} s ({:.1} times)",
-        simulated / wall
-    );
-    if failed.is_empty() {
-        ExitCode::SUCCESS
+    let began = Instant::now();
+    let mut tally = Tally::default();
+    run_all(&arguments, |report| {
+        tally.add(&report);
+        if !arguments.quiet || report.verdict() != Verdict::Passed {
+            println!("{report}");
+        }
+    });
+    if arguments.json {
+        println!("{}", tally.json(began.elapsed()));
     } else {
-        println!("not passed: {failed:?}");
-        ExitCode::FAILURE
+        print!("{}", tally.text(began.elapsed()));
+    }
+    if tally.has_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs all seeds, and gives their reports as they come.
+fn run_all(arguments: &Arguments, mut take: impl FnMut(Report)) {
+    let Arguments { seed, seeds, mails, faults, jobs, trace, .. } = *arguments;
+    let next = AtomicU64::new(0);
+    // A thread waits when another report has not been taken yet.
+    let (reports, taken) = sync_channel(1);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.min(seeds) {
+            let (next, reports) = (&next, reports.clone());
+            scope.spawn(move || {
+                loop {
+                    let place = next.fetch_add(1, Ordering::Relaxed);
+                    if place >= seeds {
+                        return;
+                    }
+                    let options = Options::new(seed.wrapping_add(place), mails, faults.into());
+                    let report = run_with(options, &Chronicle::new(trace));
+                    if reports.send(report).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(reports);
+        taken.iter().for_each(&mut take);
+    });
+}
+
+/// A seed that nobody knew before, short enough to be typed.
+fn random_seed() -> u64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("the operating system has randomness");
+    u64::from_le_bytes(bytes) >> 24
+}
+
+impl From<Faults> for FaultLevel {
+    fn from(faults: Faults) -> FaultLevel {
+        match faults {
+            Faults::None => FaultLevel::None,
+            Faults::Crashes => FaultLevel::Crashes,
+            Faults::Paths => FaultLevel::Paths,
+            Faults::All => FaultLevel::All,
+        }
     }
 }

@@ -29,6 +29,8 @@ pub struct Report {
     pub wall_time: Duration,
     /// Turns that processes took.
     pub turns: u64,
+    /// How often all that must always hold was checked.
+    pub checks: u64,
     /// The hash of everything that happened; equal for equal runs.
     pub trace_hash: u64,
     /// The last things that happened, oldest first.
@@ -86,6 +88,24 @@ pub enum Verdict {
 }
 
 impl Report {
+    /// Of a run that has not begun.
+    pub fn new(options: Options) -> Report {
+        Report {
+            options,
+            summary: String::new(),
+            failures: Vec::new(),
+            counts: Counts::default(),
+            faults: BTreeMap::new(),
+            paths: PathCounts::default(),
+            virtual_time: Duration::ZERO,
+            wall_time: Duration::ZERO,
+            turns: 0,
+            checks: 0,
+            trace_hash: 0,
+            tail: Vec::new(),
+        }
+    }
+
     /// What the run is worth.
     pub fn verdict(&self) -> Verdict {
         let happened = |kind| self.faults.get(kind).is_some_and(|count| *count > 0);
@@ -113,12 +133,7 @@ impl Report {
     /// The command that repeats the run.
     pub fn replay(&self) -> String {
         let Options { seed, mails, faults, .. } = self.options;
-        let faults = match faults {
-            FaultLevel::None => "none",
-            FaultLevel::Crashes => "crashes",
-            FaultLevel::Paths => "paths",
-            FaultLevel::All => "all",
-        };
+        let faults = faults.name();
         format!(
             "cargo run --release -p hikyaku-sim --bin sim -- --seed {seed} --mails {mails} \
              --faults {faults} --trace"

@@ -7,12 +7,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use loadgen::ledger::{Counts, ProblemKind};
+use loadgen::ledger::ProblemKind;
 use tcpstack::Instant;
 
 use crate::check::{check_always, check_paths, check_settled};
 use crate::chronicle::Chronicle;
-use crate::report::{Failure, FailureKind, PathCounts, Report};
+use crate::report::{Failure, FailureKind, Report};
 use crate::scenario::Options;
 use crate::world::World;
 
@@ -24,19 +24,7 @@ pub fn run(options: Options) -> Report {
 /// Runs a world, and writes what happens into `chronicle`.
 pub fn run_with(options: Options, chronicle: &Chronicle) -> Report {
     let began = std::time::Instant::now();
-    let mut report = Report {
-        options,
-        summary: String::new(),
-        failures: Vec::new(),
-        counts: Counts::default(),
-        faults: std::collections::BTreeMap::new(),
-        paths: PathCounts::default(),
-        virtual_time: Duration::ZERO,
-        wall_time: Duration::ZERO,
-        turns: 0,
-        trace_hash: 0,
-        tail: Vec::new(),
-    };
+    let mut report = Report::new(options);
     let subscriber = chronicle.subscriber();
     let ended = tracing::subscriber::with_default(subscriber, || {
         catch_unwind(AssertUnwindSafe(|| {
@@ -92,7 +80,7 @@ fn advance(world: &mut World, time: Duration) -> Result<(), Failure> {
             return Err(Failure { kind: FailureKind::Stopped, what: why.into() });
         }
     }
-    world.watch_paths();
+    world.note_checks();
     check_always(world).and_then(|()| check_paths(world)).map_err(|difference| Failure {
         kind: FailureKind::Difference,
         what: difference.to_string(),
@@ -122,6 +110,7 @@ fn judge(world: &mut World, report: &mut Report) {
     report.paths = world.path_counts();
     report.virtual_time = world.now().saturating_since(Instant::ZERO);
     report.turns = world.turns();
+    report.checks = world.checks();
 }
 
 /// How often what must always hold is checked, in the world's time.

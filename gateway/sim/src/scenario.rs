@@ -50,6 +50,18 @@ pub enum FaultLevel {
     All,
 }
 
+impl FaultLevel {
+    /// As the command line says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            FaultLevel::None => "none",
+            FaultLevel::Crashes => "crashes",
+            FaultLevel::Paths => "paths",
+            FaultLevel::All => "all",
+        }
+    }
+}
+
 /// The system's shape and settings, and the load.
 #[derive(Clone, Debug)]
 pub struct Scenario {

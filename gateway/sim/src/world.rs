@@ -60,6 +60,7 @@ pub struct World {
     chronicle: Chronicle,
     fatal: Option<String>,
     turns: u64,
+    checks: u64,
     faults: FaultLevel,
     paths: PathWatch,
 }
@@ -133,6 +134,7 @@ impl World {
             fault_counts: BTreeMap::new(),
             fatal: None,
             turns: 0,
+            checks: 0,
             faults: options.faults,
             paths: PathWatch::default(),
             original: scenario.settings.clone(),
@@ -253,8 +255,14 @@ impl World {
         self.paths.unjustified_isolation().filter(|_| self.scenario.has_standby)
     }
 
-    /// Looks what the gateway does about paths.
-    pub fn watch_paths(&mut self) {
+    /// How often all that must always hold was checked.
+    pub fn checks(&self) -> u64 {
+        self.checks
+    }
+
+    /// Before all is checked: looks what the gateway does about paths.
+    pub fn note_checks(&mut self) {
+        self.checks += 1;
         if let Some(gateway) = &self.gateway {
             let queues = self.scenario.settings.queues.len();
             self.paths.watch(self.network.now(), gateway, queues);
