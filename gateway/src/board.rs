@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crossbeam_utils::CachePadded;
+use tcpstack::Instant;
 
 use crate::clients::Clients;
 use crate::message::QueueIndex;
@@ -30,6 +31,8 @@ pub struct Board {
 #[derive(Debug)]
 struct QueueBoard {
     accepting: AtomicBool,
+    /// Until when the gateway may act as the queue's owner: an [`Instant`] as a number.
+    lease_until: AtomicU64,
     suspended: AtomicBool,
     messages_left: AtomicI64,
     bytes_left: AtomicI64,
@@ -62,6 +65,7 @@ impl Board {
         let queue = |(messages, bytes)| {
             CachePadded::new(QueueBoard {
                 accepting: AtomicBool::new(false),
+                lease_until: AtomicU64::new(0),
                 suspended: AtomicBool::new(false),
                 messages_left: AtomicI64::new(messages),
                 bytes_left: AtomicI64::new(bytes),
@@ -151,6 +155,21 @@ impl Board {
     /// For the shard: sets the switch.
     pub fn set_accepting(&self, queue: QueueIndex, accepting: bool) {
         if self.queue(queue).accepting.swap(accepting, Relaxed) != accepting {
+            self.changes.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Until when messages of the queue may be handed to a next hop, and be answered 250 where they were
+    /// committed. Compare it with a clock that was read after whatever can have taken long.
+    pub fn lease_until(&self, queue: QueueIndex) -> Instant {
+        Instant::from_nanos(self.queue(queue).lease_until.load(Relaxed))
+    }
+
+    /// For the shard: sets how long the lease lasts. A queue that had none and has one again counts as a
+    /// switch that has changed: deliveries wait for it.
+    pub fn set_lease(&self, queue: QueueIndex, now: Instant, until: Instant) {
+        let before = self.queue(queue).lease_until.swap(until.as_nanos(), Relaxed);
+        if before <= now.as_nanos() && until > now {
             self.changes.fetch_add(1, Relaxed);
         }
     }

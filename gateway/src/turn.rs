@@ -47,6 +47,9 @@ pub trait Surroundings {
     /// [`Fatal`] if there is no register any more.
     fn ask_register(&mut self, errand: RegisterErrand) -> Result<(), Fatal>;
 
+    /// The time, read afresh: that of a turn is of its beginning.
+    fn now(&self) -> Instant;
+
     /// The register's next answer: for which cohort, and what.
     fn poll_register(&mut self) -> Option<(usize, RegisterAnswer)>;
 }
@@ -94,7 +97,7 @@ impl<T: Transport> Drivers<T> {
         // Before the front's turn, which sends the 250s: a mail is ready before its client knows.
         worked |= self.route_commands(unix_ms, surroundings);
         if let Some(front) = &mut self.front {
-            worked |= front.turn(now, unix_ms);
+            worked |= front.turn(now, unix_ms, || surroundings.now());
         }
         worked |= self.route_commands(unix_ms, surroundings);
         if let Some(shard) = &mut self.shard {
@@ -146,7 +149,9 @@ impl<T: Transport> Drivers<T> {
             worked = true;
             match parcel {
                 Parcel::Command(command) => self.local_shard().handle_command(unix_ms, command),
-                Parcel::Notice(notice) => self.local_front().handle_notice(notice),
+                Parcel::Notice(notice) => {
+                    self.local_front().handle_notice(notice, surroundings.now());
+                }
             }
         }
         while let Some((cohort, answer)) = surroundings.poll_register() {
@@ -162,7 +167,7 @@ impl<T: Transport> Drivers<T> {
             worked = true;
             let worker = self.places.front_workers[usize::from(front)];
             if worker == self.number {
-                self.local_front().handle_notice(notice);
+                self.local_front().handle_notice(notice, surroundings.now());
             } else {
                 surroundings.send(worker, Parcel::Notice(notice));
             }

@@ -263,6 +263,10 @@ impl Surroundings for Outside<'_> {
     fn poll_register(&mut self) -> Option<(usize, RegisterAnswer)> {
         self.register_answers.poll()
     }
+
+    fn now(&self) -> Instant {
+        Clock::new().now()
+    }
 }
 
 impl Worker {

@@ -44,6 +44,8 @@ struct Post {
 /// The post as one worker sees it.
 struct Counter<'p> {
     worker: usize,
+    /// A turn takes no time, only what follows it.
+    now: Instant,
     post: &'p mut Post,
 }
 
@@ -107,7 +109,7 @@ impl GatewayHost {
         if let Some(settings) = self.settings[worker].take() {
             self.workers[worker].reconfigure(&settings);
         }
-        let mut counter = Counter { worker, post: &mut self.post };
+        let mut counter = Counter { worker, now, post: &mut self.post };
         self.workers[worker].turn(now, unix_ms, &mut counter).map(drop)
     }
 
@@ -182,6 +184,10 @@ impl Surroundings for Counter<'_> {
     fn ask_register(&mut self, errand: RegisterErrand) -> Result<(), Fatal> {
         self.post.errands.push_back((self.worker, errand));
         Ok(())
+    }
+
+    fn now(&self) -> Instant {
+        self.now
     }
 
     fn poll_register(&mut self) -> Option<(usize, RegisterAnswer)> {

@@ -226,7 +226,8 @@ mod tests {
     const LATE: Instant = Instant::from_nanos(60_000_000_000);
 
     fn swap(version: u64) -> RegisterErrand {
-        let record = Record { version, epoch: Epoch(1), members: vec![], queues: vec![] };
+        let record =
+            Record { version, epoch: Epoch(1), members: vec![], queues: vec![], lease_ms: 1000 };
         RegisterErrand { cohort: 3, key: "k".into(), call: RegisterCall::Swap(record) }
     }
 

@@ -183,6 +183,9 @@ pub enum LossReason {
     Closed,
     /// The caller waited too long.
     TimedOut,
+    /// The caller may not go on. What had left entirely may have been taken; everything else was not tried,
+    /// whatever the server has said of it so far.
+    Withheld,
     /// The peer does not speak SMTP, or answered what was not asked.
     Malformed,
 }
@@ -301,10 +304,12 @@ impl ClientSession {
                     _ => None,
                 };
                 exchange.lose_answer(answer, dsn_passed_on)
-            } else if exchange.is_answered {
+            } else if exchange.is_answered && reason != LossReason::Withheld {
                 exchange.finish(&RecipientResult::Transient(reply.clone()), dsn_passed_on)
             } else {
-                let refusal = has_left(Some(exchange.mail_end)).then(|| reply.clone());
+                let is_theirs = reason != LossReason::Withheld;
+                let refusal =
+                    (is_theirs && has_left(Some(exchange.mail_end))).then(|| reply.clone());
                 exchange.give_up(refusal)
             };
             self.events.push_back(ClientEvent::Finished(finished));
@@ -664,6 +669,7 @@ fn loss_reply(reason: &LossReason) -> Reply {
             Reply::local(451, (4, 4, 2), "The next hop closed the connection")
         }
         LossReason::TimedOut => Reply::local(451, (4, 4, 2), "The next hop took too long"),
+        LossReason::Withheld => Reply::local(451, (4, 4, 0), "Given up by us"),
         LossReason::Malformed => Reply::local(451, (4, 5, 0), "The next hop broke the protocol"),
     }
 }

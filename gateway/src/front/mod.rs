@@ -23,6 +23,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvs_proto::MessageId;
 use tcpstack::{Event, Instant, Transport};
 
 pub use self::addresses::AddressSet;
@@ -39,8 +40,9 @@ pub use self::report::REPORT_SIZE_BYTES_MAX;
 use self::delivery::Delivery;
 use self::reception::Reception;
 use self::report::Reports;
-use crate::api::{Command, Notice};
+use crate::api::{Command, Notice, Ticket};
 use crate::board::Board;
+use crate::message::QueueIndex;
 
 /// One front. Its owner's loop calls
 ///
@@ -56,6 +58,10 @@ pub struct Front<T> {
     reception: Reception,
     delivery: Delivery,
     reports: Reports,
+    board: Arc<Board>,
+    /// Commits of queues whose lease had run out when they came: nobody is told before there is one again.
+    /// At most one for each mail that a session waits for, and for each report.
+    withheld: Vec<(Ticket, QueueIndex, MessageId)>,
     is_stopping: bool,
     /// The next turn has something to do, though nothing came to it.
     is_woken: bool,
@@ -70,16 +76,19 @@ impl<T: Transport> Front<T> {
         Front {
             transport,
             reception: Reception::new(config, Arc::clone(&board)),
-            delivery: Delivery::new(config),
-            reports: Reports::new(config, board),
+            delivery: Delivery::new(config, Arc::clone(&board)),
+            reports: Reports::new(config, Arc::clone(&board)),
+            board,
+            withheld: Vec::new(),
             is_stopping: false,
             is_woken: false,
         }
     }
 
     /// Does what there is to do, once. `unix_ms` is the time of day in milliseconds since 1970
-    /// (UTC), for trace headers and records. Returns whether anything was done.
-    pub fn turn(&mut self, now: Instant, unix_ms: u64) -> bool {
+    /// (UTC), for trace headers and records. `clock` reads the time afresh, for what must not happen
+    /// later than it may however long the turn takes. Returns whether anything was done.
+    pub fn turn(&mut self, now: Instant, unix_ms: u64, clock: impl Fn() -> Instant) -> bool {
         self.reception.set_time(now, unix_ms);
         self.delivery.set_time(now, unix_ms);
         self.reports.set_time(now, unix_ms);
@@ -95,7 +104,7 @@ impl<T: Transport> Front<T> {
         self.reports.maintain();
         has_worked |= self.has_work();
         self.reception.flush(&mut self.transport);
-        self.delivery.flush(&mut self.transport);
+        self.delivery.flush(&mut self.transport, clock);
         self.transport.flush(now);
         has_worked
     }
@@ -117,15 +126,18 @@ impl<T: Transport> Front<T> {
         self.is_woken = true;
     }
 
-    /// Takes a notice of a shard.
-    pub fn handle_notice(&mut self, notice: Notice) {
+    /// Takes a notice of a shard; `now` is read afresh.
+    pub fn handle_notice(&mut self, notice: Notice, now: Instant) {
         match notice {
-            Notice::AcceptanceChanged => self.is_woken = true,
-            Notice::Committed { ticket, queue, id } if report::is_ours(ticket) => {
-                self.reports.handle_committed(ticket, queue, id);
+            Notice::AcceptanceChanged => {
+                self.is_woken = true;
+                self.delivery.handle_leases();
+                for (ticket, queue, id) in std::mem::take(&mut self.withheld) {
+                    self.handle_committed(ticket, queue, id, now);
+                }
             }
             Notice::Committed { ticket, queue, id } => {
-                self.reception.handle_committed(ticket, queue, id);
+                self.handle_committed(ticket, queue, id, now);
             }
             Notice::Refused { ticket, .. } if report::is_ours(ticket) => {
                 self.reports.handle_refused(ticket);
@@ -135,6 +147,16 @@ impl<T: Transport> Front<T> {
                 self.delivery.handle_attempt(queue, id, message, state);
             }
             Notice::Report { queue, id, report } => self.reports.handle_report(queue, id, &report),
+        }
+    }
+
+    fn handle_committed(&mut self, ticket: Ticket, queue: QueueIndex, id: MessageId, now: Instant) {
+        if self.board.lease_until(queue) <= now {
+            self.withheld.push((ticket, queue, id));
+        } else if report::is_ours(ticket) {
+            self.reports.handle_committed(ticket, queue, id);
+        } else {
+            self.reception.handle_committed(ticket, queue, id);
         }
     }
 

@@ -197,13 +197,28 @@ impl Lane {
         }
     }
 
-    /// Sends a heart-beat if nothing was heard for that long and nothing is owed.
-    pub(super) fn ask_whether_alive(&mut self, now: Instant, heart_beat: Duration) {
-        let LaneState::Connected { client, up: true, .. } = &mut self.state else { return };
-        let silent = now.saturating_since(from_wire(client.last_received()));
-        if silent >= heart_beat && client.unanswered() == 0 {
+    /// When the newest request was made that is known to be answered, if any is.
+    pub(super) fn answered_since(&self) -> Option<Instant> {
+        match &self.state {
+            LaneState::Connected { client, .. } => client.answered_since().map(from_wire),
+            _ => None,
+        }
+    }
+
+    /// Sends a heart-beat when the newest request that was answered was made so long ago, unless one is on
+    /// its way: also behind a long message that is not answered for long.
+    pub(super) fn ask_whether_alive(&mut self, now: Instant, renew_after: Duration) {
+        if self.is_up() && self.renewal_at(renew_after).is_some_and(|due| due <= now) {
+            let LaneState::Connected { client, .. } = &mut self.state else { return };
             client.heart_beat(wire(now), Tag(0));
         }
+    }
+
+    /// When to send the next heart-beat, unless one is on its way.
+    fn renewal_at(&self, renew_after: Duration) -> Option<Instant> {
+        let LaneState::Connected { client, .. } = &self.state else { return None };
+        let is_asked = client.heart_beat_at() > client.answered_since();
+        (!is_asked).then(|| self.answered_since().unwrap_or(Instant::ZERO) + renew_after)
     }
 
     /// When there is something to look at: at least once per heart-beat, so that a longer time
@@ -216,7 +231,8 @@ impl Lane {
                 let heard = from_wire(client.last_received());
                 let owes = client.unanswered() > 0;
                 let due = if owes { settings.deadline } else { settings.heart_beat };
-                let due = heard + due;
+                let renewal = self.renewal_at(settings.renew_after()).filter(|_| self.is_up());
+                let due = (heard + due).min(renewal.unwrap_or(Instant::MAX));
                 if due > now {
                     due.min(now + settings.heart_beat)
                 } else {

@@ -66,6 +66,8 @@ pub struct LinkSettings {
     pub message_size_max: u64,
     /// After this long without a word from the server we ask whether it is there.
     pub heart_beat: Duration,
+    /// How long its last answer lets us act as owner of our queues.
+    pub lease: Duration,
     /// After this long without a word, although it owes answers, a path is given up.
     pub deadline: Duration,
     /// After this long without a word, although it owes answers, the active path is given up if
@@ -77,6 +79,12 @@ pub struct LinkSettings {
 }
 
 impl LinkSettings {
+    /// How old the newest request that was answered may become before the server is asked something: a
+    /// lease must be renewed several times before it ends.
+    fn renew_after(&self) -> Duration {
+        self.heart_beat.min(self.lease / 4)
+    }
+
     /// The largest message with its envelope.
     fn body_size_max(&self) -> u64 {
         self.message_size_max.saturating_add(ENVELOPE_SIZE_MAX)
@@ -405,7 +413,7 @@ impl<T: Transport> Links<T> {
             return true;
         }
         for lane in &mut path.lanes {
-            lane.ask_whether_alive(now, settings.heart_beat);
+            lane.ask_whether_alive(now, settings.renew_after());
         }
         false
     }
@@ -641,6 +649,12 @@ impl Outlet for Link {
 
     fn note_hedge_first(&mut self) {
         self.hedges_first += 1;
+    }
+
+    fn answered_since(&self) -> Option<Instant> {
+        self.incarnation?;
+        let lanes = self.paths[self.active].lanes.iter().filter(|lane| lane.is_up());
+        lanes.map(Lane::answered_since).min().flatten()
     }
 }
 

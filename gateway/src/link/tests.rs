@@ -32,6 +32,7 @@ pub(super) fn settings() -> LinkSettings {
         secret: Secret::new(b"secret"),
         heart_beat: Duration::from_millis(500),
         version_max: Version::CURRENT,
+        lease: Duration::from_secs(60),
         deadline: Duration::from_secs(2),
         path_deadline: Duration::from_millis(300),
         hedge_after: Duration::from_millis(10),

@@ -1,5 +1,7 @@
 //! Answers from the wire, as replication sees them.
 
+use std::time::Duration;
+
 use kvs_proto::{Event as ClientEvent, QueueHandle, Tag};
 
 use crate::message::QueueIndex;
@@ -26,8 +28,12 @@ pub(super) fn translate(event: ClientEvent) -> Option<Reply> {
                 content: attached.content,
                 messages: attached.messages,
             };
-            let standing =
-                Standing { sequence: attached.last_sequence, numbers, last_id: attached.last_id };
+            let standing = Standing {
+                sequence: attached.last_sequence,
+                numbers,
+                last_id: attached.last_id,
+                owner_idle: attached.owner_idle_ms.map(|it| Duration::from_millis(it.into())),
+            };
             (queue, Answer::Attached { standing, credit })
         }
         ClientEvent::Dropped { queue, .. } => (queue, Answer::Dropped),

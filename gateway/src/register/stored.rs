@@ -56,7 +56,13 @@ pub(super) mod tests {
 
     pub(crate) fn record(version: u64, epoch: u64) -> Record {
         let member = RecordedMember { server: "a".into(), incarnation: Incarnation(u64::MAX) };
-        Record { version, epoch: Epoch(epoch), members: vec![member], queues: vec!["q".into()] }
+        Record {
+            version,
+            epoch: Epoch(epoch),
+            members: vec![member],
+            queues: vec!["q".into()],
+            lease_ms: 700,
+        }
     }
 
     fn stored(writer: u64, version: u64, epoch: u64) -> Stored {

@@ -8,6 +8,7 @@
 //! the record before anything goes on without it; a server that comes (back) is filled and then
 //! taken in.
 
+mod lease;
 mod members;
 mod recovery;
 #[cfg(test)]
@@ -60,6 +61,8 @@ pub struct Policy {
     /// How long a starting gateway waits for all recorded members before it starts with those
     /// that are there.
     pub recovery_wait: Duration,
+    /// How long a member's answer lets us act as the owner.
+    pub lease: Duration,
     /// Start anew when every recorded copy is lost, instead of standing still.
     pub accept_loss: bool,
     /// Where the gateway stands: its own memory is one of the copies.
@@ -132,6 +135,10 @@ pub struct Cohort {
     lacking_since: Option<Instant>,
     /// The queues accept all the same: another copy is about to come.
     is_patient: bool,
+    /// Until when we may act; 0 without a lease.
+    lease_until: Instant,
+    /// The latest time that we were told.
+    now: Instant,
     /// Something changed that may concern whether any queue accepts.
     refresh: bool,
     events: VecDeque<CohortEvent>,
@@ -178,6 +185,8 @@ impl Cohort {
             fetching: 0,
             lacking_since: None,
             is_patient: false,
+            lease_until: Instant::ZERO,
+            now: Instant::ZERO,
             refresh: true,
             events: VecDeque::new(),
             counters: CohortCounters::default(),
@@ -269,6 +278,7 @@ impl Cohort {
         incarnation: Incarnation,
         outlets: &mut impl Outlets,
     ) {
+        self.now = now;
         self.members[member].up = Some(incarnation);
         self.members[member].proof = Proof::None;
         self.refresh = true;
@@ -318,6 +328,7 @@ impl Cohort {
         outlets: &mut impl Outlets,
         board: &Board,
     ) {
+        self.now = now;
         if matches!(reply.answer, Answer::Alive) {
             return self.handle_alive(member);
         }
@@ -326,7 +337,10 @@ impl Cohort {
         let outlet = outlets.of(member);
         match unit.copies[member].handle_answer(reply.answer, &context, outlet, &unit.queue) {
             Progress::None => self.touch(place),
-            Progress::Stands(_) => self.handle_stands(now, member, place),
+            Progress::Stands(standing) => {
+                self.note_seal(now, member, place, standing.owner_idle);
+                self.handle_stands(now, member, place);
+            }
             Progress::Unknown => self.handle_unknown(now, member, place, outlet),
             Progress::Exists => self.units[place].copies[member].attach(&context, outlet),
             Progress::Advanced => self.handle_advanced(place),
@@ -347,6 +361,7 @@ impl Cohort {
         answer: RegisterAnswer,
         outlets: &mut impl Outlets,
     ) {
+        self.now = now;
         let RegisterState::Waiting(call) =
             std::mem::replace(&mut self.register, RegisterState::Idle)
         else {
@@ -374,7 +389,9 @@ impl Cohort {
 
     /// Deadlines, and whatever has become possible. Once a turn.
     pub fn maintain(&mut self, now: Instant, outlets: &mut impl Outlets, board: &Board) {
+        self.note_time(now);
         self.maintain_register(now);
+        self.maintain_lease(now, outlets, board);
         match self.phase {
             Phase::Gathering { .. } => self.maintain_gathering(now),
             Phase::Serving => {
@@ -397,6 +414,19 @@ impl Cohort {
         }
     }
 
+    /// Nobody is judged by a time in which we were not awake to hear of it: while a member is away, turns come
+    /// no later than when it would be given up.
+    fn note_time(&mut self, now: Instant) {
+        let before = std::mem::replace(&mut self.now, now);
+        if now.saturating_since(before) <= self.policy.isolate_after * 3 / 2 {
+            return;
+        }
+        for member in self.members.iter_mut().filter(|member| member.up.is_none()) {
+            member.down_since = now;
+        }
+        self.lacking_since = self.lacking_since.map(|_| now);
+    }
+
     /// Posts whether the queue accepts.
     fn post(&self, place: usize, board: &Board) {
         board.set_accepting(self.units[place].queue_index(), self.is_accepting(place));
@@ -406,9 +436,7 @@ impl Cohort {
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let deadline = match (&self.register, &self.phase) {
             (RegisterState::Failed { again_at, .. }, _) => Some(again_at.unwrap_or(now)),
-            (_, Phase::Gathering { since }) => {
-                Some(since.map_or(now, |since| since + self.policy.recovery_wait))
-            }
+            (_, Phase::Gathering { since }) => self.gathering_deadline(now, *since),
             _ => None,
         };
         deadline.into_iter().chain(self.members_deadline(now)).min()
@@ -430,7 +458,7 @@ impl Cohort {
     /// until the record says that it does not, and one that joins from when its copies follow: a
     /// successor would start from it.
     fn commit(&mut self, place: usize) {
-        if self.has_expelled() {
+        if self.has_expelled() || !self.has_lease(self.now) {
             return;
         }
         let members = self.in_set().collect::<Vec<_>>();
@@ -588,7 +616,10 @@ impl Cohort {
         }
         let record = self.record.as_ref().expect("a serving cohort has a record");
         let wanted = self.wanted_record(record);
-        if wanted.members != record.members || wanted.queues != record.queues {
+        let same = |a: &Record, b: &Record| {
+            a.members == b.members && a.queues == b.queues && a.lease_ms == b.lease_ms
+        };
+        if !same(&wanted, record) {
             self.register = RegisterState::Wanted(RegisterCall::Swap(wanted));
         }
     }

@@ -367,6 +367,17 @@ impl Copy {
         self.is_following() || (resumes && self.acknowledged().is_some())
     }
 
+    /// Whether the server has told us, over this connection, that we own the queue.
+    pub fn is_attached(&self) -> bool {
+        match self.stage {
+            Stage::Detached | Stage::Asked | Stage::Emptying | Stage::Clearing => false,
+            Stage::Standing(_)
+            | Stage::Filling(_)
+            | Stage::Baselining { .. }
+            | Stage::Following { .. } => true,
+        }
+    }
+
     /// Whether nothing has been asked of it on this connection.
     pub fn is_detached(&self) -> bool {
         matches!(self.stage, Stage::Detached)
@@ -692,6 +703,7 @@ impl Standing {
             messages: 0,
         },
         last_id: MessageId(0),
+        owner_idle: None,
     };
 }
 

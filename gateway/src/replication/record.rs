@@ -1,5 +1,7 @@
 //! The record of a cohort: who owns its queues, and which copies count.
 
+use std::time::Duration;
+
 use kvs_proto::{Epoch, Incarnation};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +21,22 @@ pub struct Record {
     pub members: Vec<RecordedMember>,
     /// The queues that exist at them, by name.
     pub queues: Vec<String>,
+    /// For how long the owner goes on after a member's last answer, in milliseconds. Left out where it is the
+    /// usual, as by those that knew of none.
+    #[serde(default = "lease_ms_default", skip_serializing_if = "is_lease_ms_default")]
+    pub lease_ms: u64,
+}
+
+/// The usual lease.
+pub const LEASE_DEFAULT: Duration = Duration::from_secs(1);
+
+fn lease_ms_default() -> u64 {
+    u64::try_from(LEASE_DEFAULT.as_millis()).expect("short")
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+fn is_lease_ms_default(lease_ms: &u64) -> bool {
+    *lease_ms == lease_ms_default()
 }
 
 /// A server and its life.
@@ -33,6 +51,16 @@ pub struct RecordedMember {
 }
 
 impl Record {
+    /// For how long the owner goes on after a member's last answer.
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
+    }
+
+    /// Whether that queue is recorded.
+    pub fn has_queue(&self, name: &str) -> bool {
+        self.queues.iter().any(|queue| queue == name)
+    }
+
     /// The recorded life of that server, if its copies count.
     pub fn incarnation_of(&self, server: &str) -> Option<Incarnation> {
         self.members.iter().find(|member| member.server == server).map(|member| member.incarnation)

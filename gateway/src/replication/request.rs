@@ -1,12 +1,14 @@
 //! What a backup queue is asked for and what it answers, as data: the link turns it into frames.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use kvs_proto::{
     ChainHash, ContentDigest, Credit, Epoch, Message as Body, MessageId, Op, Sequence,
     StateVersion, Status, Transaction,
 };
+use tcpstack::Instant;
 
 use crate::message::QueueIndex;
 
@@ -98,6 +100,8 @@ pub struct Standing {
     pub numbers: Baseline,
     /// The highest id ever stored.
     pub last_id: MessageId,
+    /// For how long the owner that it was taken from had been silent, if it was and that is known.
+    pub owner_idle: Option<Duration>,
 }
 
 /// An answer for one queue.
@@ -219,6 +223,10 @@ pub trait Outlet {
 
     /// The other path was the first to answer.
     fn note_hedge_first(&mut self) {}
+
+    /// When the newest request was made of which it is known, for each of the server's workers, that it
+    /// was answered by the path that carries the requests. `None` while there is no such path.
+    fn answered_since(&self) -> Option<Instant>;
 }
 
 impl<O: Outlet> Outlet for &mut O {
@@ -240,6 +248,10 @@ impl<O: Outlet> Outlet for &mut O {
 
     fn note_hedge_first(&mut self) {
         (**self).note_hedge_first();
+    }
+
+    fn answered_since(&self) -> Option<Instant> {
+        (**self).answered_since()
     }
 }
 

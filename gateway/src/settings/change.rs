@@ -32,7 +32,7 @@ impl Settings {
     /// while the gateway runs.
     pub fn fixed_differences(&self, running: &Settings) -> Vec<&'static str> {
         type Same = fn(&Settings, &Settings) -> bool;
-        let fixed: [(&str, Same); 22] = [
+        let fixed: [(&str, Same); 23] = [
             ("name", |a, b| a.name == b.name),
             ("hostname", |a, b| a.hostname == b.hostname),
             ("listen", |a, b| a.reception.listen == b.reception.listen),
@@ -53,6 +53,7 @@ impl Settings {
             ("group", |a, b| a.groups == b.groups),
             ("queue (names, groups, order)", |a, b| a.homes().eq(b.homes())),
             ("times.heart_beat", |a, b| a.links[0].heart_beat == b.links[0].heart_beat),
+            ("times.lease", |a, b| a.policy.lease == b.policy.lease),
             ("times.link_deadline", |a, b| a.links[0].deadline == b.links[0].deadline),
             ("times.path_deadline", |a, b| a.links[0].path_deadline == b.links[0].path_deadline),
             ("times.hedge_after", |a, b| a.links[0].hedge_after == b.links[0].hedge_after),

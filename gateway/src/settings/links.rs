@@ -12,6 +12,7 @@ use super::{Group, server_name_is_allowed};
 use crate::link::{LinkSettings, Route};
 use crate::replication::cohort::BACKUPS;
 use crate::replication::placement::{Placement, best};
+use crate::replication::record::LEASE_DEFAULT;
 
 /// Every `[[kvs]]`, in order.
 pub(super) fn read_links(
@@ -29,6 +30,13 @@ pub(super) fn read_links(
     let times = root.table("times");
     let heart_beat = times.duration("heart_beat").default(Duration::from_millis(500));
     let deadline = times.duration("link_deadline").default(Duration::from_secs(2));
+    let lease = times
+        .duration("lease")
+        .range(LEASE_MIN..=LEASE_MAX)
+        .default(LEASE_DEFAULT.max(heart_beat * 2));
+    if lease <= heart_beat {
+        times.mistake_at("lease", "must be longer than `heart_beat`, which renews it");
+    }
     if deadline <= heart_beat {
         times.mistake_at("link_deadline", "must be longer than `heart_beat`");
     }
@@ -60,6 +68,7 @@ pub(super) fn read_links(
             version_max,
             message_size_max,
             heart_beat,
+            lease,
             deadline,
             path_deadline,
             hedge_after,
@@ -100,6 +109,10 @@ fn read_local(table: &Table<'_>, key: &'static str) -> Option<IpAddr> {
 /// Defaults of a link with two paths, unless its other times are shorter.
 const PATH_DEADLINE: Duration = Duration::from_millis(300);
 const HEDGE_AFTER: Duration = Duration::from_millis(10);
+
+/// A lease is recorded in milliseconds, and renewed by a quarter of it.
+const LEASE_MIN: Duration = Duration::from_millis(20);
+const LEASE_MAX: Duration = Duration::from_secs(3600);
 
 /// Most servers in a group.
 const GROUP_MAX: usize = 8;

@@ -36,6 +36,7 @@ use crate::queue::{QueuePolicy, RetryPolicy};
 use crate::register::RegisterSettings;
 use crate::replication::cohort::{BACKUPS, Policy, UnitSettings};
 use crate::replication::placement::Placement;
+use crate::replication::record::LEASE_DEFAULT;
 use crate::shard::{CohortSettings, ShardSettings};
 
 /// Most queues of one gateway. A configuration with more is refused.
@@ -178,6 +179,7 @@ impl Settings {
             min_sync: root.integer("min_sync").range(1..=BACKUPS).default(BACKUPS),
             isolate_after: times.duration("isolate_after").default(Duration::from_secs(1)),
             recovery_wait: times.duration("recovery_wait").default(Duration::from_secs(10)),
+            lease: links.first().map_or(LEASE_DEFAULT, |link| link.lease),
             accept_loss: false,
             placement,
         };

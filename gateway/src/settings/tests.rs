@@ -314,12 +314,14 @@ fn what_only_a_start_can_change_is_known() {
         ("[threads]", "log = \"json\"\n[threads]", "log"),
         ("workers = 3", "workers = 2", "threads"),
         ("[threads]", "min_sync = 1\n[threads]", "min_sync"),
+        ("[threads]", "protocol_max = 1\n[threads]", "protocol_max"),
         ("127.0.0.1:7002", "127.0.0.1:7003", "kvs"),
         ("kvs = [\"a\", \"b\"]", "kvs = [\"b\", \"a\"]", "group"),
         ("name = \"b\"\n", "name = \"b\"\nrack = \"r\"\n", "kvs"),
         ("[threads]", "[placement]\nrack = \"r\"\n[threads]", "placement"),
         ("name = \"example.net\"", "name = \"example.com\"", "queue (names, groups, order)"),
-        ("[threads]", "[times]\nheart_beat = \"1 s\"\n[threads]", "times.heart_beat"),
+        ("[threads]", "[times]\nheart_beat = \"300 ms\"\n[threads]", "times.heart_beat"),
+        ("[threads]", "[times]\nlease = \"2 s\"\n[threads]", "times.lease"),
         ("[threads]", "[times]\nlink_deadline = \"1 s\"\n[threads]", "times.link_deadline"),
         ("[threads]", "[times]\npath_deadline = \"1 s\"\n[threads]", "times.path_deadline"),
         ("[threads]", "[times]\nhedge_after = \"9 ms\"\n[threads]", "times.hedge_after"),
@@ -387,6 +389,9 @@ fn times_of_paths_stay_below_those_of_links() {
     let mistake = |text| times(text).unwrap_err().to_string();
     let text = mistake("path_deadline = \"2 s\"");
     assert!(text.contains("must be shorter than `link_deadline`"), "{text}");
+    let text = mistake("lease = \"500 ms\"");
+    assert!(text.contains("must be longer than `heart_beat`"), "{text}");
+    assert_eq!(times("heart_beat = \"1 s\"").unwrap().policy.lease, Duration::from_secs(2));
     let text = mistake("hedge_after = \"300 ms\"");
     assert!(text.contains("must be shorter than `path_deadline`"), "{text}");
 }

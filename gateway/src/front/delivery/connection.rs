@@ -39,6 +39,8 @@ pub(super) struct Connection {
     transfer_deadline: Instant,
     /// It is in the list of connections to flush.
     pub(super) is_listed: bool,
+    /// What it has to send waits for the queue's lease.
+    pub(super) is_withheld: bool,
     /// It is counted as one that has nothing to do.
     pub(super) is_counted_idle: bool,
 }
@@ -70,6 +72,7 @@ impl Connection {
             reply_deadline: Instant::MAX,
             transfer_deadline: Instant::MAX,
             is_listed: false,
+            is_withheld: false,
             is_counted_idle: false,
         }
     }
@@ -142,13 +145,18 @@ impl Connection {
         self.in_flight.remove(place).expect("just found")
     }
 
-    /// Sends what there is to send.
+    /// Sends what there is to send, while it `may_send` what is part of a message.
     pub(super) fn send<T: Transport>(
         &mut self,
         transport: &mut T,
         id: ConnectionId,
+        may_send: impl Fn() -> bool,
     ) -> Result<(), SendError> {
         while !self.smtp.output().is_empty() {
+            self.is_withheld = !self.in_flight.is_empty() && !may_send();
+            if self.is_withheld {
+                break;
+            }
             let mut slices = [IoSlice::new(&[]); SLICES_PER_SEND];
             let (mut count, mut offered) = (0, 0);
             for (slice, place) in self.smtp.output().slices().zip(&mut slices) {
@@ -163,6 +171,11 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// It does not wait for longer than that, whatever it waits for.
+    pub(super) fn limit_waiting(&mut self, until: Instant) {
+        self.reply_deadline = self.reply_deadline.min(until);
     }
 
     /// When to give up waiting.

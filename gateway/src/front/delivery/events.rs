@@ -82,7 +82,9 @@ impl Delivery {
         } else if connection.smtp.is_idle() {
             self.retire(id);
         } else {
-            connection.smtp.handle_loss(LossReason::TimedOut);
+            let is_ours = connection.is_withheld;
+            let reason = if is_ours { LossReason::Withheld } else { LossReason::TimedOut };
+            connection.smtp.handle_loss(reason);
             self.apply_events(transport, id);
         }
     }
@@ -202,7 +204,7 @@ impl Delivery {
 /// messages. Nor is one that ends because content was refused.
 fn is_failure(reason: &LossReason, connection: &Connection) -> bool {
     match reason {
-        LossReason::Interrupted => false,
+        LossReason::Interrupted | LossReason::Withheld => false,
         LossReason::Closed | LossReason::ShutDown(_) => {
             !connection.smtp.has_served() || connection.smtp.was_cut_short()
         }
@@ -225,6 +227,7 @@ impl fmt::Display for Shown<'_> {
             LossReason::Refused(reply) | LossReason::ShutDown(reply) => reply.fmt(f),
             LossReason::Interrupted => f.write_str("content refused before its end"),
             LossReason::Closed => f.write_str("connection refused or closed"),
+            LossReason::Withheld => f.write_str("we have no lease"),
             LossReason::TimedOut => f.write_str("no answer in time"),
             LossReason::Malformed => f.write_str("not SMTP"),
         }

@@ -11,6 +11,8 @@ mod serve;
 mod share;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
 
 use kvs_proto::MessageId;
 use smtp::LossReason;
@@ -24,6 +26,7 @@ use super::connections::Connections;
 use super::counters::DeliveryCounters;
 use super::timers::Timers;
 use crate::api::Command;
+use crate::board::Board;
 use crate::message::{DeliveryState, MessageRef, QueueIndex};
 
 /// The client's side of a front.
@@ -39,6 +42,9 @@ pub(super) struct Delivery {
     to_serve: VecDeque<QueueIndex>,
     /// Connections that may have something to send, each at most once.
     to_flush: Vec<ConnectionId>,
+    /// Connections with something to send that waits for their queue's lease. Some may be gone.
+    withheld: Vec<ConnectionId>,
+    board: Arc<Board>,
     /// To the shards; drained by the worker each turn. At most one for each attempt outstanding
     /// and one for each lane.
     commands: VecDeque<Command>,
@@ -58,7 +64,7 @@ enum Timer {
 }
 
 impl Delivery {
-    pub(super) fn new(config: &FrontConfig) -> Delivery {
+    pub(super) fn new(config: &FrontConfig, board: Arc<Board>) -> Delivery {
         assert!(config.number < config.fronts, "fronts are numbered from 0");
         let is_ours = |queue: u32| queue % u32::from(config.fronts) == u32::from(config.number);
         let destinations = &config.delivery.destinations;
@@ -74,6 +80,8 @@ impl Delivery {
             timers: Timers::new(),
             to_serve: VecDeque::new(),
             to_flush: Vec::new(),
+            withheld: Vec::new(),
+            board,
             commands: VecDeque::new(),
             idle_count: 0,
             counters: DeliveryCounters::default(),
@@ -171,15 +179,35 @@ impl Delivery {
         }
     }
 
-    /// Sends what there is to send, one call for each connection.
-    pub(super) fn flush<T: Transport>(&mut self, transport: &mut T) {
+    /// A queue has a lease again: what waited for one goes on.
+    pub(super) fn handle_leases(&mut self) {
+        for id in std::mem::take(&mut self.withheld) {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.is_withheld = false;
+                self.list_to_flush(id);
+            }
+        }
+        self.list_all_lanes();
+    }
+
+    /// Sends what there is to send, one call for each connection. Nothing of a message leaves, and its end of
+    /// data above all, unless its queue has a lease at the time that `clock` reads before each call: the
+    /// turn may have taken long, and the process may have been stopped in it. What is withheld waits for
+    /// a little; if the queue is somebody else's by now, this process ends and nothing was lost.
+    pub(super) fn flush<T: Transport>(&mut self, transport: &mut T, clock: impl Fn() -> Instant) {
         let mut listed = std::mem::take(&mut self.to_flush);
         for id in listed.drain(..) {
             let Some(connection) = self.connections.get_mut(id) else { continue };
             connection.is_listed = false;
+            let queue = connection.queue;
+            let may_send = || clock() < self.board.lease_until(queue);
             // A connection that is gone has its event coming.
-            if connection.is_established && connection.send(transport, id).is_ok() {
+            if connection.is_established && connection.send(transport, id, may_send).is_ok() {
                 connection.renew_deadline(self.now, &self.config.timeouts);
+                if connection.is_withheld {
+                    self.withheld.push(id);
+                    connection.limit_waiting(self.now + WITHHELD_TIMEOUT);
+                }
                 self.timers.arm(Timer::Connection(id), connection.deadline());
                 self.count_idle(id);
             }
@@ -281,6 +309,10 @@ impl Delivery {
         }
     }
 }
+
+/// How long the next hop is kept waiting in the middle of a message for a lease. Then the connection is
+/// given up, and the message goes back as if it had not been tried.
+const WITHHELD_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn place(queue: QueueIndex) -> usize {
     queue.0 as usize

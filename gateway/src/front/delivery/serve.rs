@@ -41,7 +41,7 @@ impl Delivery {
         let (now, unix_ms) = (self.now, self.unix_ms);
         loop {
             let lane = self.lanes[place(queue)].as_mut().expect("the lane is ours");
-            if lane.waiting.is_empty() {
+            if lane.waiting.is_empty() || self.board.lease_until(queue) <= now {
                 return;
             }
             let most = lane.connections_max().min(lane.connections.len());

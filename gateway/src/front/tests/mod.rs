@@ -6,6 +6,7 @@ mod delivery;
 mod destinations;
 mod hostile;
 mod kernel;
+mod lease;
 mod misbehaviour;
 mod peer;
 mod policy;
@@ -48,6 +49,8 @@ struct World<T> {
     next_hop: NextHop<T>,
     client: Peer<T>,
     board: Arc<Board>,
+    /// How much later it is at the end of a turn of the front's.
+    turn_takes: Duration,
 }
 
 /// Domains a.example, b.example and c.example go to queues 0, 1 and 2; each has the next hop.
@@ -136,6 +139,9 @@ impl<T: Transport> World<T> {
         for queue in 0..3 {
             board.set_accepting(QueueIndex(queue), true);
         }
+        for queue in 0..3 {
+            board.set_lease(QueueIndex(queue), Instant::ZERO, Instant::MAX);
+        }
         let [front, client, next_hop] = transports;
         let mut world = World {
             front: Front::new(config, front, Arc::clone(&board)),
@@ -144,6 +150,7 @@ impl<T: Transport> World<T> {
             client: Peer::new(client),
             board,
             time,
+            turn_takes: Duration::ZERO,
         };
         world.turn();
         world
@@ -159,14 +166,16 @@ impl<T: Transport> World<T> {
     /// One turn of everybody; returns whether anybody did something.
     fn turn(&mut self) -> bool {
         let now = self.now();
-        let mut has_worked = self.front.turn(now, UNIX_MS + now.as_nanos() / 1_000_000);
+        let later = now + self.turn_takes;
+        let unix_ms = UNIX_MS + now.as_nanos() / 1_000_000;
+        let mut has_worked = self.front.turn(now, unix_ms, || later);
         while let Some(command) = self.front.poll_command() {
             has_worked = true;
             self.shard.handle_command(command);
         }
         while let Some(notice) = self.shard.poll_notice() {
             has_worked = true;
-            self.front.handle_notice(notice);
+            self.front.handle_notice(notice, now);
         }
         has_worked |= self.client.turn(now);
         has_worked |= self.next_hop.turn(now);

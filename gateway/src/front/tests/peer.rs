@@ -166,6 +166,11 @@ impl<T: Transport> NextHop<T> {
         hop
     }
 
+    /// Whether it has been asked to take content.
+    pub(super) fn has_mail(&self) -> bool {
+        self.sessions.values().any(|session| session.content.is_some())
+    }
+
     pub(super) fn set_listening(&mut self, listening: bool) {
         match (listening, self.listener.take()) {
             (true, None) => {

@@ -122,7 +122,8 @@ fn a_report_that_is_not_committed_in_time_is_withdrawn_and_never_delivered() {
     assert_eq!(outcomes(&mut world), [(ORIGINAL, ReportOutcome::Postponed)]);
     assert_eq!((world.shard.queue(Q1).withdrawn, world.next_hop.messages.len()), (1, 0));
     let notice = crate::api::Notice::Committed { ticket: late.ticket, queue: Q1, id: ORIGINAL };
-    world.front.handle_notice(notice);
+    let now = world.now();
+    world.front.handle_notice(notice, now);
     world.run_for(Duration::from_secs(1));
     assert_eq!(outcomes(&mut world).len(), 1, "a commit that crossed the withdrawal is nothing");
     assert_eq!(world.front.counters().reports.late_notices, 1);

@@ -19,9 +19,10 @@ use super::{Cohort, MemberSettings, is_asked_for};
 /// Copies of each queue at servers, when all is well.
 pub const BACKUPS: usize = 2;
 
-/// Beyond `isolate_after`, how long queues go on accepting while a spare is made ready. Clients wait for their
+/// Beyond `isolate_after`, how long a server may be away where nothing can be committed without it; and how long
+/// queues go on accepting while a spare is made ready. Clients wait for their
 /// 250 meanwhile. A fill that takes longer is of a queue so long that they are better told to come back.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(super) struct Member {
@@ -34,6 +35,8 @@ pub(super) struct Member {
     /// Fills that failed since it last counted.
     pub(super) failures: u32,
     pub(super) proof: Proof,
+    /// When the newest request was made, of that life of the server, whose answer lets us act.
+    pub(super) renewed: Option<(Incarnation, Instant)>,
     /// What it may still have of the queues, although it does not count, was dropped (or is about to be).
     is_cleared: bool,
 }
@@ -71,8 +74,15 @@ impl Member {
             role: Role::Out { not_before: Instant::ZERO },
             failures: 0,
             proof: Proof::None,
+            renewed: None,
             is_cleared: false,
         }
+    }
+
+    /// When the newest request was made of that life of the server, whose answer lets us act; 0 if none.
+    pub(super) fn renewed_at(&self, life: Incarnation) -> Instant {
+        let renewed = self.renewed.filter(|(known, _)| *known == life);
+        renewed.map_or(Instant::ZERO, |(_, at)| at)
     }
 
     pub(super) fn counts(&self) -> bool {
@@ -193,7 +203,9 @@ impl Cohort {
     }
 
     /// Whether the rest must go on without that member of the set: nothing that only it may have is to be
-    /// read any more, and the others are enough, or a spare will make up for it.
+    /// read any more, and the others are enough, or a spare will make up for it. Where they are not enough,
+    /// nothing is accepted without it in any case; but what is queued is delivered no more either, for want
+    /// of its lease. So it is given a little longer to come back with what it has, and no more than that.
     fn is_overdue(&self, now: Instant, member: usize) -> bool {
         let it = &self.members[member];
         if !it.counts() || it.up.is_some() {
@@ -207,9 +219,10 @@ impl Cohort {
         }
         let away = now.saturating_since(it.down_since);
         let recovering = self.units.iter().any(|unit| !unit.is_open());
+        let allowed = others >= self.policy.min_sync || self.may_be_replaced(now);
         (recovering && away >= self.policy.recovery_wait)
-            || (away >= self.policy.isolate_after
-                && (others >= self.policy.min_sync || self.may_be_replaced(now)))
+            || (allowed && away >= self.policy.isolate_after)
+            || (!recovering && away >= self.policy.isolate_after + PATIENCE)
     }
 
     /// Whether that member of the set was away so long that another is to take its place.
@@ -340,6 +353,7 @@ impl Cohort {
     pub(super) fn wanted_record(&self, record: &Record) -> Record {
         let mut wanted = record.clone();
         wanted.version += 1;
+        wanted.lease_ms = self.lease_ms();
         let member = |place| self.wanted_member(place, record);
         wanted.members = (0..self.members.len()).filter_map(member).collect();
         for unit in &self.units {
@@ -406,6 +420,7 @@ impl Cohort {
             match member.role {
                 Role::InSet(_) if member.up.is_none() => {
                     consider(member.down_since + self.policy.isolate_after);
+                    consider(member.down_since + self.policy.isolate_after + PATIENCE);
                     consider(member.down_since + self.policy.recovery_wait);
                 }
                 Role::Out { not_before } => consider(not_before),

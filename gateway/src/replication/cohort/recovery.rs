@@ -10,6 +10,7 @@ use super::{
 use crate::board::Board;
 use crate::message::StoredMessage;
 use kvs_proto::{Epoch, MessageId};
+use std::time::Duration;
 
 impl Cohort {
     /// The register said how things are. The next epoch is announced there before any copy is
@@ -81,15 +82,64 @@ impl Cohort {
         let seals = record.members.iter().map(|it| (it, seal(&it.server))).collect::<Vec<_>>();
         let count = |seal| seals.iter().filter(|(_, it)| *it == seal).count();
         let (sealed, lost) = (count(Seal::Sealed), count(Seal::Lost));
+        let mut ends = (0..self.members.len()).filter_map(|it| self.former_end(it, &record));
+        let is_free = ends.any(|end| end <= now);
+        drop(ends);
         if sealed > 0 && (waited || sealed + lost == seals.len()) {
+            if !is_free {
+                // The former owner may still act.
+                return;
+            }
             // Any sealed member is enough to stop an earlier owner, which needs the answers of all. One that
             // does not answer stays recorded until the queues have been read from the others.
             let kept = seals.iter().filter(|(_, seal)| *seal != Seal::Lost);
             let members = kept.map(|(member, _)| (*member).clone()).collect();
             self.claim(record.version + 1, record.queues.clone(), members);
         } else if lost == seals.len() {
-            self.handle_all_lost(record);
+            // Nobody can tell when it was last heard from, other than that it is not any more.
+            let waits = !record.queues.is_empty() && self.policy.accept_loss;
+            if !waits || now >= Cohort::former_lease_end(&record, since, None) {
+                self.handle_all_lost(record);
+            }
         }
+    }
+
+    /// A copy is attached: if that took it from an owner, notes when that owner has stopped.
+    pub(super) fn note_seal(
+        &mut self,
+        now: Instant,
+        member: usize,
+        place: usize,
+        owner_idle: Option<Duration>,
+    ) {
+        let (Phase::Gathering { .. }, Some(record)) = (&self.phase, &self.record) else { return };
+        let end = Cohort::former_lease_end(record, now, owner_idle);
+        // An attachment that is repeated takes it from ourselves.
+        self.units[place].former_ends[member].get_or_insert(end);
+    }
+
+    /// When the former owner has stopped, by the lease that it had at that member, if it is sealed.
+    fn former_end(&self, place: usize, record: &Record) -> Option<Instant> {
+        if self.seal_of(place, record) != Seal::Sealed {
+            return None;
+        }
+        let recorded = self.units.iter().filter(|unit| record.has_queue(unit.name()));
+        Some(recorded.filter_map(|unit| unit.former_ends[place]).max().unwrap_or(Instant::ZERO))
+    }
+
+    /// When gathering has something to do although nothing happens.
+    pub(super) fn gathering_deadline(
+        &self,
+        now: Instant,
+        since: Option<Instant>,
+    ) -> Option<Instant> {
+        let Some(since) = since else { return Some(now) };
+        let places = 0..self.members.len();
+        let record = self.record.as_ref();
+        let ends = places.filter_map(|place| self.former_end(place, record?));
+        let lost = record.map(|record| Cohort::former_lease_end(record, since, None));
+        let times = [since + self.policy.recovery_wait].into_iter().chain(lost).chain(ends);
+        times.filter(|at| *at > now).min()
     }
 
     /// Claims queues that are not recorded yet.
@@ -118,7 +168,8 @@ impl Cohort {
     }
 
     fn claim(&mut self, version: u64, queues: Vec<String>, members: Vec<RecordedMember>) {
-        let record = Record { version, epoch: self.epoch, members, queues };
+        let (epoch, lease_ms) = (self.epoch, self.lease_ms());
+        let record = Record { version, epoch, members, queues, lease_ms };
         self.register = RegisterState::Wanted(RegisterCall::Swap(record));
         self.phase = Phase::Claiming;
     }

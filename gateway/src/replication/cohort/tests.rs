@@ -2,6 +2,7 @@
 
 mod chaos;
 mod corners;
+mod leases;
 mod server;
 mod spares;
 mod world;
@@ -10,7 +11,7 @@ use kvs_proto::{Credit, Incarnation, Status};
 
 use self::server::CREDIT;
 use self::world::{
-    ISOLATE_AFTER, RECOVERY_WAIT, SERVER_NAMES, World, board, cohort, cohort_of, message,
+    ISOLATE_AFTER, LEASE, RECOVERY_WAIT, SERVER_NAMES, World, board, cohort, cohort_of, message,
 };
 use super::*;
 use crate::message::DeliveryState;
@@ -73,6 +74,11 @@ fn with_one_server_lost_the_survivor_goes_on_only_if_the_policy_says_so() {
         assert_eq!(world.recorded() == ["a"], goes_on);
         assert_eq!(world.cohort.counters().committed_degraded, u64::from(goes_on));
         assert_eq!(world.is_accepting(), goes_on);
+        world.pass(members::PATIENCE);
+        assert_eq!(world.recorded(), ["a"], "what was committed is delivered at least");
+        assert_eq!(world.committed == [(0, id)], goes_on);
+        assert_eq!(world.is_accepting(), goes_on);
+        assert!(world.board.lease_until(QueueIndex(0)) > world.now);
     }
 }
 
@@ -354,6 +360,8 @@ fn all_copies_lost_is_an_alarm_and_never_an_empty_queue() {
     assert!(!world.is_accepting());
     world.fatal = None;
     world.restart_gateway(true);
+    // Whoever had them may still act.
+    world.pass(2 * LEASE);
     assert_eq!(world.fatal, None);
     world.store(0);
     world.settle();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use kvs_proto::{Epoch, MessageId, Transaction};
+use tcpstack::Instant;
 
 use super::super::copy::{Copy, QueueContext};
 use super::super::record::Record;
@@ -36,6 +37,8 @@ pub struct Unit {
     /// The queue.
     pub queue: MailQueue,
     pub(super) copies: Vec<Copy>,
+    /// By member: when the owner that the copy was taken from has stopped, by its lease.
+    pub(super) former_ends: Vec<Option<Instant>>,
     pub(super) service: Service,
     /// The changes up to this one are committed.
     pub(super) committed: Transaction,
@@ -70,6 +73,7 @@ impl Unit {
             settings,
             queue,
             copies,
+            former_ends: vec![None; members],
             service: Service::Waiting,
             committed: Transaction(0),
             dirty: false,

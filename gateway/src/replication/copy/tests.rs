@@ -103,6 +103,10 @@ impl Outlet for Sent {
     fn note_hedge_first(&mut self) {
         self.hedges_first += 1;
     }
+
+    fn answered_since(&self) -> Option<tcpstack::Instant> {
+        None
+    }
 }
 
 /// A queue with a copy that follows it.
@@ -329,7 +333,12 @@ fn a_resume_by_the_other_path_goes_on_from_what_the_server_has() {
         content: kvs_proto::ContentDigest(0),
         messages: 3,
     };
-    let standing = Standing { sequence: Sequence(3), numbers: numbers_then, last_id: MessageId(3) };
+    let standing = Standing {
+        sequence: Sequence(3),
+        numbers: numbers_then,
+        last_id: MessageId(3),
+        owner_idle: None,
+    };
     bench.answer(Answer::Attached { standing, credit: CREDIT });
     bench.copy.follow(&bench.queue).unwrap();
     bench.sent.requests.clear();

@@ -141,6 +141,7 @@ const READ: &[(&str, &str, &str, &str)] = &[
     ("limits", "client_content_max", "'7 KiB'", "content_max: Some(7168)"),
     ("limits", "exempt_networks", "['10.7.0.0/16']", "exempt_networks: Networks([10.7.0.0/16])"),
     ("times", "heart_beat", "'7 ms'", "heart_beat: 7ms"),
+    ("times", "lease", "'7 s'", "lease: 7s"),
     ("times", "link_deadline", "'7 s'", "deadline: 7s"),
     ("times", "path_deadline", "'70 ms'", "path_deadline: 70ms"),
     ("times", "hedge_after", "'7 ms'", "hedge_after: 7ms"),

@@ -111,6 +111,7 @@ impl Chaos {
 
     fn maintain(&mut self) {
         let world = &mut self.world;
+        world.beat();
         world.cohort.maintain(world.now, &mut world.servers, &world.board);
         if let Some(call) = world.cohort.poll_register() {
             self.asked = Some(call);
@@ -245,6 +246,10 @@ impl Chaos {
         }
         let world = &mut self.world;
         let servers = world.servers.len();
+        for server in &mut world.servers {
+            let idle = Duration::from_millis(self.random.u64(..2000));
+            server.owner_idle = Some(Some(idle).filter(|_| self.random.bool()));
+        }
         world.cohort = cohort_of(servers, world.min_sync, false);
         world.board = board();
         for member in 0..servers {

@@ -1,12 +1,14 @@
 //! Servers of the tests' own making: written from `docs/protocol.md`, not from the server's code.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use kvs_proto::{
     ChainHash, ContentDigest, Credit, Epoch, Message as Body, MessageId, Op, Sequence, StateDigest,
     StateVersion, Status, Transaction, chain, content_term, state_digest,
 };
+use tcpstack::Instant;
 
 use crate::message::QueueIndex;
 use crate::replication::request::{
@@ -27,6 +29,10 @@ pub(super) struct Server {
     pub(super) refusing: Option<Status>,
     /// Answers at most so many more requests.
     pub(super) patience: usize,
+    /// The newest request that it has answered was made then.
+    pub(super) answered_since: Option<Instant>,
+    /// What it says of a former owner, if anything else than that it was silent for long.
+    pub(super) owner_idle: Option<Option<Duration>>,
     /// There is another path, and this went there.
     pub(super) hedges: Option<Vec<Request>>,
 }
@@ -60,6 +66,10 @@ impl Outlet for Server {
     fn hedge(&mut self, request: Request) {
         self.hedges.as_mut().expect("there is another path").push(request);
     }
+
+    fn answered_since(&self) -> Option<Instant> {
+        self.answered_since.filter(|_| self.is_up)
+    }
 }
 
 impl Outlets for Vec<Server> {
@@ -90,9 +100,13 @@ impl ServerQueue {
         }
     }
 
-    pub(super) fn attached(&self) -> Answer {
-        let standing =
-            Standing { sequence: self.sequence, numbers: self.numbers(), last_id: self.last_id };
+    pub(super) fn attached(&self, owner_idle: Option<Duration>) -> Answer {
+        let standing = Standing {
+            sequence: self.sequence,
+            numbers: self.numbers(),
+            last_id: self.last_id,
+            owner_idle,
+        };
         Answer::Attached { standing, credit: CREDIT }
     }
 
@@ -157,7 +171,7 @@ impl Server {
                 return refuse(Op::Create, Status::Exists, Epoch(0));
             }
             let queue = ServerQueue { epoch: request.epoch, ..ServerQueue::default() };
-            let answer = queue.attached();
+            let answer = queue.attached(None);
             self.queues.insert(name, queue);
             return vec![answer];
         }
@@ -170,11 +184,13 @@ impl Server {
         match request.ask {
             Ask::Create { .. } | Ask::IsAlive => unreachable!("above"),
             Ask::Attach { .. } => {
+                let mut idle = None;
                 if request.epoch > queue.epoch {
                     queue.epoch = request.epoch;
                     queue.sequence = Sequence(0);
+                    idle = self.owner_idle.unwrap_or(Some(Duration::from_secs(3600)));
                 }
-                vec![queue.attached()]
+                vec![queue.attached(idle)]
             }
             Ask::Drop => {
                 self.queues.remove(&name);

@@ -32,6 +32,7 @@ pub(super) struct World {
 pub(super) const SERVER_NAMES: [&str; 3] = ["a", "b", "c"];
 
 pub(super) const ISOLATE_AFTER: Duration = Duration::from_secs(1);
+pub(super) const LEASE: Duration = Duration::from_secs(1);
 pub(super) const RECOVERY_WAIT: Duration = Duration::from_secs(10);
 
 pub(super) fn board() -> Arc<Board> {
@@ -62,6 +63,7 @@ fn cohort_at(placements: &[Placement], min_sync: usize, accept_loss: bool) -> Co
         min_sync,
         isolate_after: ISOLATE_AFTER,
         recovery_wait: RECOVERY_WAIT,
+        lease: LEASE,
         accept_loss,
         placement: placements[0].clone(),
     };
@@ -138,8 +140,14 @@ impl World {
     }
 
     pub(super) fn pass(&mut self, time: Duration) {
-        self.now += time;
-        self.settle();
+        // A longer time without a turn would look like a stall of the gateway's.
+        let mut left = time;
+        while !left.is_zero() {
+            let step = left.min(ISOLATE_AFTER);
+            self.now += step;
+            left -= step;
+            self.settle();
+        }
     }
 
     /// Lets everybody go on until nothing happens any more.
@@ -154,6 +162,7 @@ impl World {
 
     pub(super) fn step(&mut self) -> bool {
         let mut any = false;
+        self.beat();
         self.cohort.maintain(self.now, &mut self.servers, &self.board);
         while let Some(call) = self.cohort.poll_register() {
             any = true;
@@ -175,6 +184,15 @@ impl World {
             }
         }
         any
+    }
+
+    /// Heart-beats are answered.
+    pub(super) fn beat(&mut self) {
+        for server in self.servers.iter_mut().filter(|server| server.is_up) {
+            if server.patience > 0 {
+                server.answered_since = Some(self.now);
+            }
+        }
     }
 
     pub(super) fn register(&mut self, call: RegisterCall) -> RegisterAnswer {
