@@ -3,6 +3,7 @@
 mod chaos;
 mod corners;
 mod leases;
+mod model;
 mod server;
 mod spares;
 mod world;
