@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kvs_proto::MessageId;
+use kvs_proto::{Epoch, MessageId};
 use tcpstack::{Instant, Transport};
 use tracing::{info, warn};
 
@@ -277,6 +277,12 @@ impl<T: Transport> Shard<T> {
     pub fn unit(&self, queue: QueueIndex) -> Option<&Unit> {
         let home = (*self.state.homes.get(queue.0 as usize)?)?;
         Some(self.state.cohorts[home.cohort].cohort.unit(home.place))
+    }
+
+    /// The epoch of our ownership of a queue, if the shard has it.
+    pub fn epoch(&self, queue: QueueIndex) -> Option<Epoch> {
+        let home = (*self.state.homes.get(queue.0 as usize)?)?;
+        Some(self.state.cohorts[home.cohort].cohort.epoch())
     }
 
     /// What became of messages.

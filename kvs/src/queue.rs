@@ -352,6 +352,11 @@ impl Queue {
         self.operations.after(after, self.transaction)
     }
 
+    /// The operations after this transaction number are known.
+    pub fn operations_known_after(&self) -> Transaction {
+        Transaction(self.transaction.0.saturating_sub(self.operations.len() as u64))
+    }
+
     #[inline]
     fn check_store(&self, id: MessageId, length: usize) -> Result<(), Status> {
         if id <= self.last_id {

@@ -116,6 +116,11 @@ impl Operations {
         }
     }
 
+    /// How many are known.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Sequence numbers start again.
     pub(crate) fn begin_epoch(&mut self) {
         self.earlier = self.entries.len();

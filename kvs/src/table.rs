@@ -166,6 +166,11 @@ impl QueueTable {
         }
     }
 
+    /// A queue of that name at this worker, to look at.
+    pub fn peek(&self, name: QueueName<'_>) -> Option<&Queue> {
+        self.names.get(name.as_str()).map(|slot| self.queue(*slot))
+    }
+
     /// Removes a queue. Its name is free at once, its memory comes back as [`Arena::work`] is
     /// called.
     pub fn remove(&mut self, queue: QueueRef) {

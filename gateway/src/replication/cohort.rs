@@ -198,6 +198,11 @@ impl Cohort {
         &self.key
     }
 
+    /// The epoch of our ownership; 0 until one is announced.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// Its counters.
     pub fn counters(&self) -> CohortCounters {
         self.counters

@@ -117,6 +117,14 @@ impl Unit {
         self.service == Service::Open
     }
 
+    /// The member whose copy it is being read from, or was until the others are in step.
+    pub fn recovers_from(&self) -> Option<usize> {
+        match self.service {
+            Service::Fetching { source, .. } | Service::Settling { source } => Some(source),
+            Service::Waiting | Service::Creating | Service::Open => None,
+        }
+    }
+
     pub(super) fn context(&self, epoch: Epoch) -> QueueContext {
         QueueContext {
             queue: self.settings.queue,
