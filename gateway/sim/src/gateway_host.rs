@@ -15,6 +15,7 @@ use gateway::replication::record::RegisterAnswer;
 use gateway::settings::Settings;
 use gateway::shard::{RegisterErrand, Shard};
 use gateway::turn::{Drivers, Fatal, Parcel, Surroundings};
+use kvs_proto::Epoch;
 use tcpstack::{Instant, SimNetwork, SimTransport};
 
 use crate::sabotage::Saboteur;
@@ -141,6 +142,21 @@ impl GatewayHost {
         let shards = self.workers.iter().filter_map(|worker| worker.shard.as_ref());
         let mut units = shards.filter_map(|shard| shard.unit(queue));
         units.next().expect("each queue has a shard")
+    }
+
+    /// The epoch of the ownership of a queue.
+    ///
+    /// # Panics
+    /// If there is no such queue.
+    pub fn epoch(&self, queue: QueueIndex) -> Epoch {
+        let mut shards = self.workers.iter().filter_map(|worker| worker.shard.as_ref());
+        shards.find_map(|shard| shard.epoch(queue)).expect("each queue has a shard")
+    }
+
+    /// Whether any front listens for mail.
+    pub fn has_ports_open(&self) -> bool {
+        let mut fronts = self.workers.iter().filter_map(|worker| worker.front.as_ref());
+        fronts.any(|front| !front.local_addresses().is_empty())
     }
 
     /// What each shard's links with two paths have been through.

@@ -14,13 +14,7 @@ use kvs_proto::body::Limits;
 use kvs_proto::{Incarnation, STATE_SIZE_BYTES_MAX, Version};
 use tcpstack::SimTransport;
 
-use crate::scenario::Scenario;
-
-/// Bytes for messages of a server: several times what the gateway may hold, so that it is never
-/// full.
-pub const MEMORY_BYTES: usize = 64 << 20;
-
-const MESSAGES_MAX: usize = 200_000;
+use crate::scenario::{Scenario, ServerRoom};
 
 /// Starts a server, empty: each start is a new life.
 ///
@@ -29,10 +23,12 @@ const MESSAGES_MAX: usize = 200_000;
 pub fn start(
     transport: SimTransport,
     addresses: &[SocketAddr],
+    room: ServerRoom,
     rng: &mut Rng,
 ) -> (Worker<SimTransport>, Incarnation) {
     let incarnation = Incarnation(rng.u64(1..));
-    let arena = Arena::new(MEMORY_BYTES, MESSAGES_MAX).expect("the machine has that much memory");
+    let arena =
+        Arena::new(room.memory_bytes, room.messages_max).expect("the machine has that much memory");
     let bounds = QueueBounds { messages_max: u64::MAX, bytes_max: u64::MAX };
     let directory = Arc::new(Directory::new(1, 100));
     directory.set_port(0, addresses[0].port());

@@ -10,10 +10,12 @@
 //! * [`world`] has the hosts, and moves time.
 //! * [`gateway_host`], [`kvs_host`] and [`register`] are processes that crash and return.
 //! * [`check`] compares copies and budgets, while the world runs and at its end.
+//! * [`invariants`] looks after each step whether what must always hold does.
 //! * [`watch`] watches links with two paths.
 //! * [`run`] is one run from start to verdict, and [`report`] what is known of it then.
 //! * [`tally`] is what many runs come to.
 //! * [`sabotage`] breaks the system on purpose, to prove that the checks would see it.
+//! * [`model`] looks at every order of what can happen to one queue, up to a bound.
 //! * [`chronicle`] keeps the last things that happened, for reading.
 
 #![forbid(unsafe_code)]
@@ -21,7 +23,9 @@
 pub mod check;
 pub mod chronicle;
 pub mod gateway_host;
+pub mod invariants;
 pub mod kvs_host;
+pub mod model;
 pub mod plan;
 pub mod register;
 pub mod report;

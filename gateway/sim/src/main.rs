@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use sim::chronicle::Chronicle;
+use sim::model::{Bounds, search};
 use sim::report::{Report, Verdict};
 use sim::run::run_with;
 use sim::scenario::{FaultLevel, Options};
@@ -34,6 +35,12 @@ struct Arguments {
     /// How many runs at the same time, each on a thread of its own.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
     jobs: u64,
+    /// Look at every order of events of one queue instead, up to `--depth` of them.
+    #[arg(long)]
+    model: bool,
+    /// How many events, one after the other, in the model.
+    #[arg(long, default_value_t = 7)]
+    depth: usize,
     /// Print what happens, as it happens.
     #[arg(long)]
     trace: bool,
@@ -69,6 +76,9 @@ fn main() -> ExitCode {
         );
     }
     let began = Instant::now();
+    if arguments.model {
+        return look_at_model(arguments.depth);
+    }
     let mut tally = Tally::default();
     run_all(&arguments, |report| {
         tally.add(&report);
@@ -82,6 +92,24 @@ fn main() -> ExitCode {
         print!("{}", tally.text(began.elapsed()));
     }
     if tally.has_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The exhaustive search.
+fn look_at_model(depth: usize) -> ExitCode {
+    let began = Instant::now();
+    let found = search(Bounds { depth, ..Bounds::LARGE }, None);
+    let cut_off = if found.is_cut_off { ", cut off" } else { "" };
+    println!(
+        "{} states, {} steps, {} events deep{cut_off}, in {:.1} s",
+        found.states,
+        found.steps,
+        found.depth,
+        began.elapsed().as_secs_f64()
+    );
+    let Some((broken, way)) = found.broken else { return ExitCode::SUCCESS };
+    println!("{broken}");
+    way.iter().for_each(|action| println!("    {action:?}"));
+    ExitCode::FAILURE
 }
 
 /// Runs all seeds, and gives their reports as they come.

@@ -1,5 +1,7 @@
 //! What goes wrong, and when: drawn from the seed before the run.
 
+mod nodes;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -14,6 +16,8 @@ use crate::sabotage::Sabotage;
 use crate::scenario::{
     FaultLevel, GATEWAY_SMTP, Options, PATHS, SERVERS, SINK, Scenario, ends, sender_host,
 };
+
+pub use nodes::Node;
 
 /// One thing that happens to the world.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -40,6 +44,23 @@ pub enum Fault {
     ServerReturn {
         /// Which.
         server: usize,
+    },
+    /// A server dies and never returns. Only if there is a spare.
+    ServerDeath {
+        /// Which.
+        server: usize,
+        /// How.
+        how: Crash,
+    },
+    /// A node's processor is busy with something else for a while: each turn of a process takes up to
+    /// so long.
+    SlowNode {
+        /// Which.
+        node: Node,
+        /// How long a turn takes at most.
+        turn: Duration,
+        /// How long it lasts.
+        lasts: Duration,
     },
     /// All connections between two hosts are reset.
     Reset(IpAddr, IpAddr),
@@ -170,7 +191,9 @@ impl Plan {
             }
             plan.sink = sink_faults(rng);
             if options.sabotage.is_none() {
+                plan.sink = nodes::sink_faults_everywhere(plan.sink, options.seed);
                 plan.add_outages(begin, load_time, options.seed);
+                plan.add_node_faults(begin, scenario, options.seed);
             }
             if scenario.has_standby {
                 plan.add_path_faults(begin, scenario, options.seed);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use loadgen::ledger::{Counts, ProblemKind};
 
+use crate::invariants::Invariant;
 use crate::scenario::{FaultLevel, Options};
 
 /// What one run showed.
@@ -66,6 +67,8 @@ pub struct Failure {
 pub enum FailureKind {
     /// The ledger.
     Ledger(ProblemKind),
+    /// Something that must hold after every step did not.
+    Broken(Invariant),
     /// A queue and its copies, or a budget and what it was, differ.
     Difference,
     /// After the faults, the world did not come to rest in time.
@@ -113,7 +116,8 @@ impl Report {
             FaultLevel::None => true,
             FaultLevel::Paths => ["partition", "slow path", "reset"].into_iter().any(happened),
             FaultLevel::Crashes | FaultLevel::All => {
-                happened("gateway crash") && happened("server crash")
+                let died = happened("server crash") || happened("server death without return");
+                happened("gateway crash") && died
             }
         };
         if !self.failures.is_empty() {

@@ -12,6 +12,7 @@ use tcpstack::Instant;
 
 use crate::check::{check_always, check_paths, check_settled};
 use crate::chronicle::Chronicle;
+use crate::invariants::Invariants;
 use crate::report::{Failure, FailureKind, Report};
 use crate::scenario::Options;
 use crate::world::World;
@@ -30,9 +31,14 @@ pub fn run_with(options: Options, chronicle: &Chronicle) -> Report {
         catch_unwind(AssertUnwindSafe(|| {
             let mut world = World::new(&options, chronicle.clone());
             report.summary = world.scenario().summary.clone();
-            if let Err(failure) = live(&mut world) {
+            let mut invariants = match options.sabotage {
+                None => Invariants::default(),
+                Some(_) => Invariants::without_memory(),
+            };
+            if let Err(failure) = live(&mut world, &mut invariants) {
                 report.failures.push(failure);
             }
+            report.checks = invariants.looks();
             judge(&mut world, &mut report);
         }))
     });
@@ -48,18 +54,18 @@ pub fn run_with(options: Options, chronicle: &Chronicle) -> Report {
 }
 
 /// Both phases.
-fn live(world: &mut World) -> Result<(), Failure> {
+fn live(world: &mut World, invariants: &mut Invariants) -> Result<(), Failure> {
     let end = world.plan().end;
     while world.now() < end || !world.plan().is_over() {
         if world.now() > end + RETURN_TIME_MAX {
             break;
         }
-        advance(world, CHECK_INTERVAL)?;
+        advance(world, invariants, CHECK_INTERVAL)?;
     }
     world.end_faults();
     let bound = world.now() + SETTLING_TIME_MAX;
     loop {
-        advance(world, CHECK_INTERVAL)?;
+        advance(world, invariants, CHECK_INTERVAL)?;
         match check_settled(world) {
             Ok(()) => return Ok(()),
             Err(difference) if world.now() >= bound => {
@@ -71,16 +77,23 @@ fn live(world: &mut World) -> Result<(), Failure> {
     }
 }
 
-/// Lets some time pass, and checks.
-fn advance(world: &mut World, time: Duration) -> Result<(), Failure> {
+/// Lets some time pass, and checks: the invariants after each step.
+fn advance(world: &mut World, invariants: &mut Invariants, time: Duration) -> Result<(), Failure> {
     let until: Instant = world.now() + time;
     while world.now() < until {
-        world.step(until);
+        let changed = world.step(until);
         if let Some(why) = world.fatal() {
             return Err(Failure { kind: FailureKind::Stopped, what: why.into() });
         }
+        if !changed {
+            continue;
+        }
+        invariants.look(world).map_err(|broken| Failure {
+            kind: FailureKind::Broken(broken.invariant),
+            what: broken.to_string(),
+        })?;
     }
-    world.note_checks();
+    world.watch_paths();
     check_always(world).and_then(|()| check_paths(world)).map_err(|difference| Failure {
         kind: FailureKind::Difference,
         what: difference.to_string(),
@@ -104,16 +117,18 @@ fn judge(world: &mut World, report: &mut Report) {
     });
     report.counts = verdict.counts;
     report.faults = world.fault_counts().clone();
+    for (kind, count) in world.next_hop_faults().filter(|(_, count)| *count > 0) {
+        report.faults.insert(kind, count);
+    }
     if world.register().repeats() > 0 {
         report.faults.insert("swap repeated", world.register().repeats());
     }
     report.paths = world.path_counts();
     report.virtual_time = world.now().saturating_since(Instant::ZERO);
     report.turns = world.turns();
-    report.checks = world.checks();
 }
 
-/// How often what must always hold is checked, in the world's time.
+/// How often what is looked at as a whole is checked, in the world's time.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The longest that a fault lasts beyond the time in which faults begin.

@@ -79,6 +79,8 @@ pub struct Scenario {
     pub one_connection: bool,
     /// The servers are reached by two network segments.
     pub has_standby: bool,
+    /// What each server may hold.
+    pub server: ServerRoom,
     /// The longest that one turn of a process takes.
     pub turn_cost_max: Duration,
     /// Connections to the servers and the next hop, and what a server may hold, in words.
@@ -111,6 +113,22 @@ impl Scenario {
             has_standby,
             path_deadline_ms: *of_paths.choice([150, 300].iter()).expect("not empty"),
             hedge_after_ms: *of_paths.choice([0, 2, 10, 30].iter()).expect("not empty"),
+            memory_mib: 16,
+            messages_max: 20_000,
+        };
+        // Sometimes small enough for the load to be refused for want of room.
+        let mut of_room = Rng::with_seed(options.seed ^ ROOM);
+        let is_tight = options.sabotage.is_none()
+            && options.faults == FaultLevel::All
+            && of_room.u8(0..3) == 0;
+        let server = ServerRoom {
+            memory_bytes: if is_tight { 12 << 20 } else { 64 << 20 },
+            messages_max: if is_tight { 2000 } else { 200_000 },
+        };
+        let shape = Shape {
+            memory_mib: if is_tight { of_room.u32(2..=4) } else { 16 },
+            messages_max: if is_tight { of_room.u32(2..=40) } else { 20_000 },
+            ..shape
         };
         let text = configuration(&shape);
         let settings = Settings::parse(Path::new("sim.toml"), &text)
@@ -137,9 +155,15 @@ impl Scenario {
             load_time,
             one_connection,
             has_standby,
+            server,
             turn_cost_max,
             summary,
         }
+    }
+
+    /// What the queues are called at the servers, by place.
+    pub fn copy_names(&self) -> Vec<String> {
+        self.settings.queues.iter().map(|queue| format!("gw/{}", queue.name)).collect()
     }
 
     /// Who may connect to the servers.
@@ -147,6 +171,15 @@ impl Scenario {
         let secret = Secret::new(SECRET.as_bytes());
         Accounts::new(vec![Account { name: "gw".into(), secret, queues: "gw/".into() }])
     }
+}
+
+/// What a server may hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ServerRoom {
+    /// Bytes for messages.
+    pub memory_bytes: usize,
+    /// Messages.
+    pub messages_max: usize,
 }
 
 /// What of the configuration varies.
@@ -170,6 +203,10 @@ struct Shape {
     has_standby: bool,
     path_deadline_ms: u64,
     hedge_after_ms: u64,
+    /// The gateway's budget.
+    memory_mib: u32,
+    /// Of each queue.
+    messages_max: u32,
 }
 
 fn senders(options: &Options, queues: u32, load_time: Duration, rng: &mut Rng) -> Vec<SmtpConfig> {
@@ -221,7 +258,8 @@ fn configuration(shape: &Shape) -> String {
     let Shape { servers, reports_apart, warn_after_ms, expiry_s, .. } = *shape;
     let names = (0..servers).map(|place| format!("{:?}", server_name(place)));
     let names = names.collect::<Vec<_>>().join(", ");
-    let Shape { has_standby, path_deadline_ms, hedge_after_ms, .. } = *shape;
+    let Shape { has_standby, path_deadline_ms, hedge_after_ms, memory_mib, messages_max, .. } =
+        *shape;
     let drivers = match split {
         0 => "drivers = \"merged\"\nworkers = 1".to_owned(),
         links => format!("drivers = \"split\"\nlink_workers = {links}\nsmtp_workers = 1"),
@@ -234,7 +272,7 @@ listen = ["{GATEWAY_SMTP}"]
 register = "register"
 account = "gw"
 secret = "{SECRET}"
-memory = "16 MiB"
+memory = "{memory_mib} MiB"
 message_size_max = "1 MiB"
 min_sync = {min_sync}
 
@@ -290,7 +328,7 @@ kvs = [{names}]
             "\n[[queue]]\nname = \"{name}\"\ndomains = [{domains}]\ngroup = \"pair\"\n\
              next_hops = [\"{SINK}\"]\nwarn_after = \"{warn_after_ms} ms\"\n\
              expiry = \"{expiry_s} s\"\n\
-             messages_max = 20000\nbytes_max = \"16 MiB\"\nconnections_max = {connections}\n\
+             messages_max = {messages_max}\nbytes_max = \"16 MiB\"\nconnections_max = {connections}\n\
              pipeline = {pipeline}\nprefetch = {prefetch}\nretry_first = \"500 ms\"\n\
              retry_max = \"2 s\"\n",
         ));
@@ -300,6 +338,9 @@ kvs = [{names}]
 
 /// Makes the draw of spare servers differ from the others of its seed.
 const SPARES: u64 = 0x5eed_5a3e_0000_0001;
+
+/// And that of how much room there is.
+const ROOM: u64 = 0x5eed_0400_3000_0000;
 
 /// Where the gateway receives mail.
 pub const GATEWAY_SMTP: SocketAddr = address([10, 0, 0, 1], 25);
@@ -331,8 +372,11 @@ pub const SINK: SocketAddr = address([10, 0, 2, 1], 25);
 
 /// The name of a server in the gateway's configuration.
 pub fn server_name(place: usize) -> String {
-    format!("kvs{place}")
+    SERVER_NAMES[place].to_owned()
 }
+
+/// The names of the servers in the gateway's configuration.
+pub const SERVER_NAMES: [&str; SERVERS_MAX] = ["kvs0", "kvs1", "kvs2"];
 
 /// The host of a sender, by its place.
 pub fn sender_host(place: usize) -> IpAddr {

@@ -44,6 +44,8 @@ impl PathWatch {
             Fault::GatewayCrash { gone, .. } | Fault::ServerCrash { gone, .. } => {
                 self.trouble_nodes(now + gone);
             }
+            Fault::ServerDeath { .. } => self.trouble_nodes(now + LATE),
+            Fault::SlowNode { lasts, .. } => self.trouble_nodes(now + lasts),
             Fault::GatewayReturn | Fault::ServerReturn { .. } => self.trouble_nodes(now),
             // A copy that is made while bounds are low may be full later, in reach or not.
             Fault::Reload { change: QueueChange::Bounds(_), .. } => {

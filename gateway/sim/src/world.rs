@@ -5,7 +5,7 @@
 //! Processes that are due at the same instant take turns in a drawn order.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,14 +16,14 @@ use gateway::settings::Settings;
 use kvs::worker::Worker;
 use kvs_proto::Incarnation;
 use loadgen::ledger::{Bounces, Ledger, Policy};
-use loadgen::sink::{Faults as SinkFaults, Sink, SinkConfig};
+use loadgen::sink::{Fault as SinkFault, Faults as SinkFaults, Phase, Sink, SinkConfig};
 use loadgen::smtp::SmtpLoad;
 use tcpstack::{Instant, SimNetwork, SimTransport};
 
 use crate::chronicle::Chronicle;
 use crate::gateway_host::GatewayHost;
 use crate::kvs_host;
-use crate::plan::{Crash, Fault, Plan, QueueChange};
+use crate::plan::{Crash, Fault, Node, Plan, QueueChange};
 use crate::register::{Outage, SimRegister};
 use crate::report::PathCounts;
 use crate::sabotage::{Sabotage, Saboteur};
@@ -43,6 +43,11 @@ pub struct World {
     network: SimNetwork,
     register: SimRegister,
     gateway: Option<GatewayHost>,
+    gateway_life: u64,
+    /// What the queues are called at the servers.
+    copy_names: Vec<String>,
+    /// The queues whose bounds were others for a while.
+    reloaded: BTreeSet<usize>,
     /// While the gateway is down.
     saboteur: Option<Saboteur>,
     servers: Vec<Option<Server>>,
@@ -56,11 +61,12 @@ pub struct World {
     ambush: bool,
     /// The turn that a process is in takes until then.
     busy: BTreeMap<Process, Instant>,
+    /// Nodes that are slow: how long a turn takes at most, and until when.
+    slow_nodes: Vec<(Node, Duration, Instant)>,
     fault_counts: BTreeMap<&'static str, u64>,
     chronicle: Chronicle,
     fatal: Option<String>,
     turns: u64,
-    checks: u64,
     faults: FaultLevel,
     paths: PathWatch,
 }
@@ -123,6 +129,9 @@ impl World {
             // By draws of its own, so that other faults stay what they are.
             register: SimRegister::new(options.seed ^ FATES),
             gateway: None,
+            gateway_life: 0,
+            copy_names: scenario.copy_names(),
+            reloaded: BTreeSet::new(),
             servers: std::iter::repeat_with(|| None).take(scenario.servers).collect(),
             busy: BTreeMap::new(),
             // Only then are there paths that are slow for a while.
@@ -131,10 +140,10 @@ impl World {
                 FaultLevel::None | FaultLevel::Crashes | FaultLevel::Paths => Duration::ZERO,
             },
             ambush: false,
+            slow_nodes: Vec::new(),
             fault_counts: BTreeMap::new(),
             fatal: None,
             turns: 0,
-            checks: 0,
             faults: options.faults,
             paths: PathWatch::default(),
             original: scenario.settings.clone(),
@@ -153,8 +162,9 @@ impl World {
     }
 
     /// Moves on: lets due processes take a turn, or time pass until something happens, but not
-    /// beyond `limit`.
-    pub fn step(&mut self, limit: Instant) {
+    /// beyond `limit`. Returns whether a process, the register or a fault did anything: what is only on its
+    /// way has changed nothing.
+    pub fn step(&mut self, limit: Instant) -> bool {
         let now = self.now();
         let mut due = Vec::new();
         let mut next = limit;
@@ -172,14 +182,17 @@ impl World {
             for process in due {
                 self.take_turn(process);
             }
-            return;
+            return true;
         }
         let others = [self.network.next_event_at(), self.plan.next_at(), self.register.next_at()];
         let next = others.into_iter().flatten().fold(next, Instant::min).max(now);
         self.network.advance(next);
         self.chronicle.set_now(next);
+        let swaps = self.register.swaps();
+        let mut changed = false;
         while let Some(fault) = self.plan.poll(next) {
             self.inflict(fault);
+            changed = true;
         }
         while let Some((worker, cohort, answer)) = self.register.poll(next) {
             if matches!(answer, RegisterAnswer::Failed(_)) {
@@ -188,6 +201,7 @@ impl World {
             let gateway = self.gateway.as_mut().expect("calls of the dead are abandoned");
             gateway.handle_answer(worker, cohort, answer);
         }
+        changed || self.register.swaps() != swaps
     }
 
     /// The time.
@@ -203,6 +217,21 @@ impl World {
     /// The faults to come.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// Which life of the gateway the present one is, or the last one was.
+    pub fn gateway_life(&self) -> u64 {
+        self.gateway_life
+    }
+
+    /// What a queue, by its place, is called at the servers.
+    pub fn copy_name(&self, queue: usize) -> &str {
+        &self.copy_names[queue]
+    }
+
+    /// Whether a queue, by its place, ever had other bounds than at the beginning.
+    pub fn was_reloaded(&self, queue: usize) -> bool {
+        self.reloaded.contains(&queue)
     }
 
     /// The gateway, if it is up.
@@ -235,6 +264,15 @@ impl World {
         &self.fault_counts
     }
 
+    /// What the next hop did wrong, by step of the transaction.
+    pub fn next_hop_faults(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let wrong = self.sink.done_wrong();
+        Phase::ALL.into_iter().map(|phase| {
+            let count = SinkFault::ALL.into_iter().map(|fault| wrong.of(phase, fault)).sum();
+            (name_of_phase(phase), count)
+        })
+    }
+
     /// Turns taken by all processes.
     pub fn turns(&self) -> u64 {
         self.turns
@@ -255,14 +293,8 @@ impl World {
         self.paths.unjustified_isolation().filter(|_| self.scenario.has_standby)
     }
 
-    /// How often all that must always hold was checked.
-    pub fn checks(&self) -> u64 {
-        self.checks
-    }
-
-    /// Before all is checked: looks what the gateway does about paths.
-    pub fn note_checks(&mut self) {
-        self.checks += 1;
+    /// Looks what the gateway does about paths.
+    pub fn watch_paths(&mut self) {
         if let Some(gateway) = &self.gateway {
             let queues = self.scenario.settings.queues.len();
             self.paths.watch(self.network.now(), gateway, queues);
@@ -290,6 +322,7 @@ impl World {
             self.network.set_path(other, one, None);
         }
         self.sink.set_faults(SinkFaults::default());
+        self.slow_nodes.clear();
         self.register.end_outage();
         for queue in (0..).take(self.original.queues.len()) {
             self.reload(queue, None);
@@ -327,7 +360,7 @@ impl World {
     fn take_turn(&mut self, process: Process) {
         let now = self.now();
         self.turns += 1;
-        let cost = u64::try_from(self.scenario.turn_cost_max.as_nanos()).expect("short");
+        let cost = u64::try_from(self.turn_cost_max(process).as_nanos()).expect("short");
         let cost = Duration::from_nanos(self.rng.u64(1000..=cost));
         self.busy.insert(process, now + cost);
         match process {
@@ -341,6 +374,19 @@ impl World {
             Process::Sink => _ = self.sink.turn(now),
             Process::Sender(sender) => _ = self.senders[sender].turn(now),
         }
+    }
+
+    /// The longest that a turn of the process takes now.
+    fn turn_cost_max(&self, process: Process) -> Duration {
+        let node = match process {
+            Process::Gateway(_) => Node::Gateway,
+            Process::Server(server) => Node::Server(server),
+            Process::Sink => Node::Sink,
+            Process::Sender(_) => return self.scenario.turn_cost_max,
+        };
+        let now = self.now();
+        let slow = self.slow_nodes.iter().filter(|(of, _, until)| *of == node && now < *until);
+        slow.map(|(_, turn, _)| *turn).fold(self.scenario.turn_cost_max, Duration::max)
     }
 
     fn take_gateway_turn(&mut self, worker: usize) {
@@ -393,6 +439,16 @@ impl World {
                 self.plan.add(now + gone, Fault::ServerReturn { server });
             }
             Fault::ServerReturn { server } => self.start_server(server),
+            Fault::ServerDeath { server, how } => {
+                self.crash(how, SERVERS[server].ip());
+                self.servers[server] = None;
+            }
+            Fault::SlowNode { node, turn, lasts } => {
+                // What the next hop answers late may be given up.
+                self.mark_duplicates(&[Duration::ZERO, lasts, lasts + LATE]);
+                self.slow_nodes.retain(|(.., until)| now < *until);
+                self.slow_nodes.push((node, turn, now + lasts));
+            }
             Fault::Reset(a, b) => {
                 self.mark_duplicates(&[Duration::ZERO, LATE]);
                 self.network.reset_connections(a, b);
@@ -436,6 +492,7 @@ impl World {
             Some(QueueChange::Sending) => destination.is_suspended = true,
             Some(QueueChange::Rate(rate)) => destination.rate_per_second = Some(rate),
             Some(QueueChange::Bounds(messages)) => {
+                self.reloaded.insert(place);
                 settings.queues[place].messages_max = messages;
                 settings.queues[place].bytes_max = messages * (100 << 10);
             }
@@ -456,7 +513,7 @@ impl World {
                     |record: &Record| (0..self.servers.len()).any(|it| self.counts(it, record));
                 self.gateway.is_none() || !records.all(any_counts)
             }
-            Fault::ServerCrash { server, .. } => {
+            Fault::ServerCrash { server, .. } | Fault::ServerDeath { server, .. } => {
                 let another_counts = |record: &Record| {
                     (0..self.servers.len()).any(|it| it != server && self.counts(it, record))
                 };
@@ -493,6 +550,7 @@ impl World {
         let settings = &self.scenario.settings;
         let gateway = GatewayHost::start(&self.network, host, settings, &mut self.rng, saboteur);
         self.register.begin_life();
+        self.gateway_life += 1;
         self.gateway = Some(gateway);
     }
 
@@ -502,7 +560,8 @@ impl World {
         let transport = self.network.host(address.ip());
         let listen = [address, STANDBYS[server]];
         let listen = if self.scenario.has_standby { &listen[..] } else { &listen[..1] };
-        let (worker, incarnation) = kvs_host::start(transport, listen, &mut self.rng);
+        let (worker, incarnation) =
+            kvs_host::start(transport, listen, self.scenario.server, &mut self.rng);
         self.servers[server] = Some(Server { worker, incarnation });
     }
 
@@ -542,12 +601,29 @@ pub fn unix_ms(now: Instant) -> u64 {
     UNIX_ORIGIN_MS + now.as_nanos() / 1_000_000
 }
 
+fn name_of_phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Greeting => "next hop fails at greeting",
+        Phase::Ehlo => "next hop fails at EHLO",
+        Phase::Mail => "next hop fails at MAIL",
+        Phase::Rcpt => "next hop fails at RCPT",
+        Phase::Data => "next hop fails at DATA",
+        Phase::Content => "next hop fails in content",
+        Phase::Dot => "next hop fails at final dot",
+        Phase::Quit => "next hop fails at QUIT",
+    }
+}
+
 fn name(fault: Fault) -> &'static str {
     match fault {
         Fault::GatewayCrash { .. } => "gateway crash",
         Fault::GatewayReturn => "gateway return",
         Fault::ServerCrash { .. } => "server crash",
         Fault::ServerReturn { .. } => "server return",
+        Fault::ServerDeath { .. } => "server death without return",
+        Fault::SlowNode { node: Node::Gateway, .. } => "slow gateway",
+        Fault::SlowNode { node: Node::Server(_), .. } => "slow server",
+        Fault::SlowNode { node: Node::Sink, .. } => "slow next hop",
         Fault::Reset(..) => "reset",
         Fault::Partition { .. } => "partition",
         Fault::Heal(..) => "heal",

@@ -1,0 +1,160 @@
+//! The world in plain numbers, as the checks see it.
+
+use gateway::message::QueueIndex;
+use kvs_proto::body::QueueName;
+use kvs_proto::{Epoch, Incarnation, Sequence, Transaction};
+
+use crate::check::CopyNumbers;
+use crate::scenario::SERVER_NAMES;
+use crate::world::World;
+
+/// A copy of a queue at a server that is up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CopySight {
+    /// Which queue, by its place.
+    pub queue: usize,
+    /// Where.
+    pub server: usize,
+    /// Which life of the server.
+    pub life: Incarnation,
+    /// Which backup queue of that life: one that is dropped and made anew is another.
+    pub uid: u32,
+    /// The record names this life of the server: the copy counts.
+    pub counts: bool,
+    /// Its numbers.
+    pub numbers: CopyNumbers,
+    /// The last sequence number used up in its epoch.
+    pub last_sequence: Sequence,
+    /// From here on its last operations are known.
+    pub known_after: Transaction,
+}
+
+/// A queue at the gateway, and what its record says.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct QueueSight {
+    /// Which life of the gateway; `None`: it is down.
+    pub life: Option<u64>,
+    /// The owner's epoch.
+    pub epoch: Epoch,
+    /// It is in service.
+    pub is_open: bool,
+    /// Clients are told that it accepts.
+    pub is_accepting: bool,
+    /// Changes up to this one are committed.
+    pub committed: Transaction,
+    /// Changes made.
+    pub head: Transaction,
+    /// Messages that are with delivery.
+    pub attempts: u32,
+    /// Copies that must have answered.
+    pub min_sync: usize,
+    /// The record names the queue.
+    pub is_recorded: bool,
+    /// Servers that the record names.
+    pub recorded: usize,
+    /// Those of them that are up, in the life that is recorded.
+    pub live: usize,
+    /// The server whose copy it is being read from; whether the record names it.
+    pub source: Option<(usize, bool)>,
+}
+
+/// What holds memory, and how much.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct MemorySight {
+    /// Of the gateway: bytes left, and its budget.
+    pub gateway: Option<(i64, i64)>,
+    /// Of each queue that has its first bounds: messages and bytes left, and the bounds.
+    pub queues: Vec<((i64, i64), (i64, i64))>,
+    /// Of each server: bytes of live messages and bytes in all; messages and their bound.
+    pub servers: Vec<((u64, u64), (u64, u64))>,
+}
+
+/// Looks at all copies and queues.
+pub(super) fn see(world: &World, copies: &mut Vec<CopySight>, queues: &mut Vec<QueueSight>) {
+    copies.clear();
+    queues.clear();
+    for (place, settings) in world.scenario().settings.queues.iter().enumerate() {
+        let mut records = world.register().records().map(|(_, record)| record);
+        let record = records.find(|record| record.queues.iter().any(|it| **it == *settings.name));
+        let mut live = 0;
+        let names = SERVER_NAMES.iter().enumerate().take(world.scenario().servers);
+        for (server, name) in names {
+            let Some(host) = world.server(server) else { continue };
+            let recorded = record.and_then(|it| it.incarnation_of(name));
+            let counts = recorded == Some(host.incarnation);
+            live += usize::from(counts);
+            if let Some(sight) = see_copy(world, place, server, counts) {
+                copies.push(sight);
+            }
+        }
+        let mut sight = QueueSight {
+            min_sync: world.scenario().settings.policy.min_sync,
+            is_recorded: record.is_some(),
+            recorded: record.map_or(0, |it| it.members.len()),
+            live,
+            ..QueueSight::default()
+        };
+        if let Some(gateway) = world.gateway() {
+            let index = QueueIndex(u32::try_from(place).expect("few queues"));
+            let unit = gateway.unit(index);
+            sight.life = Some(world.gateway_life());
+            sight.epoch = gateway.epoch(index);
+            sight.is_open = unit.is_open();
+            sight.is_accepting = gateway.board().is_accepting(index);
+            sight.committed = unit.committed();
+            sight.head = unit.queue.log().head();
+            sight.attempts = unit.queue.attempts_out();
+            let names = |it: usize| SERVER_NAMES[it];
+            let names =
+                |it| record.is_some_and(|record| record.incarnation_of(names(it)).is_some());
+            sight.source = unit.recovers_from().map(|it| (it, names(it)));
+        }
+        queues.push(sight);
+    }
+}
+
+fn see_copy(world: &World, queue: usize, server: usize, counts: bool) -> Option<CopySight> {
+    let host = world.server(server)?;
+    let table = host.worker.table();
+    let name = QueueName::parse(world.copy_name(queue).as_bytes())?;
+    let copy = table.peek(name)?;
+    let attached = copy.attached(table.arena(), 0);
+    Some(CopySight {
+        queue,
+        server,
+        life: host.incarnation,
+        uid: copy.log().uid().0,
+        counts,
+        numbers: CopyNumbers {
+            epoch: copy.epoch(),
+            transaction: copy.transaction(),
+            chain: attached.chain,
+            content: attached.content,
+            messages: attached.messages,
+        },
+        last_sequence: copy.last_sequence(),
+        known_after: copy.operations_known_after(),
+    })
+}
+
+/// Looks at all budgets.
+pub(super) fn memory(world: &World) -> MemorySight {
+    let mut sight = MemorySight::default();
+    for server in (0..world.scenario().servers).filter_map(|it| world.server(it)) {
+        let arena = server.worker.table().arena();
+        let (messages, bytes) = arena.live();
+        let bound = world.scenario().server.messages_max as u64;
+        sight.servers.push(((bytes, arena.size_bytes() as u64), (messages, bound)));
+    }
+    if let Some(gateway) = world.gateway() {
+        let settings = &world.scenario().settings;
+        let total = i64::try_from(settings.memory_bytes).expect("a budget below 2^63");
+        sight.gateway = Some((gateway.board().bytes_left(), total));
+        for (index, bounds) in (0..).zip(settings.bounds()) {
+            if !world.was_reloaded(index as usize) {
+                sight.queues.push((gateway.board().left(QueueIndex(index)), bounds));
+            }
+        }
+    }
+    sight
+}
