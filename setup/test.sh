@@ -5,7 +5,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 SECTIONS=(install format scripts rules lint docs tests seeds no-c examples demo clients mtas kill-gateway
-    kill-kvs paths drivers backlog next-hop age stop reload register crowd large)
+    take-over kill-kvs paths drivers backlog next-hop age stop reload register crowd large)
 
 usage() {
     cat <<END
@@ -27,6 +27,7 @@ Runs all checks, or the sections named:
   clients       odd mail of well-known clients arrives as it was sent
   mtas          odd mail from and to Postfix, OpenSMTPD and Exim, and to aiosmtpd, and its reports
   kill-gateway  the gateway is killed ten times under load
+  take-over     the gateway is stopped past its lease, and a second one takes its queues over
   kill-kvs      a KVS is killed under load, without and with a spare
   paths         one of two network segments is cut under load, again and again
   drivers       several workers, merged and split, at the gateway and at the KVS
