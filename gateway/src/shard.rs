@@ -333,6 +333,9 @@ impl State {
                     team.cohort.handle_link_down(now, member, board);
                 });
             }
+            LinkEvent::Gone(link) => self.for_members(link, |team, member, _| {
+                team.cohort.handle_link_gone(member);
+            }),
             LinkEvent::Late(link) => self.for_members(link, |team, member, _| {
                 team.cohort.handle_late(member, &mut links[link]);
             }),

@@ -101,6 +101,8 @@ pub enum LinkEvent {
     Up(usize, Incarnation),
     /// It is down. What was asked and not answered will not be answered.
     Down(usize),
+    /// It is down, and nobody listens there any more: the process has ended, and its memory with it.
+    Gone(usize),
     /// Answers are late. The copies that wait may ask again by [`Outlet::hedge`].
     Late(usize),
     /// An answer.
@@ -271,9 +273,19 @@ impl<T: Transport> Links<T> {
                 let link = &mut self.links[at.link];
                 debug!(server = %link.settings.server, ?reason, "connection ended");
                 link.paths[at.path].remove_lane(at.lane);
+                link.paths[at.path].note_end(reason);
                 self.end_path(now, at.link, at.path);
+                self.note_gone(at.link, handle);
             }
             Event::Accepted { .. } => unreachable!("links do not listen"),
+        }
+    }
+
+    /// Tells when every path of a link that is down is refused.
+    fn note_gone(&mut self, place: usize, handle: &mut impl FnMut(&mut [Link], LinkEvent)) {
+        let link = &self.links[place];
+        if link.incarnation.is_none() && link.paths.iter().all(Path::is_refused) {
+            handle(&mut self.links, LinkEvent::Gone(place));
         }
     }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use kvs_proto::Incarnation;
-use tcpstack::{ConnectionId, Instant, Transport};
+use tcpstack::{CloseReason, ConnectionId, Instant, Transport};
 
 use super::LinkSettings;
 use super::lane::Lane;
@@ -46,6 +46,8 @@ pub(super) struct Path {
     up_since: Option<Instant>,
     /// How often it was lost, not long ago.
     losses: u32,
+    /// Nobody listened there when it was tried last.
+    is_refused: bool,
 }
 
 impl Path {
@@ -59,6 +61,7 @@ impl Path {
             connect_at: Instant::ZERO,
             up_since: None,
             losses: 0,
+            is_refused: false,
         }
     }
 
@@ -94,6 +97,7 @@ impl Path {
     pub(super) fn welcome(&mut self, now: Instant, lane: usize, life: Incarnation) -> bool {
         self.lanes[lane].set_up();
         self.failures = 0;
+        self.is_refused = false;
         if *self.life.get_or_insert(life) != life {
             return false;
         }
@@ -101,6 +105,16 @@ impl Path {
             self.up_since.get_or_insert(now);
         }
         true
+    }
+
+    /// A connection ended for that reason.
+    pub(super) fn note_end(&mut self, reason: CloseReason) {
+        self.is_refused = reason == CloseReason::Refused;
+    }
+
+    /// Whether nobody listened there when it was tried last.
+    pub(super) fn is_refused(&self) -> bool {
+        self.is_refused
     }
 
     /// Whether every lane is welcomed.

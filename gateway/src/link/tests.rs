@@ -44,6 +44,7 @@ pub(super) fn settings() -> LinkSettings {
 enum Said {
     Up(u64),
     Down,
+    Gone,
     Attached(u64),
     Acknowledged(u64),
     ByStandby(u64),
@@ -107,6 +108,7 @@ impl Bench {
             let it = match event {
                 LinkEvent::Up(_, life) => Said::Up(life.0),
                 LinkEvent::Down(_) => Said::Down,
+                LinkEvent::Gone(_) => Said::Gone,
                 LinkEvent::Late(place) => {
                     let link = &mut links[place];
                     if link.can_hedge(QUEUE)
@@ -444,6 +446,22 @@ fn a_link_with_one_path_has_none_to_count_and_is_up_and_down_with_it() {
     assert_eq!(bench.take_said(), [Said::Down, Said::Up(1)]);
     bench.attach();
     assert_eq!(bench.server.queue("gw/q").1, 2);
+}
+
+#[test]
+fn a_server_whose_process_has_ended_is_gone_once_no_path_finds_a_listener() {
+    let mut bench = Bench::new();
+    bench.attach();
+    bench.cut(1, Ways::Both);
+    bench.run(Duration::from_secs(5));
+    assert_eq!(bench.take_said(), []);
+    bench.server.end();
+    bench.run(Duration::from_millis(200));
+    assert_eq!(bench.take_said(), [Said::Down], "it may be there still for the other path");
+    bench.network.heal(ours(1), theirs(1));
+    bench.run(Duration::from_secs(5));
+    let said = bench.take_said();
+    assert!(!said.is_empty() && said.iter().all(|it| *it == Said::Gone), "{said:?}");
 }
 
 fn link(heart_beat: Duration) -> Link {

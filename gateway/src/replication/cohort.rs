@@ -285,6 +285,7 @@ impl Cohort {
     ) {
         self.now = now;
         self.members[member].up = Some(incarnation);
+        self.members[member].is_gone = false;
         self.members[member].proof = Proof::None;
         self.refresh = true;
         match self.phase {
@@ -314,6 +315,12 @@ impl Cohort {
                 self.fetching -= 1;
             }
         }
+    }
+
+    /// The link to a member is down, and its server's process has ended: what it had is lost, and it is not
+    /// waited for.
+    pub fn handle_link_gone(&mut self, member: usize) {
+        self.members[member].is_gone = true;
     }
 
     /// Answers of a member are late: its copies ask again by the other path.

@@ -76,6 +76,16 @@ impl Server {
         at
     }
 
+    /// Its process ends, and its host's kernel says so to whoever asks.
+    pub(super) fn end(&mut self) {
+        for listener in std::mem::take(&mut self.listeners).into_keys() {
+            self.transport.unlisten(listener);
+        }
+        for connection in std::mem::take(&mut self.connections).into_keys() {
+            self.transport.abort(connection);
+        }
+    }
+
     pub(super) fn turn(&mut self, now: tcpstack::Instant) {
         if self.is_stopped {
             return;

@@ -31,6 +31,8 @@ pub(super) struct Member {
     /// The life of the server at the other end of the link, if it is up.
     pub(super) up: Option<Incarnation>,
     pub(super) down_since: Instant,
+    /// It is down, and known not to come back in that life.
+    pub(super) is_gone: bool,
     pub(super) role: Role,
     /// Fills that failed since it last counted.
     pub(super) failures: u32,
@@ -71,6 +73,7 @@ impl Member {
             placement: settings.placement,
             up: None,
             down_since: Instant::ZERO,
+            is_gone: false,
             role: Role::Out { not_before: Instant::ZERO },
             failures: 0,
             proof: Proof::None,
@@ -221,13 +224,15 @@ impl Cohort {
         let recovering = self.units.iter().any(|unit| !unit.is_open());
         let allowed = others >= self.policy.min_sync || self.may_be_replaced(now);
         (recovering && away >= self.policy.recovery_wait)
-            || (allowed && away >= self.policy.isolate_after)
+            || (allowed && self.is_long_away(now, it))
             || (!recovering && away >= self.policy.isolate_after + PATIENCE)
     }
 
-    /// Whether that member of the set was away so long that another is to take its place.
+    /// Whether that member of the set was away so long that another is to take its place, or does not come back
+    /// with what it had.
     fn is_long_away(&self, now: Instant, member: &Member) -> bool {
-        member.up.is_none() && now.saturating_since(member.down_since) >= self.policy.isolate_after
+        let away = now.saturating_since(member.down_since);
+        member.up.is_none() && (member.is_gone || away >= self.policy.isolate_after)
     }
 
     /// Members that back the queues up, or are about to.

@@ -29,6 +29,25 @@ fn a_spare_takes_the_place_of_a_lost_server_and_mail_is_accepted_all_the_while()
 }
 
 #[test]
+fn a_server_whose_process_has_ended_is_replaced_at_once() {
+    let mut world = with_spare();
+    world.link_down(1);
+    let meanwhile = world.store(0);
+    world.settle();
+    assert_eq!(world.recorded(), ["a", "b"], "it may come back");
+    world.cohort.handle_link_gone(1);
+    world.settle();
+    assert_eq!(world.recorded(), ["a", "c"]);
+    assert!(world.committed.contains(&(0, meanwhile)));
+    world.servers[1].restart();
+    world.link_up(1);
+    world.link_down(1);
+    world.pass(ISOLATE_AFTER / 2);
+    assert_eq!(world.recorded(), ["a", "c"]);
+    world.assert_in_step();
+}
+
+#[test]
 fn a_server_that_was_replaced_becomes_the_spare_and_what_it_had_is_dropped() {
     let mut world = with_spare();
     world.link_down(1);
