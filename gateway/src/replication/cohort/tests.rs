@@ -3,7 +3,6 @@
 mod chaos;
 mod corners;
 mod leases;
-mod model;
 mod server;
 mod spares;
 mod world;
