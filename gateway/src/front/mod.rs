@@ -132,11 +132,13 @@ impl<T: Transport> Front<T> {
             Notice::AcceptanceChanged => {
                 self.is_woken = true;
                 self.delivery.handle_leases();
-                for (ticket, queue, id) in std::mem::take(&mut self.withheld) {
-                    self.handle_committed(ticket, queue, id, now);
-                }
+                self.handle_withheld(now);
             }
             Notice::Committed { ticket, queue, id } => {
+                // In their order: what was accepted first is ready first.
+                if self.board.lease_until(queue) > now {
+                    self.handle_withheld(now);
+                }
                 self.handle_committed(ticket, queue, id, now);
             }
             Notice::Refused { ticket, .. } if report::is_ours(ticket) => {
@@ -147,6 +149,12 @@ impl<T: Transport> Front<T> {
                 self.delivery.handle_attempt(queue, id, message, state);
             }
             Notice::Report { queue, id, report } => self.reports.handle_report(queue, id, &report),
+        }
+    }
+
+    fn handle_withheld(&mut self, now: Instant) {
+        for (ticket, queue, id) in std::mem::take(&mut self.withheld) {
+            self.handle_committed(ticket, queue, id, now);
         }
     }
 

@@ -98,3 +98,23 @@ fn nobody_is_told_that_mail_is_safe_without_a_lease() {
     renew(&mut world);
     world.converse(session, "", &["250"]);
 }
+
+#[test]
+fn a_commit_that_waits_for_a_lease_is_not_passed_by_one_that_came_with_it() {
+    let mut world = world();
+    world.shard.queue(Q0).mode = Mode::Wait;
+    let sessions = [world.session(), world.session()];
+    for (session, stored) in sessions.into_iter().zip(1..) {
+        world.envelope(session, &["r@a.example"]);
+        world.client.send(session, "hello\r\n.\r\n");
+        world.run_until("stored", |world| world.shard.queues[0].waiting.len() == stored);
+    }
+    set_lease(&world, world.now());
+    world.shard.commit(Q0);
+    world.run_for(Duration::from_secs(1));
+    // The shard has a lease again, and commits the next before it tells of that.
+    set_lease(&world, Instant::MAX);
+    world.shard.commit(Q0);
+    world.run_until("a reply", |world| !world.client.reply_codes(sessions[1]).is_empty());
+    assert_eq!(world.client.reply_codes(sessions[0]), ["250"]);
+}
