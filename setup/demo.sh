@@ -111,6 +111,7 @@ The system goes on running:
   sink      $SINK   (where the gateway relays to)
   KVS       $KVS_A and $KVS_B
   files     $KEPT   (configuration, logs, and in mail/ what arrives from now on)
+  status    $BIN/gateway status --config $KEPT/gateway.toml
 To end it:  setup/demo.sh --stop
 END
 }

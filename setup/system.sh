@@ -25,6 +25,7 @@ prepare_system() {
         -e "s/127\.0\.0\.1:2600\"/$SINK\"/" \
         -e "s|^listen = .*|listen = [\"$GATEWAY\"]|" \
         -e "s|^register = .*|register = \"$SCRATCH/register\"|" \
+        -e "s|^status_socket = .*|status_socket = \"$SCRATCH/gateway.sock\"|" \
         "$examples/gateway.toml" >"$SCRATCH/gateway.toml"
 }
 
@@ -134,6 +135,11 @@ start_system() {
     start_kvs b
     start_sink "$@"
     start_gateway
+}
+
+# status_json: what the gateway tells of itself, in $SCRATCH/status.json.
+status_json() {
+    "$BIN/gateway" status --json --config "$SCRATCH/gateway.toml" >"$SCRATCH/status.json" 2>/dev/null || true
 }
 
 start_kvs() {

@@ -91,6 +91,7 @@ impl Gateway {
                 register_answers: RegisterAnswers::new(parts.register_answers),
                 spin: settings.threads.spin,
                 changes_seen: 0,
+                status_told: 0,
             };
             let core = settings.threads.cores.get(number).copied();
             threads.push(spawn(worker, core, shared.clone())?);

@@ -11,6 +11,7 @@
 //! * [`register`] keeps the records of ownership.
 //! * [`turn`] is one turn of that work; [`worker`] is a thread around it, [`gateway`] all of them,
 //!   made from their [`settings`]; [`reload`] gives them other ones while they run.
+//! * [`status`] is what the operator sees of all that.
 
 pub mod api;
 pub mod board;
@@ -26,5 +27,6 @@ pub mod reload;
 pub mod replication;
 pub mod settings;
 pub mod shard;
+pub mod status;
 pub mod turn;
 pub mod worker;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvs_proto::{Epoch, MessageId};
+use serde::{Deserialize, Serialize};
 use tcpstack::{Instant, Transport};
 use tracing::{info, warn};
 
@@ -22,6 +23,7 @@ use crate::replication::cohort::{
 use crate::replication::placement::Placement;
 use crate::replication::record::{RegisterAnswer, RegisterCall};
 use crate::replication::request::Outlets;
+use crate::status::QueueStatus;
 
 /// What a shard is made of.
 #[derive(Debug)]
@@ -63,7 +65,8 @@ pub struct RegisterErrand {
 }
 
 /// Messages by what became of them, and what the copies went through.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ShardCounters {
     /// Messages in the queues.
     pub queued: u64,
@@ -301,6 +304,17 @@ impl<T: Transport> Shard<T> {
             counters.cohorts.recovered += cohort.recovered;
         }
         counters
+    }
+
+    /// How its queues and their copies are.
+    pub fn status(&self, now: Instant, unix_ms: u64) -> Vec<QueueStatus> {
+        let paths = self.links.paths();
+        let mut queues = Vec::new();
+        for team in &self.state.cohorts {
+            let paths = team.members.iter().map(|link| paths[*link]).collect::<Vec<_>>();
+            team.cohort.status(now, unix_ms, &paths, &self.state.board, &mut queues);
+        }
+        queues
     }
 
     /// What the links with two paths have been through.

@@ -20,6 +20,8 @@ use crate::register::Asker;
 use crate::replication::record::{RegisterAnswer, RegisterCall};
 use crate::settings::Settings;
 use crate::shard::{RegisterErrand, Shard, ShardCounters};
+use crate::status::WorkerCounters;
+use crate::status::desk::{Desk, Part};
 use crate::turn::{Drivers, Fatal, PARCELS_PER_TURN, Parcel, Surroundings};
 
 /// Parcels that a ring holds.
@@ -54,6 +56,8 @@ pub struct Shared {
     settings: Mutex<Option<Arc<Settings>>>,
     /// How often those have changed. A worker compares it with what it has seen, once a turn.
     changes: AtomicU64,
+    /// Where snapshots are asked for.
+    desk: Desk,
     /// By worker.
     sleepers: Vec<Sleeper>,
 }
@@ -74,6 +78,7 @@ impl Shared {
             fronts_left: AtomicUsize::new(fronts),
             settings: Mutex::new(None),
             changes: AtomicU64::new(0),
+            desk: Desk::new(wakers.len()),
             sleepers: wakers.into_iter().map(sleeper).collect(),
         }
     }
@@ -98,6 +103,11 @@ impl Shared {
         self.changes.fetch_add(1, Ordering::SeqCst);
         drop(place);
         self.wake_all();
+    }
+
+    /// How every worker is: nothing of those that do not answer within that time.
+    pub fn ask_status(&self, patience: Duration) -> Vec<Option<Arc<Part>>> {
+        self.desk.ask(patience, || self.wake_all())
     }
 
     fn wake_all(&self) {
@@ -211,6 +221,8 @@ pub struct Worker {
     pub spin: Duration,
     /// The changes of the settings that it has taken in; 0 at first.
     pub changes_seen: u64,
+    /// How often it has told how it is; 0 at first.
+    pub status_told: u64,
 }
 
 /// Answers of the register, each with the cohort that asked.
@@ -285,6 +297,7 @@ impl Worker {
             self.take_settings();
             let (now, unix_ms) = (clock.now(), clock.unix_ms());
             let worked = self.turn(now, unix_ms)?;
+            self.tell_status(now, unix_ms);
             if self.shared.stopping.load(Ordering::SeqCst) && self.stop(now, &mut stop) {
                 self.log_counters(&mut logged);
                 return Ok(());
@@ -316,6 +329,23 @@ impl Worker {
         if let Some(settings) = settings {
             self.drivers.reconfigure(&settings);
         }
+    }
+
+    /// Leaves how it is at the desk, if somebody wants to know.
+    fn tell_status(&mut self, now: Instant, unix_ms: u64) {
+        let wanted = self.shared.desk.wanted();
+        if wanted == self.status_told {
+            return;
+        }
+        self.status_told = wanted;
+        let (shard, front) = (self.drivers.shard.as_ref(), self.drivers.front.as_ref());
+        let counters = WorkerCounters {
+            worker: self.drivers.number,
+            shard: shard.map(Shard::counters),
+            front: front.map(Front::counters),
+        };
+        let queues = shard.map(|it| it.status(now, unix_ms)).unwrap_or_default();
+        self.shared.desk.leave(self.drivers.number, wanted, Part { queues, counters });
     }
 
     fn turn(&mut self, now: Instant, unix_ms: u64) -> Result<bool, Fatal> {
@@ -371,7 +401,8 @@ impl Worker {
         sleeper.asleep.store(true, Ordering::SeqCst);
         // Who sends after this sees that we sleep, and wakes us.
         let has_parcels = self.rings.has_incoming() || self.rings.has_waiting();
-        let is_current = self.shared.changes.load(Ordering::SeqCst) == self.changes_seen;
+        let is_current = self.shared.changes.load(Ordering::SeqCst) == self.changes_seen
+            && self.shared.desk.wanted() == self.status_told;
         if is_current && !has_parcels && self.register_answers.is_empty() {
             match (&mut self.drivers.front, &mut self.drivers.shard) {
                 (Some(front), Some(shard)) => {
@@ -551,6 +582,7 @@ mod tests {
             register_answers: RegisterAnswers::new(register_answers),
             spin: Duration::MAX,
             changes_seen: 0,
+            status_told: 0,
         };
         let other = std::thread::spawn(move || worker.run());
         shared.abort();

@@ -50,7 +50,9 @@ is_replaced() {
         require_load
         kill_hard "kvs-$victim"
         kills=$((kills + 1))
+        await 5 status_shows "$victim" ng || die "the status does not show that kvs-$victim is gone"
         await 20 has_replaced "$kills" || die "no spare takes the place of kvs-$victim within 20 s"
+        await 5 is_well || die "the status does not show that all copies are there again"
         start_kvs "$victim"
         await 20 has_returned "$victim" || die "kvs-$victim does not come back"
     done
@@ -65,6 +67,16 @@ is_replaced() {
 
 # Its first link was that of the start.
 has_returned() { [ "$(grep 'link up' "$SCRATCH/gateway.log" | grep -c "server=$1 ")" -ge 2 ]; }
+
+# status_shows SERVER STATE: of every queue's copy there.
+status_shows() {
+    status_json
+    jq -e --arg kvs "$1" --arg state "$2" \
+        '[.queues[].copies[] | select(.kvs == $kvs).state] | length > 0 and all(. == $state)' \
+        "$SCRATCH/status.json" >/dev/null
+}
+
+is_well() { "$BIN/gateway" status --config "$SCRATCH/gateway.toml" >"$SCRATCH/status.txt" 2>&1; }
 
 has_replaced() { [ "$(grep -c "the server's copies count" "$SCRATCH/gateway.log")" -ge "$1" ]; }
 

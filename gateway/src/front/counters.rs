@@ -1,7 +1,10 @@
 //! What a front has counted.
 
+use serde::{Deserialize, Serialize};
+
 /// Counts since the start, except where a field says now. Written by one thread, copied when read.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct FrontCounters {
     /// Reception.
     pub reception: ReceptionCounters,
@@ -12,7 +15,8 @@ pub struct FrontCounters {
 }
 
 /// Counts of reception.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ReceptionCounters {
     /// Sessions now.
     pub sessions: u64,
@@ -67,7 +71,8 @@ pub struct ReceptionCounters {
 }
 
 /// Counts of delivery. Recipients unless a field says otherwise.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DeliveryCounters {
     /// Connections now, those in the making included.
     pub connections: u64,
@@ -94,7 +99,8 @@ pub struct DeliveryCounters {
 }
 
 /// Counts of reports to senders (DSN).
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ReportCounters {
     /// Reports that wait for their commit now.
     pub waiting: u64,

@@ -217,6 +217,11 @@ impl<T: Transport> Links<T> {
         self.links.iter().filter_map(Link::counters)
     }
 
+    /// How the path of each link is, and the second one of those that have two.
+    pub fn paths(&self) -> Vec<(PathState, Option<PathState>)> {
+        self.links.iter().map(Link::path_states).collect()
+    }
+
     /// Sends what is queued.
     pub fn flush(&mut self, now: Instant) {
         for path in self.links.iter_mut().flat_map(|link| &mut link.paths) {

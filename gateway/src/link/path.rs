@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use kvs_proto::Incarnation;
+use serde::{Deserialize, Serialize};
 use tcpstack::{CloseReason, ConnectionId, Instant, Transport};
 
 use super::LinkSettings;
@@ -21,7 +22,8 @@ const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// How a path is, in the words of the paper's Table I.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum PathState {
     /// It carries requests.
     Run,

@@ -231,19 +231,22 @@ impl Link {
         looks.min()
     }
 
-    /// How its paths are, and what they have been through; nothing for a link with one path.
-    pub(super) fn counters(&self) -> Option<LinkCounters> {
-        if self.paths.len() < 2 {
-            return None;
-        }
+    /// How its path is, and the second one if there are two.
+    pub(super) fn path_states(&self) -> (PathState, Option<PathState>) {
         let state = |path: usize| match self.incarnation {
             Some(_) if path == self.active => PathState::Run,
             Some(_) if self.is_ready(self.now, path) => PathState::Ready,
             _ => PathState::Ng,
         };
+        (state(0), (self.paths.len() > 1).then(|| state(1)))
+    }
+
+    /// How its paths are, and what they have been through; nothing for a link with one path.
+    pub(super) fn counters(&self) -> Option<LinkCounters> {
+        let (first, Some(second)) = self.path_states() else { return None };
         Some(LinkCounters {
             server: self.settings.server.clone(),
-            paths: [state(0), state(1)],
+            paths: [first, second],
             switches: self.switches,
             hedges: self.hedges,
             hedges_first: self.hedges_first,

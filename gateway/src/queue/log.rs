@@ -60,6 +60,8 @@ pub struct Entry {
     pub change: Change,
     /// The hash chain after it.
     pub hash: ChainHash,
+    /// Bytes of all messages that were stored by the log's changes up to this one.
+    stored_bytes: u64,
 }
 
 /// Messages that are in memory no more.
@@ -76,19 +78,23 @@ pub struct Freed {
 pub struct Log {
     base: Transaction,
     base_hash: ChainHash,
+    /// What [`Entry::stored_bytes`] was at the base.
+    base_bytes: u64,
     entries: VecDeque<Entry>,
 }
 
 impl Log {
     /// An empty log that goes on after the given transaction number and hash.
     pub fn starting_after(base: Transaction, base_hash: ChainHash) -> Log {
-        Log { base, base_hash, entries: VecDeque::new() }
+        Log { base, base_hash, ..Log::default() }
     }
 
     /// Appends a change and returns its transaction number.
     pub fn push(&mut self, id: MessageId, change: Change) -> Transaction {
         let hash = kvs_proto::chain(self.head_hash(), change.op(), id, change.digest());
-        self.entries.push_back(Entry { id, change, hash });
+        let length = if let Change::Store(stored) = &change { stored.body.len() as u64 } else { 0 };
+        let stored_bytes = self.stored_bytes_after(self.head()) + length;
+        self.entries.push_back(Entry { id, change, hash, stored_bytes });
         self.head()
     }
 
@@ -126,6 +132,28 @@ impl Log {
         self.get(number).map(|entry| entry.hash)
     }
 
+    /// Bytes of the messages that were stored by the changes after `number`, as far as those are kept.
+    pub fn bytes_after(&self, number: Transaction) -> u64 {
+        self.stored_bytes_after(self.head()) - self.stored_bytes_after(number)
+    }
+
+    /// The first message that was stored after change `number`, if it is kept. Looks at few entries,
+    /// however many there are.
+    pub fn first_store_after(&self, number: Transaction) -> Option<&StoredMessage> {
+        let bytes = self.stored_bytes_after(number);
+        // No body is empty.
+        let place = self.entries.partition_point(|entry| entry.stored_bytes <= bytes);
+        match &self.entries.get(place)?.change {
+            Change::Store(stored) => Some(stored),
+            Change::Delete { .. } | Change::Replace { .. } => None,
+        }
+    }
+
+    fn stored_bytes_after(&self, number: Transaction) -> u64 {
+        let number = number.min(self.head());
+        self.get(number).map_or(self.base_bytes, |entry| entry.stored_bytes)
+    }
+
     /// Forgets the changes up to and with `number`; returns what was deleted by them.
     pub fn trim(&mut self, number: Transaction) -> Freed {
         let mut freed = Freed::default();
@@ -133,6 +161,7 @@ impl Log {
             let Some(entry) = self.entries.pop_front() else { break };
             self.base = self.base.next();
             self.base_hash = entry.hash;
+            self.base_bytes = entry.stored_bytes;
             if let Change::Delete { counted_bytes } = entry.change {
                 freed.messages += 1;
                 freed.counted_bytes += counted_bytes;
@@ -145,6 +174,7 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::tests::message;
 
     fn log_of(count: u64) -> Log {
         let mut log = Log::default();
@@ -186,6 +216,32 @@ mod tests {
         again
             .push(MessageId(1), Change::Replace { version: StateVersion(2), record: Bytes::new() });
         assert_ne!(replaced.head_hash(), again.head_hash());
+    }
+
+    #[test]
+    fn what_a_copy_lacks_is_told_in_bytes_with_the_oldest_message() {
+        let stored = |content| StoredMessage::new(message(content));
+        let mut log = Log::starting_after(Transaction(7), ChainHash(1));
+        assert_eq!(log.bytes_after(Transaction(7)), 0);
+        let bodies = [stored("one"), stored("and two")];
+        let lengths = bodies.clone().map(|it| it.body.len() as u64);
+        for (id, body) in (1..).zip(bodies.clone()) {
+            log.push(MessageId(id), Change::Delete { counted_bytes: 1 });
+            log.push(MessageId(id), Change::Store(body));
+        }
+        let first = |log: &Log, number| {
+            log.first_store_after(Transaction(number)).map(|it| it.body.len() as u64)
+        };
+        for trimmed in 7..=9 {
+            log.trim(Transaction(trimmed));
+            assert_eq!(log.bytes_after(Transaction(9)), lengths[1]);
+            assert_eq!(first(&log, 9), Some(lengths[1]));
+            assert_eq!(log.bytes_after(Transaction(11)), 0);
+            assert_eq!(first(&log, 11), None);
+        }
+        log.trim(Transaction(11));
+        assert_eq!(log.bytes_after(Transaction(0)), 0);
+        assert_eq!(log.bytes_after(Transaction(99)), 0);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use self::reports::failed;
 use super::*;
 use crate::message::{Envelope, Message, Recipient};
 
-fn message(text: &'static str) -> MessageRef {
+pub(super) fn message(text: &'static str) -> MessageRef {
     let mut envelope = Envelope::new("a@example.org", vec![Recipient::new("b@example.net")]);
     envelope.accepted_unix_ms = 1;
     Arc::new(Message { envelope, content: Bytes::from_static(text.as_bytes()) })

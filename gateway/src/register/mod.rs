@@ -14,9 +14,9 @@ mod keyed;
 pub mod stored;
 pub mod thread;
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 use config::Secret;
 
@@ -57,6 +57,18 @@ impl RegisterSettings {
         match self {
             RegisterSettings::Directory(_) => None,
             RegisterSettings::Etcd(settings) => settings.user.as_ref(),
+        }
+    }
+}
+
+impl fmt::Display for RegisterSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RegisterSettings::Directory(directory) => directory.display().fmt(f),
+            RegisterSettings::Etcd(settings) => {
+                let members = settings.members.iter().map(|it| format!("http://{it}"));
+                f.write_str(&members.collect::<Vec<_>>().join(" "))
+            }
         }
     }
 }

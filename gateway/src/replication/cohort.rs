@@ -11,6 +11,7 @@
 mod lease;
 mod members;
 mod recovery;
+mod status;
 #[cfg(test)]
 mod tests;
 mod unit;
@@ -19,6 +20,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use kvs_proto::{Epoch, Incarnation, MessageId};
+use serde::{Deserialize, Serialize};
 use tcpstack::Instant;
 use tracing::{error, info, warn};
 
@@ -97,7 +99,8 @@ pub enum CohortEvent {
 }
 
 /// Counters of a cohort.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CohortCounters {
     /// Messages committed with fewer than two copies at the servers.
     pub committed_degraded: u64,

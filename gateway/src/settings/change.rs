@@ -32,7 +32,7 @@ impl Settings {
     /// while the gateway runs.
     pub fn fixed_differences(&self, running: &Settings) -> Vec<&'static str> {
         type Same = fn(&Settings, &Settings) -> bool;
-        let fixed: [(&str, Same); 23] = [
+        let fixed: [(&str, Same); 24] = [
             ("name", |a, b| a.name == b.name),
             ("hostname", |a, b| a.hostname == b.hostname),
             ("listen", |a, b| a.reception.listen == b.reception.listen),
@@ -42,6 +42,7 @@ impl Settings {
             }),
             ("register", |a, b| a.register.place() == b.register.place()),
             ("register_user", |a, b| a.register.user() == b.register.user()),
+            ("status_socket", |a, b| a.status_socket == b.status_socket),
             ("log", |a, b| a.log_json == b.log_json),
             ("threads", |a, b| a.threads == b.threads),
             ("min_sync", |a, b| a.policy.min_sync == b.policy.min_sync),

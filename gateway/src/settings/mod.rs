@@ -13,7 +13,7 @@ pub(crate) mod tests;
 mod threads;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +38,7 @@ use crate::replication::cohort::{BACKUPS, Policy, UnitSettings};
 use crate::replication::placement::Placement;
 use crate::replication::record::LEASE_DEFAULT;
 use crate::shard::{CohortSettings, ShardSettings};
+use crate::status::server::PATH_LEN_MAX;
 
 /// Most queues of one gateway. A configuration with more is refused.
 pub const QUEUES_MAX: usize = 1000;
@@ -83,6 +84,8 @@ pub struct Settings {
     pub queues: Vec<QueueSettings>,
     /// Log records as JSON instead of text.
     pub log_json: bool,
+    /// Where the status can be asked for, if anywhere.
+    pub status_socket: Option<PathBuf>,
 }
 
 /// Threads, and what runs on them.
@@ -186,6 +189,7 @@ impl Settings {
         let threads = read_threads(&root);
         let formats = [("text", false), ("json", true)];
         let log_json = root.choice("log", &formats).default(false);
+        let status_socket = read_status_socket(&root, directory);
         document.finish()?;
         Ok(Settings {
             name,
@@ -202,6 +206,7 @@ impl Settings {
             groups,
             queues,
             log_json,
+            status_socket,
         })
     }
 
@@ -280,6 +285,17 @@ impl Settings {
 /// A switch of the operator's, on by default; returns whether it is suspended.
 fn read_switch(table: &Table<'_>, key: &'static str) -> bool {
     table.choice(key, &[("on", false), ("suspended", true)]).default(false)
+}
+
+/// The socket's path, if it is not too long for one.
+fn read_status_socket(root: &Table<'_>, directory: &Path) -> Option<PathBuf> {
+    let path = directory.join(root.string("status_socket").not_empty().optional()?);
+    if path.as_os_str().len() > PATH_LEN_MAX {
+        let why =
+            format!("{} is too long for a socket: {PATH_LEN_MAX} bytes at most", path.display());
+        root.mistake_at("status_socket", why);
+    }
+    Some(path)
 }
 
 /// Names become parts of names at the servers.

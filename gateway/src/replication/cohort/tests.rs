@@ -5,6 +5,7 @@ mod corners;
 mod leases;
 mod server;
 mod spares;
+mod status;
 mod world;
 
 use kvs_proto::{Credit, Incarnation, Status};

@@ -46,6 +46,7 @@ const READ: &[(&str, &str, &str, &str)] = &[
     ("", "trace_header", "false", "trace_header: false"),
     ("", "trace_recipient", "true", "trace_recipient: true"),
     ("", "log", "'json'", "log_json: true"),
+    ("", "status_socket", "'gw7.sock'", "status_socket: Some(\"./gw7.sock\")"),
     ("threads", "drivers", "'split'", "Split { link_workers: 1, smtp_workers: 1 }"),
     ("threads", "workers", "7", "Merged { workers: 7 }"),
     ("threads", "cores", "'7'", "cores: [7]"),

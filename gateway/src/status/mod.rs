@@ -1,0 +1,195 @@
+//! What the operator sees of a running gateway: the management table of queues and servers.
+//!
+//! A *snapshot* is made when somebody asks, and costs nothing else: [`desk`] is where workers leave their
+//! part of it between two turns, [`server`] hands it out over a Unix domain socket, [`client`] is
+//! `gateway status`, and [`table`] is what that shows to people.
+
+pub mod client;
+pub mod desk;
+pub mod server;
+pub mod table;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use self::desk::Part;
+
+use crate::front::FrontCounters;
+use crate::link::PathState;
+use crate::replication::cohort::BACKUPS;
+use crate::shard::ShardCounters;
+
+/// A gateway at one time, as JSON. Fields may be added, and those that a reader does not know are to be
+/// left aside; none changes its meaning.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Which gateway it is.
+    pub gateway: About,
+    /// When it was asked, in milliseconds since 1970.
+    pub unix_ms: u64,
+    /// Workers that did not answer in time: their queues and counters are missing.
+    pub silent_workers: Vec<usize>,
+    /// The queues, in the order of the configuration.
+    pub queues: Vec<QueueStatus>,
+    /// What has been counted since the start, by worker.
+    pub counters: Vec<WorkerCounters>,
+}
+
+/// Which gateway it is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct About {
+    /// Its name.
+    pub name: String,
+    /// Its program's version.
+    pub version: String,
+    /// Its process.
+    pub process: u32,
+    /// When it was started, in milliseconds since 1970.
+    pub started_unix_ms: u64,
+    /// Where its register is.
+    pub register: String,
+}
+
+/// What a worker has counted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WorkerCounters {
+    /// Its number.
+    pub worker: usize,
+    /// Of its queues, if it has some.
+    pub shard: Option<ShardCounters>,
+    /// Of its SMTP side, if it has one.
+    pub front: Option<FrontCounters>,
+}
+
+/// One queue.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// Its place in the configuration.
+    pub index: u32,
+    /// Its name.
+    pub queue: String,
+    /// The key of its record in the register; several queues share it.
+    pub cohort: String,
+    /// How far it is on its way into service.
+    pub service: ServiceState,
+    /// Whether mail can be committed.
+    pub is_accepting: bool,
+    /// Whether the operator has suspended receipt.
+    pub is_suspended: bool,
+    /// Messages in it.
+    pub messages: u64,
+    /// Its last change.
+    pub transaction: u64,
+    /// The last change that is committed.
+    pub committed: u64,
+    /// The owner's epoch.
+    pub epoch: u64,
+    /// The version of the record, once it is read.
+    pub record_version: Option<u64>,
+    /// What the cohort has with its register.
+    pub register: RegisterStatus,
+    /// For how long it may act as it is.
+    pub lease_left_ms: u64,
+    /// Each server of its group.
+    pub copies: Vec<CopyStatus>,
+}
+
+/// A queue at one server.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CopyStatus {
+    /// The server.
+    pub kvs: String,
+    /// How the path over its `address` is.
+    pub path: PathState,
+    /// How the path over its `standby_address` is, if it has one.
+    pub standby_path: Option<PathState>,
+    /// How the copy is.
+    pub state: CopyState,
+    /// Whether the record names it: it counts.
+    pub is_recorded: bool,
+    /// The last change that it has answered. Nothing while it is not known, or being filled.
+    pub transaction: Option<u64>,
+    /// Changes (a message that comes, one that goes, a note on one) that it has not answered.
+    pub lag_changes: Option<u64>,
+    /// Bytes of the messages among those.
+    pub lag_bytes: Option<u64>,
+    /// How long ago the oldest of those messages came in.
+    pub oldest_unanswered_ms: Option<u64>,
+}
+
+/// How far a queue is on its way into service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceState {
+    /// The register is asked, and the copies are gathered.
+    Starting,
+    /// Its copies are read.
+    Recovering,
+    /// Read; the other copies are brought into step.
+    Settling,
+    /// New: it is being made.
+    Creating,
+    /// In service.
+    Open,
+    /// Somebody else owns it: the gateway ends.
+    Stopped,
+}
+
+/// How a copy is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CopyState {
+    /// It counts, and follows.
+    Sync,
+    /// It counts, and is about to follow (again).
+    Resuming,
+    /// It is being filled, and counts after that.
+    Joining,
+    /// There is none, but there could be.
+    Spare,
+    /// The server is not there, or what it has is no good.
+    Ng,
+}
+
+/// What a cohort has with its register.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RegisterStatus {
+    /// Nothing.
+    Idle,
+    /// It waits for an answer.
+    Asked,
+    /// The register cannot be used; it is asked again.
+    Failed,
+}
+
+impl Snapshot {
+    /// What the workers have left, put together.
+    pub fn of(about: &About, unix_ms: u64, parts: &[Option<Arc<Part>>]) -> Snapshot {
+        let silent = |(worker, part): (usize, &Option<Arc<Part>>)| part.is_none().then_some(worker);
+        let there = || parts.iter().flatten();
+        let mut queues = there().flat_map(|part| part.queues.clone()).collect::<Vec<_>>();
+        queues.sort_by_key(|queue| queue.index);
+        Snapshot {
+            gateway: about.clone(),
+            unix_ms,
+            silent_workers: parts.iter().enumerate().filter_map(silent).collect(),
+            queues,
+            counters: there().map(|part| part.counters.clone()).collect(),
+        }
+    }
+
+    /// Whether every worker has answered, and every queue is in service with all of its copies.
+    pub fn is_well(&self) -> bool {
+        self.silent_workers.is_empty() && self.queues.iter().all(QueueStatus::is_well)
+    }
+}
+
+impl QueueStatus {
+    /// Whether it is in service with all of its copies.
+    pub fn is_well(&self) -> bool {
+        let is_whole = |copy: &&CopyStatus| copy.is_recorded && copy.state == CopyState::Sync;
+        self.service == ServiceState::Open && self.copies.iter().filter(is_whole).count() >= BACKUPS
+    }
+}
