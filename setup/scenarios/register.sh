@@ -86,7 +86,8 @@ taken_over() {
     local first status=0
     first=$(pid_of gateway)
     MARKS+=(--restart-at "$(date +%s%3N)")
-    start second "$BIN/gateway" --config "$SCRATCH/gateway.toml"
+    sed "s|gateway\.sock|second.sock|" "$SCRATCH/gateway.toml" >"$SCRATCH/second.toml"
+    start second "$BIN/gateway" --config "$SCRATCH/second.toml"
     await 10 gone "$first" || die "the gateway whose queues were taken goes on"
     wait "$first" || status=$?
     forget "$first"

@@ -116,7 +116,8 @@ taken_over() {
     require_load
     first=$(pid_of gateway)
     taken_at=$(date +%s%3N)
-    start second "$BIN/gateway" --config "$SCRATCH/gateway.toml"
+    sed "s|gateway\.sock|second.sock|" "$SCRATCH/gateway.toml" >"$SCRATCH/second.toml"
+    start second "$BIN/gateway" --config "$SCRATCH/second.toml"
     await "$STOP_MAX" gone "$first" || die "the gateway whose queues were taken goes on"
     wait "$first" || status=$?
     forget "$first"
