@@ -1,16 +1,21 @@
 //! One backup queue: who owns it, which changes it has seen, what it holds.
 
+mod lists;
+
 use kvs_proto::body::{Attached, Baseline, OpEntry};
 use kvs_proto::{
     ChainHash, ContentDigest, Credit, Epoch, Generation, Header, MessageId, STATE_SIZE_BYTES_MAX,
     Sequence, StateDigest, StateVersion, Status, Transaction, body_digest, chain, content_term,
-    state_digest,
+    flags, state_digest,
 };
 use tcpstack::Instant;
 
-use crate::arena::{Arena, Log, Place, QueueUid, Reservation};
+use crate::arena::{Arena, Cursor, Log, Place, QueueUid, Reservation};
 use crate::results::{Operations, Results};
 use crate::session::SessionId;
+
+pub use lists::List;
+use lists::Lists;
 
 /// A backup queue without its memory, which lies in the [`Arena`].
 ///
@@ -18,7 +23,7 @@ use crate::session::SessionId;
 /// that says so, one of the verbs, and [`Queue::settle`]: in one step, with nothing between.
 #[derive(Debug)]
 pub struct Queue {
-    log: Log,
+    lists: Lists,
     epoch: Epoch,
     generation: Generation,
     /// The last sequence number used up in this epoch.
@@ -26,8 +31,6 @@ pub struct Queue {
     transaction: Transaction,
     chain: ChainHash,
     content: ContentDigest,
-    /// The last id ever stored.
-    last_id: MessageId,
     messages_max: u64,
     bytes_max: u64,
     results: Results,
@@ -60,7 +63,7 @@ pub enum Admission {
 }
 
 impl Queue {
-    /// An empty queue with that owner.
+    /// An empty queue with that owner. Its uid and the next are its own.
     pub fn new(
         uid: QueueUid,
         epoch: Epoch,
@@ -69,14 +72,13 @@ impl Queue {
         bytes_max: u64,
     ) -> Queue {
         Queue {
-            log: Log::new(uid),
+            lists: Lists::new(uid),
             epoch,
             generation,
             last_sequence: Sequence(0),
             transaction: Transaction(0),
             chain: ChainHash(0),
             content: ContentDigest(0),
-            last_id: MessageId(0),
             messages_max,
             bytes_max,
             results: Results::default(),
@@ -86,14 +88,39 @@ impl Queue {
         }
     }
 
-    /// Its records.
-    pub fn log(&self) -> &Log {
-        &self.log
+    /// What names it in the arena.
+    pub fn uid(&self) -> QueueUid {
+        self.lists.uid()
+    }
+
+    /// Its messages.
+    pub fn messages(&self) -> u64 {
+        self.lists.messages()
+    }
+
+    /// Bytes of their bodies.
+    pub fn bytes(&self) -> u64 {
+        self.lists.bytes()
+    }
+
+    /// Its records, in order: what came as back-fill, then what was stored live.
+    pub fn logs(&self) -> [&Log; 2] {
+        self.lists.logs()
     }
 
     /// Takes it apart.
-    pub fn into_log(self) -> Log {
-        self.log
+    pub fn into_logs(self) -> [Log; 2] {
+        self.lists.into_logs()
+    }
+
+    /// Where a message lies.
+    pub fn find(&self, arena: &Arena, id: MessageId) -> Option<Place> {
+        self.lists.find(arena, id)
+    }
+
+    /// The first message behind the cursor.
+    pub fn next(&self, arena: &Arena, cursor: &Cursor) -> Option<Place> {
+        self.lists.next(arena, cursor)
     }
 
     /// Whose it is.
@@ -119,22 +146,22 @@ impl Queue {
     /// What its own bounds still allow, whatever memory there is.
     pub fn credit(&self) -> Credit {
         Credit::new(
-            self.messages_max.saturating_sub(self.log.messages()),
-            self.bytes_max.saturating_sub(self.log.bytes()),
+            self.messages_max.saturating_sub(self.lists.messages()),
+            self.bytes_max.saturating_sub(self.lists.bytes()),
         )
     }
 
     /// What the answer to an attachment says.
     pub fn attached(&self, arena: &Arena, port: u16) -> Attached {
-        let first = arena.first(&self.log).map(|place| arena.record(place).id);
+        let first = self.lists.first(arena).map(|place| arena.record(place).id);
         Attached {
             last_sequence: self.last_sequence,
             chain: self.chain,
             content: self.content,
-            messages: self.log.messages(),
-            bytes: self.log.bytes(),
+            messages: self.lists.messages(),
+            bytes: self.lists.bytes(),
             first_id: first.unwrap_or(MessageId(0)),
-            last_id: self.last_id,
+            last_id: self.lists.last_id(),
             port,
             owner_idle_ms: None,
         }
@@ -243,9 +270,9 @@ impl Queue {
     /// The status to refuse it with.
     #[inline]
     pub fn store(&mut self, arena: &mut Arena, header: &Header, body: &[u8]) -> Result<(), Status> {
-        let id = header.message;
-        self.check_store(id, body.len())?;
-        let appended = arena.append(&mut self.log, id, body, header.body_checksum);
+        let (list, id) = (list_of(header), header.message);
+        self.check_store(list, id, body.len())?;
+        let appended = arena.append(self.lists.log_mut(list), id, body, header.body_checksum);
         appended.map_err(|_| Status::ArenaFull)?;
         self.note_stored(header, body.len(), header.body_checksum);
         Ok(())
@@ -258,11 +285,12 @@ impl Queue {
     pub fn reserve(
         &mut self,
         arena: &mut Arena,
-        id: MessageId,
+        header: &Header,
         total: usize,
     ) -> Result<Reservation, Status> {
-        self.check_store(id, total)?;
-        arena.reserve(&mut self.log, id, total).map_err(|_| Status::ArenaFull)
+        let (list, id) = (list_of(header), header.message);
+        self.check_store(list, id, total)?;
+        arena.reserve(self.lists.log_mut(list), id, total).map_err(|_| Status::ArenaFull)
     }
 
     /// Makes what was reserved a message. The reservation is used up also when it is refused.
@@ -277,18 +305,18 @@ impl Queue {
         total: usize,
         checksum: u32,
     ) -> Result<(), Status> {
-        if let Err(status) = self.check_store(header.message, total) {
-            arena.abort(&mut self.log, reservation);
+        if let Err(status) = self.check_store(list_of(header), header.message, total) {
+            self.abort(arena, reservation);
             return Err(status);
         }
-        arena.commit(&mut self.log, reservation, checksum);
+        arena.commit(self.lists.log_of(&reservation), reservation, checksum);
         self.note_stored(header, total, checksum);
         Ok(())
     }
 
     /// Gives back what was reserved.
     pub fn abort(&mut self, arena: &mut Arena, reservation: Reservation) {
-        arena.abort(&mut self.log, reservation);
+        arena.abort(self.lists.log_of(&reservation), reservation);
     }
 
     /// Removes a message.
@@ -297,9 +325,9 @@ impl Queue {
     /// `NotFound`.
     #[inline]
     pub fn delete(&mut self, arena: &mut Arena, header: &Header) -> Result<(), Status> {
-        let place = arena.find(&self.log, header.message).ok_or(Status::NotFound)?;
+        let place = self.lists.find(arena, header.message).ok_or(Status::NotFound)?;
         self.content = self.content.without(term(arena, place));
-        arena.remove(&mut self.log, place);
+        self.lists.remove(arena, header.message, place);
         self.note(header, 0);
         Ok(())
     }
@@ -318,7 +346,7 @@ impl Queue {
         if state.len() > STATE_SIZE_BYTES_MAX {
             return Err(Status::TooLarge);
         }
-        let place = arena.find(&self.log, header.message).ok_or(Status::NotFound)?;
+        let place = self.lists.find(arena, header.message).ok_or(Status::NotFound)?;
         let present = arena.state(place).map_or(StateVersion(0), |(version, _)| version);
         if version <= present {
             return Err(Status::StaleState);
@@ -336,7 +364,7 @@ impl Queue {
     /// `ContentDiffers` if the content is not theirs, or the transaction number would go back or
     /// beyond `TRANSACTION_MAX`.
     pub fn baseline(&mut self, baseline: &Baseline) -> Result<(), Status> {
-        let same = baseline.content == self.content && baseline.messages == self.log.messages();
+        let same = baseline.content == self.content && baseline.messages == self.lists.messages();
         let plausible = self.transaction..=TRANSACTION_MAX;
         if !same || !plausible.contains(&baseline.transaction) {
             return Err(Status::ContentDiffers);
@@ -344,6 +372,7 @@ impl Queue {
         self.transaction = baseline.transaction;
         self.chain = baseline.chain;
         self.operations.clear();
+        self.lists.end_filling();
         Ok(())
     }
 
@@ -358,12 +387,12 @@ impl Queue {
     }
 
     #[inline]
-    fn check_store(&self, id: MessageId, length: usize) -> Result<(), Status> {
-        if id <= self.last_id {
+    fn check_store(&self, list: List, id: MessageId, length: usize) -> Result<(), Status> {
+        if !self.lists.takes(list, id) {
             return Err(Status::IdNotGrowing);
         }
-        let bytes = self.log.bytes().saturating_add(length as u64);
-        if self.log.messages() >= self.messages_max || bytes > self.bytes_max {
+        let bytes = self.lists.bytes().saturating_add(length as u64);
+        if self.lists.messages() >= self.messages_max || bytes > self.bytes_max {
             return Err(Status::QueueFull);
         }
         Ok(())
@@ -373,7 +402,7 @@ impl Queue {
     fn note_stored(&mut self, header: &Header, length: usize, checksum: u32) {
         let length = u32::try_from(length).expect("at most MESSAGE_SIZE_BYTES_MAX");
         let digest = body_digest(length, checksum);
-        self.last_id = header.message;
+        self.lists.note_stored(list_of(header), header.message);
         self.content = self.content.with(content_term(header.message, StateDigest(0), digest));
         self.note(header, digest.0);
     }
@@ -386,6 +415,12 @@ impl Queue {
         self.chain = chain(self.chain, op, message, digest);
         self.operations.push(op, message, digest, self.chain, sequence);
     }
+}
+
+/// Where a Store's message goes.
+#[inline]
+fn list_of(header: &Header) -> List {
+    if header.flags & flags::BACKFILL != 0 { List::Backfill } else { List::Live }
 }
 
 /// No baseline goes beyond it, so that no peer can make the number run out.

@@ -105,7 +105,7 @@ impl QueueTable {
     #[inline]
     pub fn get(&mut self, queue: QueueRef) -> Option<(&mut Queue, &mut Arena)> {
         let found = &mut self.queues.get_mut(queue.slot)?.as_mut()?.queue;
-        (found.log().uid() == queue.uid).then_some((found, &mut self.arena))
+        (found.uid() == queue.uid).then_some((found, &mut self.arena))
     }
 
     /// Makes an empty queue.
@@ -128,12 +128,12 @@ impl QueueTable {
         }
         // A number used twice would mix queues up. A client may use them up, if it does nothing else
         // for hours; that must not stop the server.
-        let Some(uids) = self.uids.checked_add(1) else {
+        let Some(uids) = self.uids.checked_add(UIDS_PER_QUEUE) else {
             self.directory.remove(name.as_str());
             return Err(Missing::Refused(Status::TooManyQueues));
         };
         self.uids = uids;
-        let uid = QueueUid(uids);
+        let uid = QueueUid(uids - UIDS_PER_QUEUE + 1);
         let messages_max = messages_max.min(self.bounds.messages_max);
         let bytes_max = bytes_max.min(self.bounds.bytes_max);
         let queue = Queue::new(uid, epoch, generation, messages_max, bytes_max);
@@ -181,7 +181,9 @@ impl QueueTable {
         self.free_slots.push(queue.slot);
         self.names.remove(&name);
         self.directory.remove(&name);
-        self.arena.release(removed.into_log());
+        for log in removed.into_logs() {
+            self.arena.release(log);
+        }
     }
 
     /// The queues whose names begin with `prefix` and come after `after`, in order.
@@ -204,13 +206,16 @@ impl QueueTable {
     }
 
     fn queue_ref(&self, slot: usize) -> QueueRef {
-        QueueRef { slot, uid: self.queue(slot).log().uid() }
+        QueueRef { slot, uid: self.queue(slot).uid() }
     }
 
     fn queue(&self, slot: usize) -> &Queue {
         &self.queues[slot].as_ref().expect("every name has a queue").queue
     }
 }
+
+/// A queue has a log for what is stored live, and one for what is back-filled.
+const UIDS_PER_QUEUE: u32 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -264,7 +269,7 @@ mod tests {
     #[test]
     fn queue_numbers_that_have_run_out_are_a_refusal() {
         let mut table = table();
-        table.uids = u32::MAX - 1;
+        table.uids = u32::MAX - UIDS_PER_QUEUE;
         let last = create(&mut table, "a").unwrap();
         assert_eq!(create(&mut table, "b"), Err(Missing::Refused(Status::TooManyQueues)));
         assert_eq!(table.find(name("b")), Err(Missing::Refused(Status::UnknownQueue)));

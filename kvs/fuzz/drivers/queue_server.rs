@@ -52,6 +52,7 @@ struct Link {
     /// By handle: the last sequence number.
     sequences: [u64; 8],
     id: u64,
+    old_id: u64,
     answers: Vec<u8>,
 }
 
@@ -141,7 +142,7 @@ impl Link {
     fn new(shared: &mut Shared, id: SessionId, is_stranger: bool) -> Link {
         let session =
             if is_stranger { Session::new(id, [2; 16]) } else { Auditor::new(shared, id).session };
-        Link { session, sequences: [0; 8], id: 0, answers: Vec::new() }
+        Link { session, sequences: [0; 8], id: 0, old_id: 0, answers: Vec::new() }
     }
 
     /// Create or Attach.
@@ -175,7 +176,12 @@ impl Link {
         match op {
             Op::Store => {
                 self.id += u64::from(number & 0x0f);
-                header.message = MessageId(self.id);
+                header.message = MessageId(FIRST_ID + self.id);
+                if what & 0x80 != 0 {
+                    self.old_id += u64::from(number & 0x03);
+                    header.message = MessageId(self.old_id);
+                    header.flags = flags::BACKFILL;
+                }
                 let (length, cut) = (script.byte(), script.byte());
                 parts(header, usize::from(length) * if what & 0x40 == 0 { 3 } else { 700 }, cut)
             }
@@ -264,7 +270,7 @@ impl Auditor {
             account: NAME.into(),
             secret: secret(),
             nonce: [1; 16],
-            version_max: Version::V1,
+            version_max: Version::V2,
             output_bytes_max: 1000,
         };
         let (client, session) = (Client::new(NOW, config), Session::new(id, [2; 16]));
@@ -396,12 +402,14 @@ fn parts(header: Header, length: usize, cut: u8) -> Vec<u8> {
         let wrong = u64::from(cut & 0x80 != 0 && place == usize::from(cut >> 4 & 7));
         let numbers = [offset, length].map(|number| u64::try_from(number).expect("64 bits"));
         let aux = numbers[0] << 32 | (numbers[1] + wrong);
-        stream.extend(frame(Header { flags: more, aux, ..header }, &body[offset..end]));
+        let flags = header.flags | more;
+        stream.extend(frame(Header { flags, aux, ..header }, &body[offset..end]));
     }
     stream
 }
 
 fn frame(mut header: Header, body: &[u8]) -> Vec<u8> {
+    header.version = Version::V2;
     header.body_length = u32::try_from(body.len()).expect("short");
     header.body_checksum = checksum(body);
     [&header.encode()[..], body].concat()
@@ -416,5 +424,7 @@ const NAME: &str = "gw";
 const QUEUES: [&str; 4] = ["q", "q1", "q2", "other"];
 const ARENA_BYTES: usize = 4 << 20;
 const MESSAGES_MAX: usize = 50;
+/// Of what is stored otherwise than as back-fill: about as many come as that.
+const FIRST_ID: u64 = 15;
 /// More steps say nothing new and take time.
 const STEPS_MAX: usize = 100;

@@ -215,6 +215,11 @@ impl Client {
         self.last_received
     }
 
+    /// What the server and we speak; the oldest version, before it has said so.
+    pub fn version(&self) -> Version {
+        self.outbox.version()
+    }
+
     /// When the newest request was made that is known to be answered, if any is: the server was there, and
     /// took what this connection asked for, at some time after that. An answer counts for the oldest
     /// request that it may be to; that to a heart-beat counts for that heart-beat.
@@ -278,7 +283,27 @@ impl Client {
         message: &Message,
     ) {
         let total = u64::from(message.total());
-        self.change(now, Op::Store, queue, sequence, id, floor, total, message);
+        self.change(now, Op::Store, 0, queue, sequence, id, floor, total, message);
+    }
+
+    /// Appends a message to the back-fill list, ahead of all that was stored live.
+    ///
+    /// # Panics
+    /// If the server speaks no [`Version::V2`].
+    #[inline]
+    pub fn backfill(
+        &mut self,
+        now: Instant,
+        queue: QueueHandle,
+        sequence: Sequence,
+        id: MessageId,
+        floor: Sequence,
+        message: &Message,
+    ) {
+        let total = u64::from(message.total());
+        assert!(self.version() >= Version::V2, "the server knows no back-fill");
+        let flags = flags::BACKFILL;
+        self.change(now, Op::Store, flags, queue, sequence, id, floor, total, message);
     }
 
     /// Removes a message.
@@ -291,7 +316,7 @@ impl Client {
         id: MessageId,
         floor: Sequence,
     ) {
-        self.change(now, Op::Delete, queue, sequence, id, floor, 0, &empty());
+        self.change(now, Op::Delete, 0, queue, sequence, id, floor, 0, &empty());
     }
 
     /// Sets a message's state record. `version` must be above the present one.
@@ -311,7 +336,7 @@ impl Client {
         assert!(state.len() <= STATE_SIZE_BYTES_MAX);
         let state = Message::new(Bytes::new(), state);
         let version = u64::from(version.0);
-        self.change(now, Op::Replace, queue, sequence, id, floor, version, &state);
+        self.change(now, Op::Replace, 0, queue, sequence, id, floor, version, &state);
     }
 
     /// Declares a filled copy equal to its peers.
@@ -326,7 +351,7 @@ impl Client {
         let mut body = Vec::new();
         baseline.encode(&mut body);
         let body = Message::new(Bytes::new(), body.into());
-        self.change(now, Op::Baseline, queue, sequence, MessageId(0), floor, 0, &body);
+        self.change(now, Op::Baseline, 0, queue, sequence, MessageId(0), floor, 0, &body);
     }
 
     /// Reads messages above `cursor`: at most `count_max`, and only as many as have `bytes_max`
@@ -376,6 +401,7 @@ impl Client {
         &mut self,
         now: Instant,
         op: Op,
+        flags: u16,
         queue: QueueHandle,
         sequence: Sequence,
         id: MessageId,
@@ -384,6 +410,7 @@ impl Client {
         body: &Message,
     ) {
         let set = |header: &mut Header| {
+            header.flags = flags;
             header.sequence = sequence;
             header.message = id;
             header.floor = floor.0;

@@ -32,8 +32,18 @@ pub mod flags {
     pub const MORE: u16 = 1 << 0;
     /// `Item`: the message was removed while its parts were being sent; they are void.
     pub const WITHDRAWN: u16 = 1 << 1;
-    /// All bits that have a meaning; a frame with another one is refused.
-    pub const KNOWN: u16 = MORE | WITHDRAWN;
+    /// `Store`: the message is older than what the copy takes as it comes, and goes ahead of it.
+    pub const BACKFILL: u16 = 1 << 2;
+    /// All bits that have a meaning in some version.
+    pub const KNOWN: u16 = MORE | WITHDRAWN | BACKFILL;
+
+    /// The bits that have a meaning in that version; a frame with another one is refused.
+    pub const fn known_in(version: super::Version) -> u16 {
+        match version {
+            super::Version::V1 => MORE | WITHDRAWN,
+            super::Version::V2 => KNOWN,
+        }
+    }
 }
 
 /// The wire's versions; the docs of the variants are its change log.
@@ -44,7 +54,8 @@ pub enum Version {
     /// former owner open, and does not say when it last heard from it.
     V1 = 1,
     /// [`Attached`](crate::body::Attached) tells how long ago the server last heard from the owner that
-    /// the attachment takes the queue from, in four of its bytes that were zero.
+    /// the attachment takes the queue from, in four of its bytes that were zero. A Store may have the flag
+    /// [`BACKFILL`](flags::BACKFILL).
     V2 = 2,
 }
 
@@ -340,7 +351,7 @@ impl Header {
         let version = Version::from_u8(bytes[8]).ok_or(HeaderError::Version(bytes[8]))?;
         let op = Op::from_u8(bytes[9]).ok_or(HeaderError::Op(bytes[9]))?;
         let flags = u16::from_le_bytes([bytes[10], bytes[11]]);
-        if flags & !flags::KNOWN != 0 {
+        if flags & !flags::known_in(version) != 0 {
             return Err(HeaderError::Flags(flags));
         }
         let body_length = u32_at(12);
@@ -367,6 +378,15 @@ impl Header {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flag_that_a_version_does_not_know_is_refused_in_it() {
+        let header = |version| Header { version, flags: flags::BACKFILL, ..Header::new(Op::Store) };
+        let old = Header::decode(&header(Version::V1).encode());
+        assert_eq!(old, Err(HeaderError::Flags(flags::BACKFILL)));
+        let new = header(Version::V2);
+        assert_eq!(Header::decode(&new.encode()), Ok(new));
+    }
 
     #[test]
     fn versions_meet_at_the_highest_that_both_speak() {

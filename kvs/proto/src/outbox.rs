@@ -214,7 +214,7 @@ impl Outbox {
 
     /// The part `offset..end` of a longer message.
     fn push_part(&mut self, mut header: Header, body: &Message, offset: usize, end: usize) {
-        header.flags = if end < body.len() { flags::MORE } else { 0 };
+        header.flags |= if end < body.len() { flags::MORE } else { 0 };
         header.body_length = u32::try_from(end - offset).expect("at most PART_SIZE_BYTES_MAX");
         header.body_checksum = body.part_checksum(offset);
         header.aux |= (offset as u64) << 32;

@@ -48,6 +48,31 @@ impl World {
         self.apply(&header, |queue, arena| queue.store(arena, &header, body))
     }
 
+    fn backfill(&mut self, id: u64, body: &[u8]) -> Result<(), Status> {
+        let header = self.header(Op::Store, id);
+        let body_checksum = checksum(body);
+        let header = Header { body_checksum, flags: flags::BACKFILL, ..header };
+        self.apply(&header, |queue, arena| queue.store(arena, &header, body))
+    }
+
+    fn baseline(&mut self, content: ContentDigest, messages: u64) -> Result<(), Status> {
+        let header = self.header(Op::Baseline, 0);
+        let (transaction, chain) = (Transaction(1000), ChainHash(7));
+        let baseline = Baseline { transaction, chain, content, messages };
+        self.apply(&header, |queue, _| queue.baseline(&baseline))
+    }
+
+    /// What lives, in physical order, read record by record from behind `after`.
+    fn read(&self, after: u64) -> Vec<u64> {
+        let mut cursor = Cursor::behind(MessageId(after));
+        let mut ids = Vec::new();
+        while let Some(place) = self.queue.next(&self.arena, &cursor) {
+            ids.push(self.arena.record(place).id.0);
+            cursor = self.arena.cursor(place);
+        }
+        ids
+    }
+
     fn delete(&mut self, id: u64) -> Result<(), Status> {
         let header = self.header(Op::Delete, id);
         self.apply(&header, |queue, arena| queue.delete(arena, &header))
@@ -194,4 +219,172 @@ fn bounds_on_messages_and_bytes_are_answered_and_credit_shows_them() {
     assert_eq!(world.store(101, &[0; 100_000]), Err(Status::QueueFull));
     world.store(102, &[0; 99_000]).unwrap();
     assert_eq!(world.queue.credit().kib, 0);
+}
+
+#[test]
+fn what_is_back_filled_lies_ahead_of_what_is_stored_live() {
+    let mut world = World::new();
+    let live = [10, 12, 15].map(|id| world.store(id, b"new"));
+    let old = [2, 3, 9].map(|id| world.backfill(id, b"old"));
+    assert!(live.iter().chain(&old).all(Result::is_ok));
+    assert_eq!(world.read(0), [2, 3, 9, 10, 12, 15]);
+    world.store(20, b"newer").unwrap();
+    assert_eq!(world.read(3), [9, 10, 12, 15, 20]);
+    assert_eq!(world.read(11), [12, 15, 20]);
+    assert!([9, 10].map(|id| world.delete(id)).iter().all(Result::is_ok));
+    assert_eq!(world.read(9), [12, 15, 20]);
+    world.replace(3, 1, b"state").unwrap();
+    let attached = world.queue.attached(&world.arena, 1);
+    assert_eq!((attached.first_id.0, attached.last_id.0, attached.messages), (2, 20, 5));
+    world.arena.check(world.queue.logs());
+}
+
+#[test]
+fn back_fill_comes_in_order_and_below_what_is_live() {
+    let mut world = World::new();
+    let wrong = Err(Status::IdNotGrowing);
+    world.backfill(5, b"old").unwrap();
+    assert_eq!(world.backfill(5, b"old"), wrong);
+    assert_eq!(world.backfill(4, b"old"), wrong);
+    assert_eq!(world.store(5, b"new"), wrong, "live messages are above all others");
+    world.store(10, b"new").unwrap();
+    assert_eq!(world.backfill(10, b"old"), wrong);
+    assert_eq!(world.backfill(11, b"old"), wrong);
+    world.delete(10).unwrap();
+    assert_eq!(world.backfill(10, b"old"), wrong, "it was there");
+    world.backfill(9, b"old").unwrap();
+    assert_eq!(world.read(0), [5, 9]);
+}
+
+#[test]
+fn a_baseline_ends_the_filling() {
+    let mut world = World::new();
+    world.store(10, b"new").unwrap();
+    world.backfill(1, b"old").unwrap();
+    assert_eq!(world.baseline(ContentDigest(1), 2), Err(Status::ContentDiffers));
+    world.backfill(2, b"old").unwrap();
+    world.baseline(world.queue.content, 3).unwrap();
+    assert_eq!(world.backfill(3, b"old"), Err(Status::IdNotGrowing));
+    world.store(11, b"new").unwrap();
+    assert_eq!((world.read(0), world.queue.transaction), (vec![1, 2, 10, 11], Transaction(1001)));
+}
+
+#[test]
+fn a_reservation_goes_back_to_the_list_that_it_was_made_in() {
+    let mut world = World::new();
+    world.store(10, b"new").unwrap();
+    let header = Header { flags: flags::BACKFILL, ..world.header(Op::Store, 5) };
+    let old = world.queue.reserve(&mut world.arena, &header, 90_000).unwrap();
+    let header = world.header(Op::Store, 11);
+    let new = world.queue.reserve(&mut world.arena, &header, 80_000).unwrap();
+    world.queue.abort(&mut world.arena, old);
+    world.queue.abort(&mut world.arena, new);
+    world.arena.check(world.queue.logs());
+    assert_eq!(world.read(0), [10]);
+}
+
+/// What may be asked of a queue that is being filled.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Store(u64),
+    Backfill(u64),
+    Delete(usize),
+    Replace(usize, u32),
+    Baseline(bool),
+}
+
+fn steps() -> impl proptest::strategy::Strategy<Value = Vec<Step>> {
+    use proptest::prelude::*;
+    let step = prop_oneof![
+        4 => (0..4u64).prop_map(Step::Store),
+        4 => (0..4u64).prop_map(Step::Backfill),
+        3 => any::<usize>().prop_map(Step::Delete),
+        2 => (any::<usize>(), 0..5u32).prop_map(|(place, version)| Step::Replace(place, version)),
+        1 => (0..20u32).prop_map(|chance| Step::Baseline(chance == 0)),
+    ];
+    prop::collection::vec(step, 0..200)
+}
+
+proptest::proptest! {
+    #[test]
+    fn live_and_old_messages_in_any_order_are_what_a_sorted_map_is(steps in steps()) {
+        check_against_a_map(&steps);
+    }
+}
+
+/// The model: one map, and by when an id may still be stored.
+fn check_against_a_map(steps: &[Step]) {
+    let mut world = World::new();
+    let mut model = std::collections::BTreeMap::<u64, (usize, u32)>::new();
+    let (mut last, mut last_old, mut first_live, mut is_filling) = (0, 0, u64::MAX, true);
+    for (number, step) in steps.iter().enumerate() {
+        // From bytes to several segments.
+        let body = vec![b'x'; if number % 17 == 0 { 3_000 } else { number }];
+        let full = model.len() >= 100
+            || model.values().map(|it| it.0).sum::<usize>() + body.len() > 100_000;
+        match *step {
+            Step::Store(above) => {
+                // Back-fill has room below.
+                let id = last.max(100) + above;
+                let expected = match (id > last, full) {
+                    (false, _) => Err(Status::IdNotGrowing),
+                    (true, true) => Err(Status::QueueFull),
+                    (true, false) => Ok(()),
+                };
+                assert_eq!(world.store(id, &body), expected);
+                if expected.is_ok() {
+                    model.insert(id, (body.len(), 0));
+                    (last, first_live) = (id, first_live.min(id));
+                }
+            }
+            Step::Backfill(above) => {
+                let id = last_old + above;
+                let fits = is_filling && above > 0 && id < first_live;
+                let expected = match (fits, full) {
+                    (false, _) => Err(Status::IdNotGrowing),
+                    (true, true) => Err(Status::QueueFull),
+                    (true, false) => Ok(()),
+                };
+                assert_eq!(world.backfill(id, &body), expected);
+                if expected.is_ok() {
+                    model.insert(id, (body.len(), 0));
+                    (last_old, last) = (id, last.max(id));
+                }
+            }
+            Step::Delete(place) => {
+                let Some(id) = model.keys().nth(place % model.len().max(1)).copied() else {
+                    continue;
+                };
+                model.remove(&id);
+                assert_eq!(world.delete(id), Ok(()));
+                assert_eq!(world.delete(id), Err(Status::NotFound));
+            }
+            Step::Replace(place, version) => {
+                let Some((id, (_, present))) = model.iter_mut().nth(place % 100) else {
+                    continue;
+                };
+                let expected = if version > *present { Ok(()) } else { Err(Status::StaleState) };
+                assert_eq!(world.replace(*id, version, b"state"), expected);
+                *present = version.max(*present);
+            }
+            Step::Baseline(is_right) => {
+                let messages = model.len() as u64 + u64::from(!is_right);
+                let result = world.baseline(world.queue.content, messages);
+                let is_ahead = world.queue.transaction > Transaction(1000);
+                assert_eq!(result.is_ok(), is_right && !is_ahead);
+                is_filling &= result.is_err();
+            }
+        }
+        let after = number as u64 % 200;
+        let expected = model.range(after + 1..).map(|(id, _)| *id).collect::<Vec<_>>();
+        assert_eq!(world.read(after), expected);
+    }
+    let bytes = model.values().map(|it| it.0 as u64).sum::<u64>();
+    assert_eq!((world.queue.messages(), world.queue.bytes()), (model.len() as u64, bytes));
+    world.arena.check(world.queue.logs());
+    for log in world.queue.into_logs() {
+        world.arena.release(log);
+    }
+    world.arena.work(usize::MAX);
+    assert_eq!(world.arena.free_bytes(), world.arena.size_bytes(), "all memory is free again");
 }

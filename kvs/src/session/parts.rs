@@ -18,6 +18,7 @@ pub(super) struct Incoming {
     sequence: Sequence,
     id: MessageId,
     total: usize,
+    is_backfill: bool,
     /// Bytes of complete parts, `<= total`.
     received: usize,
     /// CRC32C of those.
@@ -53,6 +54,7 @@ impl Session {
                     && incoming.sequence == header.sequence
                     && incoming.id == header.message
                     && incoming.total == total
+                    && incoming.is_backfill == is_backfill(header)
                     && incoming.received == offset
             });
         }
@@ -60,7 +62,9 @@ impl Session {
         let room = self.room_for(shared, header, total);
         let Header { sequence, message: id, .. } = *header;
         let owner = owner_in(header);
-        let incoming = Incoming { owner, sequence, id, total, received: 0, checksum: 0, room };
+        let (is_backfill, received, checksum) = (is_backfill(header), 0, 0);
+        let incoming =
+            Incoming { owner, sequence, id, total, is_backfill, received, checksum, room };
         if let Some(Some(handle)) = self.handles.get_mut(place) {
             handle.incoming = Some(incoming);
         }
@@ -147,7 +151,7 @@ impl Session {
         if total > shared.limits.message_size_bytes_max as usize {
             return Room::Refused(Status::TooLarge);
         }
-        match queue.reserve(arena, header.message, total) {
+        match queue.reserve(arena, header, total) {
             Ok(reservation) => Room::Reserved(reservation),
             Err(status) => Room::Refused(status),
         }
@@ -194,6 +198,10 @@ impl Session {
             Err(status) => self.refuse(shared, header, status),
         }
     }
+}
+
+fn is_backfill(header: &Header) -> bool {
+    header.flags & flags::BACKFILL != 0
 }
 
 /// As whom a request is made.

@@ -98,12 +98,12 @@ impl Read {
             return Step::Done(self.refused(status, queue.epoch()));
         }
         if let Some(long) = self.long {
-            let place = arena.find(queue.log(), self.cursor.id());
+            let place = queue.find(arena, self.cursor.id());
             self.sent -= u64::from(place.is_none());
             self.long = send_part(output, arena, place, long);
             return Step::Sent;
         }
-        let next = arena.next(queue.log(), &self.cursor);
+        let next = queue.next(arena, &self.cursor);
         let Some(place) = next else { return Step::Done(self.end(true)) };
         let length = arena.record(place).length as usize;
         let enough = self.count_left == 0 || (self.sent > 0 && length > self.bytes_left);

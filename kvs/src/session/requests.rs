@@ -20,7 +20,11 @@ impl Session {
         let Some(Some(handle)) = self.handles.get(header.queue.0 as usize) else {
             return self.refuse(shared, header, Status::NotAttached);
         };
-        let part = header.aux != body.len() as u64 || header.flags != 0;
+        if header.flags & flags::BACKFILL != 0 && header.op != Op::Store {
+            return self.break_off(shared, header.op);
+        }
+        let flags = header.flags & !flags::BACKFILL;
+        let part = header.aux != body.len() as u64 || flags != 0;
         if header.op == Op::Store && part {
             return self.handle_part(shared, header, body);
         }
@@ -84,7 +88,7 @@ impl Session {
         header: &Header,
         body: &[u8],
     ) {
-        if header.flags & flags::MORE != 0 {
+        if header.flags & (flags::MORE | flags::BACKFILL) != 0 {
             return self.break_off(shared, header.op);
         }
         match header.op {
@@ -255,7 +259,7 @@ impl Session {
         let mut count = 0;
         for (name, queue) in listed.by_ref().take(QUEUES_PER_REPLY_MAX) {
             let (epoch, transaction) = (queue.epoch(), queue.transaction());
-            let (messages, bytes) = (queue.log().messages(), queue.log().bytes());
+            let (messages, bytes) = (queue.messages(), queue.bytes());
             QueueEntry { name, epoch, transaction, messages, bytes, port }.encode(&mut body);
             count += 1;
         }

@@ -131,7 +131,7 @@ fn store(queue: u32, number: u64, length: usize, part: usize) -> Vec<u8> {
 }
 
 fn check(shared: &Shared) {
-    let logs: Vec<_> = shared.table.list("", None).map(|(_, queue)| queue.log()).collect();
+    let logs: Vec<_> = shared.table.list("", None).flat_map(|(_, queue)| queue.logs()).collect();
     shared.table.arena().check(logs);
 }
 

@@ -1,5 +1,6 @@
 //! The real worker over kernel TCP on the loopback device, one scenario per module.
 
+mod backfill;
 mod bounds;
 mod bulk;
 mod fencing;

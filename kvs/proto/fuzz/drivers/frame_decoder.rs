@@ -70,7 +70,8 @@ fn stream(input: &[u8]) -> Vec<u8> {
         let number = |script: &mut Script<'_>, bit: u8| {
             if fields & 1 << bit == 0 { 0 } else { script.number() }
         };
-        header.flags = u16::from(control >> 4) & flags::KNOWN;
+        header.version = if control & 8 == 0 { Version::V1 } else { Version::V2 };
+        header.flags = u16::from(control >> 4) & flags::known_in(header.version);
         header.queue.0 = low_half(number(&mut script, 0));
         header.generation_or_status = low_half(number(&mut script, 1));
         header.epoch.0 = number(&mut script, 2);
@@ -129,11 +130,11 @@ fn read(stream: &[u8]) -> Decoded {
         let length = number(12);
         let error = if number(0) != checksum(&bytes[4..]) {
             Some(HeaderError::Checksum)
-        } else if version != 1 {
+        } else if !(matches!(version, 1 | 2)) {
             Some(HeaderError::Version(version))
         } else if !(matches!(op, 1..=14 | 129..=140)) {
             Some(HeaderError::Op(op))
-        } else if flags > 3 {
+        } else if flags > if version == 1 { 3 } else { 7 } {
             Some(HeaderError::Flags(flags))
         } else {
             (length > 65_536).then_some(HeaderError::BodyLength(length))

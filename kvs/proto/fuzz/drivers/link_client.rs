@@ -410,7 +410,7 @@ fn reply(script: &mut Script<'_>) -> Vec<u8> {
     header.aux = number(script, 2);
     header.message = MessageId(number(script, 3));
     header.floor = number(script, 4);
-    header.flags = u16::from(fields >> 6) & flags::KNOWN;
+    header.flags = u16::from(fields >> 6) & flags::known_in(header.version);
     let length = match op {
         Op::Attached => 64,
         Op::Ops => 40 * usize::from(which >> 6),
