@@ -12,6 +12,7 @@ use tcpstack::Instant;
 
 use crate::clients::Clients;
 use crate::message::QueueIndex;
+use crate::replication::pace::Throttle;
 
 /// Budgets and switches of all queues and of the gateway.
 #[derive(Debug)]
@@ -26,6 +27,7 @@ pub struct Board {
     clients: Arc<Clients>,
     /// Most sessions of each front, by the descriptors that the process may have.
     sessions_max: AtomicUsize,
+    resync: Throttle,
 }
 
 #[derive(Debug)]
@@ -80,6 +82,7 @@ impl Board {
             changes: CachePadded::new(AtomicU64::new(0)),
             clients: Arc::default(),
             sessions_max: AtomicUsize::new(usize::MAX),
+            resync: Throttle::default(),
         }
     }
 
@@ -91,6 +94,11 @@ impl Board {
     /// What each client may still do.
     pub fn clients(&self) -> &Arc<Clients> {
         &self.clients
+    }
+
+    /// How fast copies are filled.
+    pub fn resync(&self) -> &Throttle {
+        &self.resync
     }
 
     /// Most sessions that each front may have, whatever its configuration says.

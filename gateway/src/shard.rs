@@ -301,6 +301,7 @@ impl<T: Transport> Shard<T> {
             counters.cohorts.committed_degraded += cohort.committed_degraded;
             counters.cohorts.isolations += cohort.isolations;
             counters.cohorts.fills += cohort.fills;
+            counters.cohorts.repairs += cohort.repairs;
             counters.cohorts.recovered += cohort.recovered;
         }
         counters

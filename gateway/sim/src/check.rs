@@ -8,6 +8,7 @@ use gateway::queue::MailQueue;
 use gateway::replication::cohort::BACKUPS;
 use kvs_proto::{ChainHash, ContentDigest, Epoch, Transaction};
 
+use crate::joining::check_joining;
 use crate::report::PathCounts;
 use crate::scenario::{FaultLevel, server_name};
 use crate::world::{Server, World};
@@ -106,6 +107,7 @@ pub fn check_always(world: &World) -> Result<(), Difference> {
             }
         }
     }
+    check_joining(world)?;
     check_budgets(world, |left, bound| left <= bound)
 }
 
@@ -204,7 +206,7 @@ impl Difference {
 }
 
 /// The queues by index and name.
-fn queues(world: &World) -> Vec<(QueueIndex, String)> {
+pub(crate) fn queues(world: &World) -> Vec<(QueueIndex, String)> {
     let queues = world.scenario().settings.queues.iter();
     (0..).zip(queues).map(|(index, it)| (QueueIndex(index), it.name.clone())).collect()
 }

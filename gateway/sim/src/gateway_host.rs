@@ -10,7 +10,7 @@ use gateway::front::Front;
 use gateway::gateway::{places, plan};
 use gateway::link::LinkCounters;
 use gateway::message::QueueIndex;
-use gateway::replication::cohort::Unit;
+use gateway::replication::cohort::{CohortCounters, Unit};
 use gateway::replication::record::RegisterAnswer;
 use gateway::settings::Settings;
 use gateway::shard::{RegisterErrand, Shard};
@@ -166,8 +166,23 @@ impl GatewayHost {
 
     /// How often a server's copies were isolated.
     pub fn isolations(&self) -> u64 {
+        self.cohort_counters().isolations
+    }
+
+    /// What its cohorts did.
+    pub fn cohort_counters(&self) -> CohortCounters {
         let shards = self.workers.iter().filter_map(|it| it.shard.as_ref());
-        shards.map(|shard| shard.counters().cohorts.isolations).sum()
+        shards.fold(CohortCounters::default(), |sum, shard| {
+            let CohortCounters { committed_degraded, isolations, fills, repairs, recovered } =
+                shard.counters().cohorts;
+            CohortCounters {
+                committed_degraded: sum.committed_degraded + committed_degraded,
+                isolations: sum.isolations + isolations,
+                fills: sum.fills + fills,
+                repairs: sum.repairs + repairs,
+                recovered: sum.recovered + recovered,
+            }
+        })
     }
 
     /// The budgets.

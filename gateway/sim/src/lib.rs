@@ -11,6 +11,7 @@
 //! * [`gateway_host`], [`kvs_host`] and [`register`] are processes that crash and return.
 //! * [`check`] compares copies and budgets, while the world runs and at its end.
 //! * [`invariants`] looks after each step whether what must always hold does.
+//! * `joining` compares copies that are being filled.
 //! * [`watch`] watches links with two paths.
 //! * [`run`] is one run from start to verdict, and [`report`] what is known of it then.
 //! * [`tally`] is what many runs come to.
@@ -24,6 +25,7 @@ pub mod check;
 pub mod chronicle;
 pub mod gateway_host;
 pub mod invariants;
+mod joining;
 pub mod kvs_host;
 pub mod model;
 pub mod plan;

@@ -226,8 +226,9 @@ mod tests {
     const LATE: Instant = Instant::from_nanos(60_000_000_000);
 
     fn swap(version: u64) -> RegisterErrand {
-        let record =
-            Record { version, epoch: Epoch(1), members: vec![], queues: vec![], lease_ms: 1000 };
+        let (members, joining, queues) = (vec![], vec![], vec![]);
+        let epoch = Epoch(1);
+        let record = Record { version, epoch, members, joining, queues, lease_ms: 1000 };
         RegisterErrand { cohort: 3, key: "k".into(), call: RegisterCall::Swap(record) }
     }
 

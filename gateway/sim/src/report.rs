@@ -51,6 +51,12 @@ pub struct PathCounts {
     pub commit_pause_max: Duration,
     /// The longest time for which a queue did not accept mail, once it had.
     pub acceptance_pause_max: Duration,
+    /// Changes that were committed while a copy of their queue was being filled.
+    pub fill_commits: u64,
+    /// Copies that were filled, and that were repaired.
+    pub fills: u64,
+    /// See `fills`.
+    pub repairs: u64,
 }
 
 /// One thing that was wrong.
@@ -171,6 +177,10 @@ impl fmt::Display for Report {
         if self.paths.switches + self.paths.hedges > 0 {
             let PathCounts { switches, hedges, hedges_first, .. } = self.paths;
             write!(f, ", switch-overs: {switches}, hedges: {hedges}, first: {hedges_first}")?;
+        }
+        if self.paths.fills + self.paths.repairs > 0 {
+            let PathCounts { fills, repairs, fill_commits, .. } = self.paths;
+            write!(f, ", fills: {fills}, repairs: {repairs}, commits meanwhile: {fill_commits}")?;
         }
         if self.options.faults == FaultLevel::Paths {
             let PathCounts { commit_pause_max, acceptance_pause_max, .. } = self.paths;

@@ -102,6 +102,10 @@ impl PathWatch {
         let committed = unit.committed();
         let fresh = QueueWatch { committed, moved_at: now, accepted_at: now };
         let watch = self.queues.entry(queue).or_insert(fresh);
+        let is_filling = unit.live_answered().next().is_some();
+        if is_filling {
+            self.counts.fill_commits += committed.0.saturating_sub(watch.committed.0);
+        }
         if committed != watch.committed || committed == unit.queue.log().head() {
             (watch.committed, watch.moved_at) = (committed, now);
         }
@@ -130,6 +134,9 @@ impl PathWatch {
             counts.hedges += link.hedges;
             counts.hedges_first += link.hedges_first;
         }
+        let cohorts = gateway.map(GatewayHost::cohort_counters).unwrap_or_default();
+        counts.fills += cohorts.fills;
+        counts.repairs += cohorts.repairs;
         counts
     }
 

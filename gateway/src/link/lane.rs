@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kvs_proto::auth::NONCE_SIZE_BYTES;
 use kvs_proto::body::{Baseline as BaselineBody, QueueName};
-use kvs_proto::{Client, ClientConfig, Epoch, Generation, QueueHandle, Sequence, Tag};
+use kvs_proto::{Client, ClientConfig, Epoch, Generation, QueueHandle, Sequence, Tag, Version};
 use tcpstack::{ConnectionId, Instant, Transport};
 use tracing::warn;
 
@@ -71,6 +71,14 @@ impl Lane {
         match &mut self.state {
             LaneState::Connected { client, .. } => Some(client),
             _ => None,
+        }
+    }
+
+    /// Whether the worker takes back-fill.
+    pub(super) fn can_backfill(&self) -> bool {
+        match &self.state {
+            LaneState::Connected { client, .. } => client.version() >= Version::V2,
+            _ => false,
         }
     }
 
@@ -311,6 +319,9 @@ fn encode_change(
 ) {
     match change {
         Changing::Store(id, body) => client.store(now, queue, sequence, id, floor, &body),
+        Changing::Backfill(id, body) => {
+            client.backfill(now, queue, sequence, id, floor, &body);
+        }
         Changing::Delete(id) => client.delete(now, queue, sequence, id, floor),
         Changing::Replace(id, version, state) => {
             client.replace(now, queue, sequence, id, floor, version, state);

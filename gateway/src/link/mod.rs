@@ -644,6 +644,10 @@ impl Outlet for Link {
         self.incarnation.is_some() && self.paths[self.active].lanes.iter().all(Lane::has_room)
     }
 
+    fn can_backfill(&self) -> bool {
+        self.paths[self.active].lanes.iter().all(Lane::can_backfill)
+    }
+
     fn send(&mut self, request: Request) {
         if self.incarnation.is_none() {
             return;

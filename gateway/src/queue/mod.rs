@@ -53,6 +53,8 @@ pub struct MailQueue {
     log: Log,
     /// Sum of the digest terms of all messages, wrapping; equal on equal copies.
     content_digest: ContentDigest,
+    /// Sum of what all messages have as body at the copies.
+    stored_bytes: u64,
     /// Stores not committed yet, in log order.
     pending: VecDeque<(Transaction, MessageId)>,
     /// Mails whose session still waits: pending or held.
@@ -435,6 +437,21 @@ impl MailQueue {
         self.content_digest
     }
 
+    /// Bytes of all messages, as the copies count them.
+    pub fn stored_bytes(&self) -> u64 {
+        self.stored_bytes
+    }
+
+    /// The first store that is not committed yet: its change and its message. It may have been withdrawn.
+    pub fn first_pending(&self) -> Option<(Transaction, MessageId)> {
+        self.pending.front().copied()
+    }
+
+    /// The highest id ever given out.
+    pub fn last_id(&self) -> MessageId {
+        self.last_id
+    }
+
     /// Bytes of the stores that are not committed yet.
     pub fn pending_bytes(&self) -> u64 {
         self.pending_bytes
@@ -496,6 +513,7 @@ impl MailQueue {
         let state = DeliveryState::default();
         let slot = Slot { stored, state, state_record, state_version, phase };
         self.content_digest = self.content_digest.with(slot.digest_term(id));
+        self.stored_bytes += slot.stored.body.len() as u64;
         let earlier = self.messages.insert(id, slot);
         assert!(earlier.is_none(), "ids are given out once");
     }
@@ -504,6 +522,7 @@ impl MailQueue {
         let slot = self.messages.remove(&id).expect("only messages of the queue are deleted");
         self.reports.remove(id);
         self.content_digest = self.content_digest.without(slot.digest_term(id));
+        self.stored_bytes -= slot.stored.body.len() as u64;
         let counted_bytes = slot.stored.message.counted_bytes();
         self.log.push(id, Change::Delete { counted_bytes });
     }

@@ -60,6 +60,7 @@ pub(super) mod tests {
             version,
             epoch: Epoch(epoch),
             members: vec![member],
+            joining: vec![],
             queues: vec!["q".into()],
             lease_ms: 700,
         }

@@ -8,6 +8,7 @@
 //! the record before anything goes on without it; a server that comes (back) is filled and then
 //! taken in.
 
+mod fills;
 mod lease;
 mod members;
 mod recovery;
@@ -19,7 +20,7 @@ mod unit;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use kvs_proto::{Epoch, Incarnation, MessageId};
+use kvs_proto::{Epoch, Incarnation, MessageId, Transaction};
 use serde::{Deserialize, Serialize};
 use tcpstack::Instant;
 use tracing::{error, info, warn};
@@ -108,6 +109,8 @@ pub struct CohortCounters {
     pub isolations: u64,
     /// Copies filled anew.
     pub fills: u64,
+    /// Copies that were good but for a few changes, and were given those.
+    pub repairs: u64,
     /// Messages recovered at the start.
     pub recovered: u64,
 }
@@ -142,6 +145,8 @@ pub struct Cohort {
     lease_until: Instant,
     /// The latest time that we were told.
     now: Instant,
+    /// When fills that were held back go on.
+    fill_again_at: Option<Instant>,
     /// Something changed that may concern whether any queue accepts.
     refresh: bool,
     events: VecDeque<CohortEvent>,
@@ -190,6 +195,7 @@ impl Cohort {
             is_patient: false,
             lease_until: Instant::ZERO,
             now: Instant::ZERO,
+            fill_again_at: None,
             refresh: true,
             events: VecDeque::new(),
             counters: CohortCounters::default(),
@@ -256,10 +262,15 @@ impl Cohort {
     pub fn is_accepting(&self, place: usize) -> bool {
         let unit = &self.units[place];
         let ready = self.in_set().filter(|member| unit.can_take_more(*member)).count();
+        let takes_live =
+            |member: &usize| self.is_recorded_joining(*member) && unit.can_take_more(*member);
+        let joining = (0..self.members.len()).filter(takes_live).count();
+        let needed = if self.is_patient { 1 } else { self.policy.min_sync.max(1) };
         self.phase == Phase::Serving
             && unit.is_open()
             && !self.is_held_up()
-            && ready >= if self.is_patient { 1 } else { self.policy.min_sync.max(1) }
+            && ready > 0
+            && ready + joining >= needed
             && unit.queue.log().len() < LOG_HIGH
     }
 
@@ -307,10 +318,12 @@ impl Cohort {
         }
         it.proof = Proof::None;
         if it.role == Role::Joining {
+            // What it has so far may be good when it comes back.
             it.role = Role::Out { not_before: now };
         }
         for unit in &mut self.units {
             unit.copies[member].detach();
+            unit.returning.take_if(|returning| returning.member == member);
             // What it was asked for others will not be answered: it is asked again.
             unit.wants_operations |=
                 matches!(unit.service, Service::Settling { source } if source == member);
@@ -354,12 +367,13 @@ impl Cohort {
             Progress::None => self.touch(place),
             Progress::Stands(standing) => {
                 self.note_seal(now, member, place, standing.owner_idle);
-                self.handle_stands(now, member, place);
+                self.handle_stands(now, member, place, outlets);
             }
             Progress::Unknown => self.handle_unknown(now, member, place, outlet),
             Progress::Exists => self.units[place].copies[member].attach(&context, outlet),
             Progress::Advanced => self.handle_advanced(place),
             Progress::Filled => self.handle_filled(member, place),
+            Progress::Repaired => self.handle_repaired(member, place),
             Progress::OutOfStep(why) => self.handle_out_of_step(now, member, place, why),
             Progress::NoRoom(why) => self.handle_no_room(now, member, place, why),
             Progress::Fenced(epoch) => self.handle_fenced(member, place, epoch),
@@ -454,7 +468,8 @@ impl Cohort {
             (_, Phase::Gathering { since }) => self.gathering_deadline(now, *since),
             _ => None,
         };
-        deadline.into_iter().chain(self.members_deadline(now)).min()
+        let others = self.members_deadline(now).into_iter().chain(self.fills_deadline());
+        deadline.into_iter().chain(others).min()
     }
 
     fn stop(&mut self, why: String) {
@@ -469,9 +484,9 @@ impl Cohort {
         self.commit(place);
     }
 
-    /// Commits what every member that counts has, if they are enough. One that was expelled counts
-    /// until the record says that it does not, and one that joins from when its copies follow: a
-    /// successor would start from it.
+    /// Commits what every member that counts has, if they are enough together with those that join and have it
+    /// too. One that was expelled counts until the record says that it does not, and one that
+    /// joins has to have everything from when its copies follow: a successor would start from it.
     fn commit(&mut self, place: usize) {
         if self.has_expelled() || !self.has_lease(self.now) {
             return;
@@ -480,13 +495,19 @@ impl Cohort {
         let joining = (0..self.members.len()).filter(|member| {
             self.has_joined(*member) || is_asked_for(&self.register, &self.members[*member].server)
         });
-        let counting = members.iter().copied().chain(joining).collect::<Vec<_>>();
-        let unit = &mut self.units[place];
-        let acknowledged = counting.iter().map(|member| unit.copies[*member].acknowledged()).min();
-        let Some(Some(number)) = acknowledged else { return };
-        if members.len() < self.policy.min_sync {
-            return;
+        let counting = members.iter().copied().chain(joining);
+        let unit = &self.units[place];
+        let acknowledged = counting.map(|member| unit.copies[member].acknowledged()).min();
+        let Some(Some(mut number)) = acknowledged else { return };
+        let mut copies = members.len();
+        if let Some(lacking) = self.policy.min_sync.checked_sub(copies).filter(|it| *it > 0) {
+            // Nobody may start from those that join, so they are never all that has a message.
+            let joining = self.joining_up_to(unit);
+            let Some(furthest) = joining.get(lacking - 1).filter(|_| copies > 0) else { return };
+            number = number.min(*furthest);
+            copies += lacking;
         }
+        let unit = &mut self.units[place];
         unit.committed = unit.committed.max(number);
         let queue = unit.queue_index();
         let mut committed = 0;
@@ -494,7 +515,7 @@ impl Cohort {
             committed += 1;
             self.events.push_back(CohortEvent::Committed { ticket, queue, id });
         });
-        if members.len() < BACKUPS {
+        if copies < BACKUPS {
             self.counters.committed_degraded += committed;
         }
     }
@@ -510,7 +531,17 @@ impl Cohort {
             .filter(|(member, _)| matches!(member.role, Role::InSet(_) | Role::Joining));
         let needed = kept_up.filter_map(|(_, copy)| copy.log_needed_after());
         // A joining copy that has not begun needs nothing: it starts from what lives then.
-        let number = needed.min().unwrap_or(unit.queue.log().head());
+        let mut number = needed.min().unwrap_or(unit.queue.log().head());
+        if let Some(returning) = &unit.returning {
+            number = number.min(returning.log_after);
+        }
+        // A member that joins begins with what waits for being committed. Without an end to the waiting it is
+        // filled with that as with all else.
+        if let Some((pending, _)) = unit.queue.first_pending()
+            && unit.queue.log().len() <= LOG_HIGH
+        {
+            number = number.min(Transaction(pending.0 - 1));
+        }
         let freed = unit.queue.trim_log(number);
         if freed.messages > 0 {
             board.release_all(unit.queue_index(), freed.messages, freed.counted_bytes);
@@ -531,10 +562,9 @@ impl Cohort {
                     RETRY_DELAY.saturating_mul(1 << it.failures.min(16)).min(FILL_DELAY_MAX);
                 it.failures += 1;
                 it.role = Role::Out { not_before: now + delay };
+                it.kept = None;
                 self.refresh = true;
-                for unit in &mut self.units {
-                    unit.copies[member].forget();
-                }
+                self.units.iter_mut().for_each(|unit| unit.forget_copy(member));
             }
             // What is left in the link of a member that was given up.
             Role::Expelled { .. } | Role::Out { .. } => {}
@@ -566,30 +596,6 @@ impl Cohort {
             self.epoch
         );
         self.stop(why);
-    }
-
-    fn handle_filled(&mut self, member: usize, place: usize) {
-        let unit = &self.units[place];
-        self.counters.fills += 1;
-        info!(cohort = %self.key, queue = unit.name(), server = %self.members[member].server,
-              messages = unit.queue.len(), "a copy is filled");
-        self.handle_advanced(place);
-    }
-
-    /// Lets each copy send what it lacks. A unit whose copies could not send everything stays in
-    /// line, behind the others.
-    fn pump(&mut self, now: Instant, outlets: &mut impl Outlets, board: &Board) {
-        for _ in 0..self.dirty.len() {
-            let Some(place) = self.dirty.pop_front() else { break };
-            self.units[place].dirty = false;
-            self.give_up_laggard(now, place);
-            self.trim(place, board);
-            let unit = &mut self.units[place];
-            if unit.pump(self.epoch, outlets) {
-                self.touch(place);
-            }
-            self.post(place, board);
-        }
     }
 
     /// A copy that holds a queue's log beyond its bound is given up.
@@ -631,10 +637,9 @@ impl Cohort {
         }
         let record = self.record.as_ref().expect("a serving cohort has a record");
         let wanted = self.wanted_record(record);
-        let same = |a: &Record, b: &Record| {
-            a.members == b.members && a.queues == b.queues && a.lease_ms == b.lease_ms
-        };
-        if !same(&wanted, record) {
+        let kept =
+            |it: &Record| (it.members.clone(), it.joining.clone(), it.queues.clone(), it.lease_ms);
+        if kept(&wanted) != kept(record) {
             self.register = RegisterState::Wanted(RegisterCall::Swap(wanted));
         }
     }
@@ -679,12 +684,15 @@ impl Cohort {
 
 /// Whether a call that may have been carried out already records copies of that server.
 fn is_asked_for(register: &RegisterState, server: &str) -> bool {
+    asked_of(register).is_some_and(|record| record.incarnation_of(server).is_some())
+}
+
+/// The record that a call wants which may have been carried out already.
+fn asked_of(register: &RegisterState) -> Option<&Record> {
     match register {
         RegisterState::Wanted(RegisterCall::Swap(record))
         | RegisterState::Waiting(RegisterCall::Swap(record))
-        | RegisterState::Failed { call: RegisterCall::Swap(record), .. } => {
-            record.incarnation_of(server).is_some()
-        }
-        _ => false,
+        | RegisterState::Failed { call: RegisterCall::Swap(record), .. } => Some(record),
+        _ => None,
     }
 }

@@ -2,24 +2,24 @@
 //!
 //! ```text
 //! Detached ─ attach ─► Asked ──► Standing ─ follow ────────────────► Following
-//!     │                             └────── repair ──► Filling ──┐       ▲
+//!     │                             └─ repair, resume ─► Filling ─┐     ▲
 //!     ├───── refill ─► Emptying ──────────────────────► Filling ─┴► Baselining
 //!     └───── clear ──► Clearing ─► Detached
 //! ```
 //!
 //! A *following* copy is described by the number of the last change of the queue's log that it has
-//! answered. A *filling* one is brought up by other means (the messages that live, in order, or a
-//! list of repairs); once it has everything, a baseline declares it equal, and it follows. When
-//! the link goes down the copy is detached; what it answered is remembered, so that a following
-//! copy resumes.
+//! answered. A *filling* one is brought up by other means (new messages as they come and older ones as
+//! back-fill, or a list of repairs); once it has everything, a baseline declares it equal, and it follows.
+//! When the link goes down the copy is detached; what it answered is remembered, so that a following
+//! copy resumes, and so does a fill.
 //!
 //! What a following copy has not answered may go to the server again by the link's standby path (a
 //! *hedge*), under the same numbers. Whichever path answers first counts; what the other one says
 //! later changes nothing.
 
+mod fill;
 mod repair;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -28,7 +28,8 @@ use kvs_proto::{
     chain,
 };
 
-use self::repair::{Repair, net_repairs};
+use self::fill::{Fill, FillStep};
+use super::pace::Pace;
 use super::request::{Answer, Ask, Baseline, Changing, Operation, Outlet, Request, Standing};
 use crate::message::QueueIndex;
 use crate::queue::{Change, Entry, MailQueue};
@@ -78,6 +79,10 @@ pub struct Copy {
     /// A change of the log and the sequence number that it has here: they go up together.
     origin: Option<(Transaction, Sequence)>,
     credit: Credit,
+    /// A fill that the loss of the link has cut, and the number of its baseline if that was on its way.
+    cut: Option<(Fill, Option<Sequence>)>,
+    /// It counts no more, but what it has may be good, and it was that far.
+    aside: Option<Transaction>,
 }
 
 #[derive(Debug)]
@@ -96,21 +101,11 @@ enum Stage {
     Baselining {
         sent: Transaction,
         baseline: Sequence,
+        fill: Fill,
     },
     Following {
         sent: Transaction,
     },
-}
-
-#[derive(Debug)]
-struct Fill {
-    /// Repairs, before anything else.
-    repairs: VecDeque<Repair>,
-    /// The messages up to this one have been sent.
-    cursor: MessageId,
-    /// The log's changes up to this one are taken care of. The cursor moves only while this is
-    /// the log's head, so what it sends is never older than what was taken care of.
-    seen: Transaction,
 }
 
 /// What an answer meant.
@@ -126,8 +121,10 @@ pub enum Progress {
     Exists,
     /// More of the log is answered.
     Advanced,
-    /// A fill or repair is complete: the copy follows.
+    /// A fill is complete: the copy follows.
     Filled,
+    /// A repair is complete: the copy follows.
+    Repaired,
     /// The copy cannot be brought into step by going on: it must be filled anew.
     OutOfStep(&'static str),
     /// The server has no room for a change: the copy is out of step by that.
@@ -148,6 +145,8 @@ impl Default for Copy {
             hedged: Sequence(0),
             origin: None,
             credit: Credit::default(),
+            cut: None,
+            aside: None,
         }
     }
 }
@@ -223,11 +222,29 @@ impl Copy {
         if first.transaction != numbers.transaction.next() || first.hash != hash {
             return Err("its history is not the beginning of the other copy's");
         }
+        if operations.last().map(|it| it.hash) != Some(queue.log().head_hash()) {
+            return Err("what it lacks does not lead to where the queue is");
+        }
+        let fill = Fill::repair(operations, queue)?;
         self.begin_after(standing.sequence);
-        let repairs = net_repairs(operations, queue)?;
-        let seen = queue.log().head();
-        self.stage = Stage::Filling(Fill { repairs, cursor: MessageId(u64::MAX), seen });
+        self.stage = Stage::Filling(fill);
         Ok(())
+    }
+
+    /// Goes on with the fill that was cut by the loss of the link, if there was one and the copy that
+    /// stands is known to be as far as the server says; else false.
+    pub fn resume(&mut self, queue: &MailQueue) -> bool {
+        let Stage::Standing(standing) = self.stage else { panic!("only a standing copy resumes") };
+        let Some((mut fill, baseline)) = self.cut.take() else { return false };
+        if baseline.is_some_and(|baseline| standing.sequence >= baseline) {
+            return self.follow(queue).is_ok();
+        }
+        if !fill.resume(&standing, queue) {
+            return false;
+        }
+        self.begin_after(standing.sequence);
+        self.stage = Stage::Filling(fill);
+        true
     }
 
     /// Asks for a block of messages after the given one, for recovery.
@@ -246,17 +263,41 @@ impl Copy {
     }
 
     /// The link is gone. A copy that has followed remembers how far it was, also when it was only
-    /// about to resume.
+    /// about to resume; and so does a fill.
     pub fn detach(&mut self) {
-        if matches!(self.stage, Stage::Emptying | Stage::Filling(_) | Stage::Baselining { .. }) {
-            self.forget();
+        match std::mem::replace(&mut self.stage, Stage::Detached) {
+            Stage::Filling(fill) => self.cut_off(fill, None),
+            Stage::Baselining { fill, baseline, .. } => self.cut_off(fill, Some(baseline)),
+            Stage::Emptying => self.forget(),
+            _ => {}
         }
-        self.stage = Stage::Detached;
+    }
+
+    fn cut_off(&mut self, fill: Fill, baseline: Option<Sequence>) {
+        self.forget();
+        self.cut = Some((fill, baseline));
     }
 
     /// The copy counts no more, and what it had is not remembered.
     pub fn forget(&mut self) {
         *self = Copy::default();
+    }
+
+    /// The copy counts no more; what it has is the beginning of what the others have, as far as is known.
+    pub fn set_aside(&mut self) {
+        let aside = self.acknowledged();
+        *self = Copy { aside, ..Copy::default() };
+    }
+
+    /// Whatever it has from before will not be of use.
+    pub fn give_up_old(&mut self) {
+        self.cut = None;
+        self.aside = None;
+    }
+
+    /// How far it was when it was set aside, or when the link went down.
+    pub fn stood_at(&self) -> Option<Transaction> {
+        self.aside.or_else(|| self.acknowledged())
     }
 
     /// Takes an answer; the queue is what the copy is a copy of.
@@ -299,19 +340,21 @@ impl Copy {
     }
 
     /// Sends what the copy lacks, as far as the link and the bound on requests in flight allow.
-    /// `floor` is the lowest change of the log that some copy which counts has not answered.
+    /// `floor` is the lowest change of the log that some copy which counts has not answered; `pace` says
+    /// what a fill may send of what is older than itself: nothing, without one.
     pub fn pump(
         &mut self,
         context: &QueueContext,
         queue: &MailQueue,
         floor: Transaction,
+        pace: Option<&mut Pace<'_>>,
         outlet: &mut impl Outlet,
     ) {
         match self.stage {
             Stage::Following { .. } | Stage::Baselining { .. } => {
                 self.pump_log(context, queue, floor, outlet);
             }
-            Stage::Filling(_) => self.pump_fill(context, queue, outlet),
+            Stage::Filling(_) => self.pump_fill(context, queue, pace, outlet),
             _ => {}
         }
     }
@@ -360,6 +403,73 @@ impl Copy {
         matches!(self.stage, Stage::Following { .. })
     }
 
+    /// The last change of the log that a copy which follows or is being filled has, if it has all stores
+    /// after `base` up to that.
+    pub fn has_live_up_to(&self, base: Transaction) -> Option<Transaction> {
+        match &self.stage {
+            Stage::Filling(fill) | Stage::Baselining { fill, .. } => fill.live_up_to(base),
+            Stage::Following { .. } => self.number_of(self.answered),
+            _ => None,
+        }
+    }
+
+    /// Of a copy that is being filled: the changes of the log that it was sent as they came and has answered,
+    /// those after the first number, up to the second.
+    pub fn live_answered(&self) -> Option<(Transaction, Transaction)> {
+        match &self.stage {
+            Stage::Filling(fill) | Stage::Baselining { fill, .. } => fill.live_answered(),
+            _ => None,
+        }
+    }
+
+    /// Whether it takes new messages as they come while it is being filled.
+    pub fn fills_live(&self) -> bool {
+        matches!(&self.stage, Stage::Filling(fill) if fill.is_live())
+    }
+
+    /// Whether everything was sent, and its baseline is on its way.
+    pub fn is_baselining(&self) -> bool {
+        matches!(self.stage, Stage::Baselining { .. })
+    }
+
+    /// Whether it is being sent what is older than its fill, or will be.
+    pub fn is_filling(&self) -> bool {
+        matches!(&self.stage, Stage::Filling(fill) if !fill.is_repair())
+    }
+
+    /// Whether it follows or will, as far as that depends on us.
+    pub fn has_begun(&self) -> bool {
+        self.takes_acknowledgements()
+    }
+
+    /// Messages that are still to be sent to fill it, and their bytes.
+    pub fn left_to_fill(&self, queue: &MailQueue) -> (u64, u64) {
+        match &self.stage {
+            Stage::Filling(fill) => fill.left(queue),
+            _ => (0, 0),
+        }
+    }
+
+    /// Whether the server owes an answer to anything.
+    pub fn is_owed(&self) -> bool {
+        match self.stage {
+            Stage::Emptying | Stage::Clearing | Stage::Asked | Stage::Standing(_) => true,
+            _ => self.heard < self.used,
+        }
+    }
+
+    /// Grows with each step towards following.
+    pub fn progress(&self) -> u64 {
+        let stage = match self.stage {
+            Stage::Detached | Stage::Clearing | Stage::Emptying | Stage::Asked => 0,
+            Stage::Standing(_) => 1,
+            Stage::Filling(_) => 2,
+            Stage::Baselining { .. } => 3,
+            Stage::Following { .. } => 4,
+        };
+        self.answered.0 + stage
+    }
+
     /// Whether it follows, or will when the server has told how it stands: the link went down and
     /// is up again.
     pub fn follows_or_resumes(&self) -> bool {
@@ -405,8 +515,8 @@ impl Copy {
     /// The last change of the log that it needs no more.
     pub fn log_needed_after(&self) -> Option<Transaction> {
         match &self.stage {
-            Stage::Filling(fill) => Some(fill.seen),
-            Stage::Baselining { .. } => self.origin.map(|(number, _)| number),
+            Stage::Filling(fill) => Some(fill.log_needed_after()),
+            Stage::Baselining { fill, .. } => Some(fill.log_needed_after()),
             _ => self.acknowledged(),
         }
     }
@@ -429,13 +539,9 @@ impl Copy {
                 Progress::Stands(standing)
             }
             Stage::Emptying if standing == Standing::EMPTY => {
-                let fill = Fill {
-                    repairs: VecDeque::new(),
-                    cursor: MessageId(0),
-                    seen: queue.log().head(),
-                };
+                let is_live = outlet.can_backfill();
+                let fill = if is_live { Fill::live(queue) } else { Fill::in_order(queue) };
                 self.stage = Stage::Filling(fill);
-                self.pump_fill(context, queue, outlet);
                 Progress::None
             }
             Stage::Emptying | Stage::Clearing => {
@@ -465,18 +571,27 @@ impl Copy {
         self.heard = sequence;
         let is_first = sequence > self.answered;
         self.answered = self.answered.max(sequence);
-        match self.stage {
-            Stage::Filling(_) => Progress::None,
-            Stage::Baselining { baseline, .. } if sequence < baseline => Progress::None,
-            Stage::Baselining { sent, .. } => {
+        if matches!(self.stage, Stage::Following { .. }) {
+            return match self.is_number_of(transaction, sequence) {
+                false => Progress::OutOfStep(WRONG_NUMBER),
+                true if is_first => Progress::Advanced,
+                true => Progress::None,
+            };
+        }
+        match &mut self.stage {
+            Stage::Filling(fill) => {
+                fill.note_answered(sequence);
+                if fill.is_live() { Progress::Advanced } else { Progress::None }
+            }
+            Stage::Baselining { baseline, fill, .. } if sequence < *baseline => {
+                fill.note_answered(sequence);
+                if fill.is_live() { Progress::Advanced } else { Progress::None }
+            }
+            Stage::Baselining { sent, fill, .. } => {
+                let (sent, is_repair) = (*sent, fill.is_repair());
                 self.stage = Stage::Following { sent };
-                Progress::Filled
+                if is_repair { Progress::Repaired } else { Progress::Filled }
             }
-            Stage::Following { .. } if !self.is_number_of(transaction, sequence) => {
-                Progress::OutOfStep(WRONG_NUMBER)
-            }
-            Stage::Following { .. } if is_first => Progress::Advanced,
-            Stage::Following { .. } => Progress::None,
             _ => unreachable!("ruled out above"),
         }
     }
@@ -567,10 +682,10 @@ impl Copy {
         floor: Transaction,
         outlet: &mut impl Outlet,
     ) {
-        let (Stage::Following { sent } | Stage::Baselining { sent, .. }) = self.stage else {
+        let (Stage::Following { sent } | Stage::Baselining { sent, .. }) = &self.stage else {
             return;
         };
-        let mut sent = sent;
+        let mut sent = *sent;
         let floor = self.sequence_of(floor).unwrap_or(self.answered.next()).min(self.heard.next());
         while self.may_send(outlet) {
             let Some(entry) = queue.log().get(sent.next()) else { break };
@@ -586,35 +701,47 @@ impl Copy {
         }
     }
 
-    fn pump_fill(&mut self, context: &QueueContext, queue: &MailQueue, outlet: &mut impl Outlet) {
+    fn pump_fill(
+        &mut self,
+        context: &QueueContext,
+        queue: &MailQueue,
+        mut pace: Option<&mut Pace<'_>>,
+        outlet: &mut impl Outlet,
+    ) {
         while self.may_send(outlet) {
             let Stage::Filling(fill) = &mut self.stage else { return };
-            let step = fill.next_step(queue);
-            let floor = self.answered.next();
-            match step {
-                FillStep::Skip => {}
-                FillStep::Change(change) => self.change(context, floor, change, outlet),
-                FillStep::Message(store, state) => {
-                    self.change(context, floor, store, outlet);
-                    if let Some(replace) = state {
-                        self.change(context, floor, replace, outlet);
-                    }
-                }
-                FillStep::Complete => {
-                    let head = queue.log().head();
-                    let baseline = Baseline {
-                        transaction: head,
-                        hash: queue.log().head_hash(),
-                        content: queue.content_digest(),
-                        messages: queue.len() as u64,
-                    };
-                    self.change(context, floor, Changing::Baseline(baseline), outlet);
-                    self.origin = Some((head, self.used));
-                    self.stage = Stage::Baselining { sent: head, baseline: self.used };
-                    return;
-                }
-            }
+            let may_send_old = |bytes| pace.as_mut().is_some_and(|pace| pace.take(bytes));
+            let Some(step) = fill.next_step(queue, may_send_old) else { return };
+            let (change, old_bytes) = match step {
+                FillStep::Change(change) => (change, 0),
+                FillStep::Old(change, bytes) => (change, bytes),
+                FillStep::Complete => return self.send_baseline(context, queue, outlet),
+            };
+            fill.note_sent(self.used.next(), old_bytes);
+            self.change(context, self.answered.next(), change, outlet);
         }
+    }
+
+    /// Everything was sent: the copy is to be declared equal.
+    fn send_baseline(
+        &mut self,
+        context: &QueueContext,
+        queue: &MailQueue,
+        outlet: &mut impl Outlet,
+    ) {
+        let Stage::Filling(fill) = std::mem::replace(&mut self.stage, Stage::Detached) else {
+            panic!("only a fill ends with a baseline")
+        };
+        let head = queue.log().head();
+        let numbers = Baseline {
+            transaction: head,
+            hash: queue.log().head_hash(),
+            content: queue.content_digest(),
+            messages: queue.len() as u64,
+        };
+        self.change(context, self.answered.next(), Changing::Baseline(numbers), outlet);
+        self.origin = Some((head, self.used));
+        self.stage = Stage::Baselining { sent: head, baseline: self.used, fill };
     }
 
     fn takes_acknowledgements(&self) -> bool {
@@ -659,39 +786,6 @@ impl QueueContext {
     }
 }
 
-enum FillStep {
-    Skip,
-    Change(Changing),
-    Message(Changing, Option<Changing>),
-    Complete,
-}
-
-impl Fill {
-    fn next_step(&mut self, queue: &MailQueue) -> FillStep {
-        if let Some(repair) = self.repairs.pop_front() {
-            return repair_step(repair, queue);
-        }
-        if self.seen < queue.log().head() {
-            self.seen = self.seen.next();
-            return self.live_step(queue);
-        }
-        let Some(snapshot) = queue.snapshots_after(self.cursor).next() else {
-            return FillStep::Complete;
-        };
-        self.cursor = snapshot.id;
-        message_step(&snapshot)
-    }
-
-    /// A change that happened meanwhile: it matters if its message has been sent already.
-    fn live_step(&self, queue: &MailQueue) -> FillStep {
-        let entry = queue.log().get(self.seen).expect("the log is kept from what a fill has seen");
-        if entry.id > self.cursor {
-            return FillStep::Skip;
-        }
-        FillStep::Change(changing(entry))
-    }
-}
-
 impl Standing {
     /// How a copy stands that was just created.
     pub const EMPTY: Standing = Standing {
@@ -727,26 +821,6 @@ fn size_bytes(change: &Change) -> usize {
         Change::Store(stored) => stored.body.len(),
         Change::Delete { .. } => 0,
         Change::Replace { record, .. } => record.len(),
-    }
-}
-
-fn message_step(snapshot: &crate::queue::Snapshot<'_>) -> FillStep {
-    let store = Changing::Store(snapshot.id, snapshot.stored.body.clone());
-    let has_state = snapshot.state_version > StateVersion(0);
-    let state =
-        has_state.then(|| replace(snapshot.id, snapshot.state_version, snapshot.state_record));
-    FillStep::Message(store, state)
-}
-
-fn repair_step(repair: Repair, queue: &MailQueue) -> FillStep {
-    match repair {
-        Repair::Delete(id) => FillStep::Change(Changing::Delete(id)),
-        Repair::Store(id) => queue.snapshot(id).map_or(FillStep::Skip, |it| {
-            FillStep::Change(Changing::Store(id, it.stored.body.clone()))
-        }),
-        Repair::Replace(id) => queue.snapshot(id).map_or(FillStep::Skip, |it| {
-            FillStep::Change(replace(id, it.state_version, it.state_record))
-        }),
     }
 }
 

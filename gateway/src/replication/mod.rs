@@ -4,10 +4,12 @@
 //! * [`copy`] follows one copy of one queue.
 //! * [`cohort`] owns queues that share a record in the register: who owns them, which copies count.
 //! * [`placement`] says which servers may back a queue up together.
+//! * [`pace`] bounds how fast copies are filled.
 //! * [`record`] is that record; [`register`](crate::register) keeps it.
 
 pub mod cohort;
 pub mod copy;
+pub mod pace;
 pub mod placement;
 pub mod record;
 pub mod request;

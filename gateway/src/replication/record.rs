@@ -19,6 +19,10 @@ pub struct Record {
     pub epoch: Epoch,
     /// The servers whose copies count.
     pub members: Vec<RecordedMember>,
+    /// Servers that are being filled: their answers count for the messages that they were sent as those came, and no
+    /// owner starts from them. Records from before there were any have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub joining: Vec<RecordedMember>,
     /// The queues that exist at them, by name.
     pub queues: Vec<String>,
     /// For how long the owner goes on after a member's last answer, in milliseconds. Left out where it is the
@@ -63,8 +67,17 @@ impl Record {
 
     /// The recorded life of that server, if its copies count.
     pub fn incarnation_of(&self, server: &str) -> Option<Incarnation> {
-        self.members.iter().find(|member| member.server == server).map(|member| member.incarnation)
+        incarnation_in(&self.members, server)
     }
+
+    /// The recorded life of that server, if it is being filled.
+    pub fn joining_of(&self, server: &str) -> Option<Incarnation> {
+        incarnation_in(&self.joining, server)
+    }
+}
+
+fn incarnation_in(members: &[RecordedMember], server: &str) -> Option<Incarnation> {
+    members.iter().find(|member| member.server == server).map(|member| member.incarnation)
 }
 
 /// What is asked of the register.

@@ -70,6 +70,8 @@ pub enum Ask {
 pub enum Changing {
     /// Append.
     Store(MessageId, Body),
+    /// Append to what is older than all that was stored otherwise.
+    Backfill(MessageId, Body),
     /// Remove.
     Delete(MessageId),
     /// Set the state record.
@@ -207,6 +209,11 @@ pub trait Outlet {
     /// be exceeded by one message.
     fn has_room(&self) -> bool;
 
+    /// Whether the server takes messages out of order, as back-fill.
+    fn can_backfill(&self) -> bool {
+        false
+    }
+
     /// Queues a request for sending. On a link that is down it is dropped: whoever asked hears
     /// that the link went down.
     fn send(&mut self, request: Request);
@@ -232,6 +239,10 @@ pub trait Outlet {
 impl<O: Outlet> Outlet for &mut O {
     fn has_room(&self) -> bool {
         (**self).has_room()
+    }
+
+    fn can_backfill(&self) -> bool {
+        (**self).can_backfill()
     }
 
     fn send(&mut self, request: Request) {

@@ -68,6 +68,7 @@ impl Settings {
         for (queue, it) in (0..).zip(&self.queues) {
             board.set_suspended(QueueIndex(queue), it.is_suspended);
         }
+        board.resync().set_rate(self.resync_rate);
     }
 
     fn servers(&self) -> impl Iterator<Item = (&str, Route, Option<Route>)> {

@@ -60,6 +60,8 @@ pub struct Settings {
     pub name: String,
     /// Budget for all messages together, in bytes.
     pub memory_bytes: u64,
+    /// Bytes a second that fill copies, all together, if that is bounded.
+    pub resync_rate: Option<u64>,
     /// Where the register is.
     pub register: RegisterSettings,
     /// Threads.
@@ -188,12 +190,15 @@ impl Settings {
         };
         let threads = read_threads(&root);
         let formats = [("text", false), ("json", true)];
+        let resync_rate =
+            root.table("limits").bytes("resync_rate").range(1 << 10..=1 << 40).optional();
         let log_json = root.choice("log", &formats).default(false);
         let status_socket = read_status_socket(&root, directory);
         document.finish()?;
         Ok(Settings {
             name,
             memory_bytes,
+            resync_rate,
             register,
             threads,
             reception,

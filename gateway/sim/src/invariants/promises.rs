@@ -61,7 +61,7 @@ impl Promises {
             let table = server.worker.table();
             let name = QueueName::parse(world.copy_name(copy.queue).as_bytes());
             let Some(found) = name.and_then(|name| table.peek(name)) else { continue };
-            let has = |id| table.arena().find(found.log(), id).is_some();
+            let has = |id| found.find(table.arena(), id).is_some();
             self.queues[copy.queue].check_at(all, has).map_err(|it| it.of(copy.queue))?;
         }
         // A copy that does not count now is looked at anew when it does again.

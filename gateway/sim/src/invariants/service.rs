@@ -68,7 +68,8 @@ impl Watched {
         }
         // The record is what was written last: what is committed in a step was by it, or by that
         // before, which had more members.
-        if goes_on && queue.recorded < queue.min_sync {
+        let copies = if queue.recorded > 0 { queue.recorded + queue.joining } else { 0 };
+        if goes_on && copies < queue.min_sync {
             return Err(Invariant::I7.broken("it is committed with fewer copies than are needed"));
         }
         if queue.is_accepting && !queue.is_open {
@@ -110,9 +111,22 @@ mod tests {
             min_sync: 2,
             is_recorded: true,
             recorded: 2,
+            joining: 0,
             live: 2,
             source: None,
         }
+    }
+
+    #[test]
+    fn who_joins_makes_up_for_a_member_and_never_for_all() {
+        let goes_on = |recorded, joining| {
+            then(1, |it| {
+                (it.recorded, it.joining, it.committed) = (recorded, joining, Transaction(6));
+            })
+        };
+        assert_eq!(goes_on(1, 1), None);
+        assert_eq!(goes_on(1, 0), Some(Invariant::I7));
+        assert_eq!(goes_on(0, 2), Some(Invariant::I7));
     }
 
     /// What is broken when a queue is first as it should be, then like this, after that time.

@@ -52,6 +52,8 @@ pub struct QueueSight {
     pub is_recorded: bool,
     /// Servers that the record names.
     pub recorded: usize,
+    /// Those that join by its record, and make up for members that lack.
+    pub joining: usize,
     /// Those of them that are up, in the life that is recorded.
     pub live: usize,
     /// The server whose copy it is being read from; whether the record names it.
@@ -91,6 +93,7 @@ pub(super) fn see(world: &World, copies: &mut Vec<CopySight>, queues: &mut Vec<Q
             min_sync: world.scenario().settings.policy.min_sync,
             is_recorded: record.is_some(),
             recorded: record.map_or(0, |it| it.members.len()),
+            joining: record.map_or(0, |it| it.joining.len()),
             live,
             ..QueueSight::default()
         };
@@ -123,7 +126,7 @@ fn see_copy(world: &World, queue: usize, server: usize, counts: bool) -> Option<
         queue,
         server,
         life: host.incarnation,
-        uid: copy.log().uid().0,
+        uid: copy.uid().0,
         counts,
         numbers: CopyNumbers {
             epoch: copy.epoch(),

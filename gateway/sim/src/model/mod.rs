@@ -209,7 +209,7 @@ fn sight(state: &State, server: usize) -> Option<CopySight> {
         queue: 0,
         server,
         life: Incarnation(host.life),
-        uid: queue.log().uid().0,
+        uid: queue.uid().0,
         counts: state.counts(server),
         numbers: CopyNumbers {
             epoch: queue.epoch(),

@@ -10,7 +10,7 @@ use gateway::replication::request::{
 use kvs::arena::{Arena, Cursor, QueueUid};
 use kvs::queue::{Admission, Queue};
 use kvs_proto::body::Baseline as WireBaseline;
-use kvs_proto::{Credit, Epoch, Generation, Header, MessageId, Op, Status, checksum};
+use kvs_proto::{Credit, Epoch, Generation, Header, MessageId, Op, Status, checksum, flags};
 
 use super::Flaw;
 
@@ -118,11 +118,12 @@ impl Server {
 
     /// Whether it has that message.
     pub(super) fn has(&self, id: MessageId) -> bool {
-        self.stored.as_ref().is_some_and(|(arena, queue)| arena.find(queue.log(), id).is_some())
+        self.stored.as_ref().is_some_and(|(arena, queue)| queue.find(arena, id).is_some())
     }
 
     fn create(&mut self, epoch: Epoch, generation: Generation, messages_max: u64, bytes_max: u64) {
-        self.uids += 1;
+        // A queue takes two.
+        self.uids += 2;
         let fresh = || Arena::new(ARENA_BYTES, MESSAGES_MAX).expect("there is that much memory");
         let arena = SPARE_ARENAS.with_borrow_mut(Vec::pop).unwrap_or_else(fresh);
         let uid = QueueUid(self.uids);
@@ -133,7 +134,9 @@ impl Server {
     /// The arena is kept for the next: to take new memory is most of what a step would cost.
     fn drop_queue(&mut self) {
         let Some((mut arena, queue)) = self.stored.take() else { return };
-        arena.release(queue.into_log());
+        for log in queue.into_logs() {
+            arena.release(log);
+        }
         while arena.has_work() {
             arena.work(MESSAGES_MAX);
         }
@@ -175,7 +178,7 @@ impl Server {
 
     fn change(&mut self, header: Header, change: &Changing, flaw: Option<Flaw>) -> Vec<Answer> {
         let op = match change {
-            Changing::Store(..) => Op::Store,
+            Changing::Store(..) | Changing::Backfill(..) => Op::Store,
             Changing::Delete(_) => Op::Delete,
             Changing::Replace(..) => Op::Replace,
             Changing::Baseline(_) => Op::Baseline,
@@ -199,7 +202,10 @@ impl Server {
             }
         }
         let result = match change {
-            Changing::Store(id, body) => {
+            Changing::Store(id, body) | Changing::Backfill(id, body) => {
+                if matches!(change, Changing::Backfill(..)) {
+                    header.flags = flags::BACKFILL;
+                }
                 let (head, content) = body.whole();
                 let body = [&head[..], &content[..]].concat();
                 (header.message, header.body_checksum) = (*id, checksum(&body));
@@ -234,7 +240,7 @@ fn block(arena: &Arena, queue: &Queue, after: MessageId) -> Vec<Answer> {
     let mut answers = Vec::new();
     let mut cursor = Cursor::behind(after);
     for _ in 0..BLOCK_ITEMS {
-        let Some(place) = arena.next(queue.log(), &cursor) else { break };
+        let Some(place) = queue.next(arena, &cursor) else { break };
         let record = arena.record(place);
         let mut body = Vec::new();
         arena.read(place, 0, record.length as usize, &mut body);
@@ -243,7 +249,7 @@ fn block(arena: &Arena, queue: &Queue, after: MessageId) -> Vec<Answer> {
         answers.push(Answer::Item { id: record.id, state_version, state, body: body.into() });
         cursor = arena.cursor(place);
     }
-    let finished = arena.next(queue.log(), &cursor).is_none();
+    let finished = queue.next(arena, &cursor).is_none();
     answers.push(Answer::BlockEnd { finished });
     answers
 }

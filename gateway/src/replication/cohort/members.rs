@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kvs_proto::Incarnation;
 use tcpstack::Instant;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::super::placement::{Placement, best};
 use super::super::record::{Record, RecordedMember};
@@ -20,8 +20,9 @@ use super::{Cohort, MemberSettings, is_asked_for};
 pub const BACKUPS: usize = 2;
 
 /// Beyond `isolate_after`, how long a server may be away where nothing can be committed without it; and how long
-/// queues go on accepting while a spare is made ready. Clients wait for their
-/// 250 meanwhile. A fill that takes longer is of a queue so long that they are better told to come back.
+/// queues go on accepting while a spare is made ready. Clients wait for their 250 meanwhile. A server that takes
+/// back-fill is recorded as joining well within it. One that does not has to be filled, and where that takes longer
+/// the queue is so long that clients are better told to come back.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -40,7 +41,14 @@ pub(super) struct Member {
     /// When the newest request was made, of that life of the server, whose answer lets us act.
     pub(super) renewed: Option<(Incarnation, Instant)>,
     /// What it may still have of the queues, although it does not count, was dropped (or is about to be).
-    is_cleared: bool,
+    pub(super) is_cleared: bool,
+    /// The life of the server in which what it has of the queues may be good, although it does not count: it was only
+    /// away, or its link was lost while it was being filled.
+    pub(super) kept: Option<Incarnation>,
+    /// Of one that joins: since when it has been no nearer than that.
+    pub(super) progress: (Instant, u64),
+    /// Of one that joins: the queues of which it is being sent the old messages now.
+    pub(super) filling: Vec<usize>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,6 +87,9 @@ impl Member {
             proof: Proof::None,
             renewed: None,
             is_cleared: false,
+            kept: None,
+            progress: (Instant::ZERO, 0),
+            filling: Vec::new(),
         }
     }
 
@@ -101,7 +112,7 @@ impl Cohort {
     }
 
     /// Members whose answers count and whose links are up.
-    fn in_set_up(&self) -> impl Iterator<Item = usize> {
+    pub(super) fn in_set_up(&self) -> impl Iterator<Item = usize> {
         self.in_set().filter(|member| self.members[*member].up.is_some())
     }
 
@@ -143,14 +154,25 @@ impl Cohort {
 
     /// Its copies count no more. The record says so before anything goes on.
     pub(super) fn expel(&mut self, member: usize, why: &str) {
+        self.isolate(member, why);
+        self.members[member].kept = None;
+        self.units.iter_mut().for_each(|unit| unit.forget_copy(member));
+    }
+
+    /// It was away for too long, and nothing else is wrong with it: it may come back and lack little.
+    fn expel_absent(&mut self, member: usize) {
+        let Role::InSet(incarnation) = self.members[member].role else { return };
+        self.isolate(member, "the server has been away for too long");
+        self.members[member].kept = Some(incarnation);
+        self.units.iter_mut().for_each(|unit| unit.copies[member].set_aside());
+    }
+
+    fn isolate(&mut self, member: usize, why: &str) {
         let it = &mut self.members[member];
         warn!(cohort = %self.key, server = %it.server, why, "the server's copies are isolated");
         it.role = Role::Expelled { is_lost: false };
         self.refresh = true;
         self.counters.isolations += 1;
-        for unit in &mut self.units {
-            unit.copies[member].forget();
-        }
     }
 
     /// Whether all copies of a joining member follow.
@@ -172,8 +194,9 @@ impl Cohort {
         self.give_up_absent(now, outlets);
         self.let_go_of_surplus(now);
         while let Some(member) = self.next_to_fill(now) {
-            self.begin_to_fill(member, outlets.of(member));
+            self.begin_to_fill(now, member, outlets.of(member));
         }
+        self.maintain_fills(now, outlets);
         self.clear_spares(outlets);
         self.note_patience(now);
     }
@@ -187,7 +210,7 @@ impl Cohort {
         };
         let others = self.in_set_up().filter(|member| *member != absent).collect::<Vec<_>>();
         if others.iter().any(|other| self.members[*other].proof == Proof::Given) {
-            self.expel(absent, "the server has been away for too long");
+            self.expel_absent(absent);
             self.forget_proofs();
             return;
         }
@@ -276,11 +299,7 @@ impl Cohort {
         let in_step = self.in_set_up().filter(|place| self.units.iter().all(follows(*place)));
         let in_step = in_step.collect::<Vec<_>>();
         match joining {
-            Some(member) if in_step.len() >= BACKUPS => {
-                self.members[member].role = Role::Out { not_before: now };
-                self.members[member].is_cleared = false;
-                self.units.iter_mut().for_each(|unit| unit.copies[member].forget());
-            }
+            Some(member) if in_step.len() >= BACKUPS => self.cancel_fill(now, member),
             None if in_step.len() > BACKUPS => {
                 self.expel(in_step[in_step.len() - 1], "there are more copies than are wanted");
             }
@@ -308,19 +327,6 @@ impl Cohort {
         })
     }
 
-    fn begin_to_fill(&mut self, member: usize, outlet: &mut impl Outlet) {
-        let it = &mut self.members[member];
-        info!(cohort = %self.key, server = %it.server, "filling the server's copies");
-        it.role = Role::Joining;
-        it.is_cleared = false;
-        for place in 0..self.units.len() {
-            let unit = &mut self.units[place];
-            let context = unit.context(self.epoch);
-            unit.copies[member].refill(&context, outlet);
-            self.touch(place);
-        }
-    }
-
     /// What a spare still has from when it counted takes memory there. It is dropped once the copies that count
     /// are complete: until then an operator might have to read it.
     fn clear_spares(&mut self, outlets: &mut impl Outlets) {
@@ -334,6 +340,7 @@ impl Cohort {
             return;
         }
         self.members[spare].is_cleared = true;
+        self.members[spare].kept = None;
         for unit in &mut self.units {
             let context = unit.context(self.epoch);
             unit.copies[spare].clear(&context, outlets.of(spare));
@@ -342,7 +349,7 @@ impl Cohort {
 
     /// While a spare is made ready, mail is accepted although it must wait for its 250 a little.
     fn note_patience(&mut self, now: Instant) {
-        let lacks = self.in_set_up().count() < self.policy.min_sync;
+        let lacks = self.count_of_takers() < self.policy.min_sync;
         self.lacking_since = lacks.then(|| self.lacking_since.unwrap_or(now));
         let lasts = self.patience_ends().is_some_and(|end| now < end);
         let is_patient = lasts && self.may_be_replaced(now);
@@ -361,6 +368,8 @@ impl Cohort {
         wanted.lease_ms = self.lease_ms();
         let member = |place| self.wanted_member(place, record);
         wanted.members = (0..self.members.len()).filter_map(member).collect();
+        let joining = |place| self.wanted_joining(place, record);
+        wanted.joining = (0..self.members.len()).filter_map(joining).collect();
         for unit in &self.units {
             if unit.is_created(self.in_set()) && !wanted.queues.iter().any(|it| it == unit.name()) {
                 wanted.queues.push(unit.name().to_owned());
@@ -369,7 +378,7 @@ impl Cohort {
         wanted
     }
 
-    fn wanted_member(&self, place: usize, record: &Record) -> Option<RecordedMember> {
+    pub(super) fn wanted_member(&self, place: usize, record: &Record) -> Option<RecordedMember> {
         let member = &self.members[place];
         let has_all = |unit: &Unit| unit.copies[place].acknowledged() >= Some(unit.committed);
         let incarnation = match member.role {

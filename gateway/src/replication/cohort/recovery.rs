@@ -168,8 +168,8 @@ impl Cohort {
     }
 
     fn claim(&mut self, version: u64, queues: Vec<String>, members: Vec<RecordedMember>) {
-        let (epoch, lease_ms) = (self.epoch, self.lease_ms());
-        let record = Record { version, epoch, members, queues, lease_ms };
+        let (epoch, lease_ms, joining) = (self.epoch, self.lease_ms(), Vec::new());
+        let record = Record { version, epoch, members, joining, queues, lease_ms };
         self.register = RegisterState::Wanted(RegisterCall::Swap(record));
         self.phase = Phase::Claiming;
     }
@@ -235,7 +235,16 @@ impl Cohort {
     }
 
     /// A copy of a member is attached.
-    pub(super) fn handle_stands(&mut self, now: Instant, member: usize, place: usize) {
+    pub(super) fn handle_stands(
+        &mut self,
+        now: Instant,
+        member: usize,
+        place: usize,
+        outlets: &mut impl Outlets,
+    ) {
+        if self.phase == Phase::Serving && self.members[member].role == Role::Joining {
+            return self.settle_returned(member, place, outlets);
+        }
         if self.phase != Phase::Serving || !matches!(self.members[member].role, Role::InSet(_)) {
             return;
         }
@@ -258,6 +267,12 @@ impl Cohort {
         if unit.service == Service::Creating && self.phase == Phase::Serving {
             let context = unit.context(self.epoch);
             unit.copies[member].create(&context, outlet);
+            return;
+        }
+        if self.members[member].role == Role::Joining {
+            // It came back, and had not got that far.
+            let context = unit.context(self.epoch);
+            unit.copies[member].refill(&context, outlet);
             return;
         }
         error!(cohort = %self.key, queue = unit.name(), server = %self.members[member].server,
@@ -481,6 +496,11 @@ impl Cohort {
                         self.repair_standing(now, place, &operations);
                     }
                 }
+            }
+            (Service::Open, Answer::Operations { operations, head })
+                if self.units[place].returning.as_ref().is_some_and(|it| it.source == member) =>
+            {
+                self.handle_operations(place, operations, head, outlets);
             }
             // An answer to something that was given up meanwhile.
             _ => {}

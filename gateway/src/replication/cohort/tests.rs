@@ -2,6 +2,7 @@
 
 mod chaos;
 mod corners;
+mod joining;
 mod leases;
 mod server;
 mod spares;

@@ -6,6 +6,7 @@ use kvs_proto::{Epoch, MessageId, Transaction};
 use tcpstack::Instant;
 
 use super::super::copy::{Copy, QueueContext};
+use super::super::pace::Pace;
 use super::super::record::Record;
 use super::super::request::{Operation, Outlet, Outlets, Standing};
 use crate::board::Board;
@@ -48,6 +49,20 @@ pub struct Unit {
     pub(super) wants_operations: bool,
     /// Those read so far.
     pub(super) operations: Vec<Operation>,
+    /// In service: a copy that came back waits for what it lacks.
+    pub(super) returning: Option<Return>,
+}
+
+/// A copy that may be repaired while its queue is in service.
+#[derive(Debug)]
+pub(super) struct Return {
+    pub(super) member: usize,
+    /// Who tells what it lacks.
+    pub(super) source: usize,
+    /// The log is kept from there, so that it goes on from what the source tells.
+    pub(super) log_after: Transaction,
+    /// Read so far.
+    pub(super) operations: Vec<Operation>,
 }
 
 /// How far a queue is on its way into service.
@@ -79,6 +94,7 @@ impl Unit {
             dirty: false,
             wants_operations: false,
             operations: Vec::new(),
+            returning: None,
         }
     }
 
@@ -112,6 +128,13 @@ impl Unit {
         self.committed
     }
 
+    /// Of the copies that are being filled, by member: the changes of the log that they were sent as they came and
+    /// have answered, those after the first number, up to the second.
+    pub fn live_answered(&self) -> impl Iterator<Item = (usize, (Transaction, Transaction))> {
+        let copies = self.copies.iter().enumerate();
+        copies.filter_map(|(member, copy)| Some((member, copy.live_answered()?)))
+    }
+
     /// Whether it is in service.
     pub fn is_open(&self) -> bool {
         self.service == Service::Open
@@ -135,14 +158,23 @@ impl Unit {
         }
     }
 
-    /// Whether the member's copy follows and its server has room for more than is on its way.
+    /// Whether the member's copy follows, or takes messages as they come, and its server has room for more
+    /// than is on its way.
     pub(super) fn can_take_more(&self, member: usize) -> bool {
         let copy = &self.copies[member];
         let credit = copy.credit();
-        copy.follows_or_resumes()
-            && credit.messages as usize > self.queue.log().len()
+        let (messages, bytes) = copy.left_to_fill(&self.queue);
+        let takes_live = copy.follows_or_resumes() || copy.fills_live() || copy.is_baselining();
+        takes_live
+            && u64::from(credit.messages) > self.queue.log().len() as u64 + messages
             && u64::from(credit.kib) * 1024
-                > self.queue.pending_bytes() + self.settings.headroom_bytes
+                > self.queue.pending_bytes() + bytes + self.settings.headroom_bytes
+    }
+
+    /// A copy counts no more, and what it had is not remembered.
+    pub(super) fn forget_copy(&mut self, member: usize) {
+        self.copies[member].forget();
+        self.returning.take_if(|returning| returning.member == member);
     }
 
     /// Asks a member of the set that has just come up (again) for the queue.
@@ -208,17 +240,23 @@ impl Unit {
 
     /// Lets each copy send what it lacks; returns whether one wants to go on when its link has
     /// room again.
-    pub(super) fn pump(&mut self, epoch: Epoch, outlets: &mut impl Outlets) -> bool {
+    pub(super) fn pump(
+        &mut self,
+        epoch: Epoch,
+        floor: Transaction,
+        has_turn: impl Fn(usize) -> bool,
+        pace: &mut Pace<'_>,
+        outlets: &mut impl Outlets,
+    ) -> bool {
         if !self.copies.iter().any(|copy| copy.has_more(&self.queue)) {
             return false;
         }
         let context = self.context(epoch);
-        let answered = self.copies.iter().filter_map(Copy::acknowledged).min();
-        let floor = answered.map_or(Transaction(1), Transaction::next);
         let mut more = false;
         for (member, copy) in self.copies.iter_mut().enumerate() {
             let outlet = outlets.of(member);
-            copy.pump(&context, &self.queue, floor, outlet);
+            let pace = has_turn(member).then_some(&mut *pace);
+            copy.pump(&context, &self.queue, floor, pace, outlet);
             more |= copy.has_more(&self.queue) && !outlet.has_room();
         }
         more

@@ -1,6 +1,6 @@
 //! What a copy that is a little behind needs, from the last operations of one that is not.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 
 use kvs_proto::{MessageId, Op};
 
@@ -8,7 +8,7 @@ use crate::queue::MailQueue;
 use crate::replication::request::Operation;
 
 /// A change that brings it nearer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Repair {
     Store(MessageId),
     Delete(MessageId),
@@ -18,36 +18,69 @@ pub(super) enum Repair {
 /// What operations come to, in their order: a message that came and went is left out, and of the
 /// states of a message only the last is set. So a copy that needs all of them has the same
 /// history afterwards, and any other has a lower transaction number until its baseline.
-pub(super) fn net_repairs(
-    operations: &[Operation],
-    queue: &MailQueue,
-) -> Result<VecDeque<Repair>, &'static str> {
-    let ids_of = |op| operations.iter().filter(move |it| it.op == op).map(|it| it.id);
-    let stored = ids_of(Op::Store).collect::<BTreeSet<_>>();
-    let deleted = ids_of(Op::Delete).collect::<BTreeSet<_>>();
-    let replaces = operations.iter().filter(|it| it.op == Op::Replace);
-    let last_replaces = replaces.map(|it| (it.id, it.transaction)).collect::<BTreeMap<_, _>>();
-    let mut repairs = VecDeque::new();
-    for operation in operations {
-        let id = operation.id;
-        match operation.op {
-            Op::Store if !deleted.contains(&id) => repairs.push_back(Repair::Store(id)),
-            Op::Delete if !stored.contains(&id) => repairs.push_back(Repair::Delete(id)),
-            Op::Replace if !deleted.contains(&id) => {
-                if last_replaces.get(&id) == Some(&operation.transaction) {
-                    repairs.push_back(Repair::Replace(id));
+#[derive(Debug, Default)]
+pub(super) struct Repairs {
+    /// By place in the order; as many as were added and neither taken nor left out.
+    repairs: BTreeMap<u64, Repair>,
+    /// The place of each.
+    places: BTreeMap<Repair, u64>,
+    added: u64,
+}
+
+impl Repairs {
+    /// Of operations of which the last is the queue's last change.
+    pub(super) fn of(operations: &[Operation], queue: &MailQueue) -> Result<Repairs, &'static str> {
+        let mut repairs = Repairs::default();
+        for Operation { op, id, .. } in operations {
+            if !matches!(op, Op::Store | Op::Delete | Op::Replace) {
+                return Err("an operation that is no change");
+            }
+            repairs.add(*op, *id);
+        }
+        let lives = |repair: &Repair| match repair {
+            Repair::Store(id) | Repair::Replace(id) => queue.snapshot(*id).is_some(),
+            Repair::Delete(_) => true,
+        };
+        if !repairs.repairs.values().all(lives) {
+            return Err("the other copy lacks what its operations say");
+        }
+        Ok(repairs)
+    }
+
+    /// Another operation, behind all others.
+    pub(super) fn add(&mut self, op: Op, id: MessageId) {
+        match op {
+            Op::Store => self.push(Repair::Store(id)),
+            Op::Replace => {
+                self.leave_out(Repair::Replace(id));
+                self.push(Repair::Replace(id));
+            }
+            Op::Delete => {
+                self.leave_out(Repair::Replace(id));
+                if !self.leave_out(Repair::Store(id)) {
+                    self.push(Repair::Delete(id));
                 }
             }
-            Op::Store | Op::Delete | Op::Replace => {}
-            _ => return Err("an operation that is no change"),
+            _ => {}
         }
     }
-    let lives = |repair: &Repair| match repair {
-        Repair::Store(id) | Repair::Replace(id) => queue.snapshot(*id).is_some(),
-        Repair::Delete(_) => true,
-    };
-    if !repairs.iter().all(lives) {
-        return Err("the other copy lacks what its operations say");
+
+    /// The next one.
+    pub(super) fn pop(&mut self) -> Option<Repair> {
+        let (_, repair) = self.repairs.pop_first()?;
+        self.places.remove(&repair);
+        Some(repair)
     }
-    Ok(repairs)
+
+    fn push(&mut self, repair: Repair) {
+        self.added += 1;
+        self.repairs.insert(self.added, repair);
+        self.places.insert(repair, self.added);
+    }
+
+    /// Returns whether it was there.
+    fn leave_out(&mut self, repair: Repair) -> bool {
+        let place = self.places.remove(&repair);
+        place.is_some_and(|place| self.repairs.remove(&place).is_some())
+    }
 }

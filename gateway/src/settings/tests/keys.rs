@@ -8,7 +8,7 @@ const EXAMPLE: &str = include_str!("../../../../setup/examples/gateway.toml");
 const HANDBOOK: &str = include_str!("../../../../docs/operations.md");
 
 /// Keys without a default of their own: what the example shows behind `#` is an alternative.
-const ALTERNATIVES: [(&str, &str); 19] = [
+const ALTERNATIVES: [(&str, &str); 20] = [
     ("", "register"),
     ("", "register_user"),
     ("", "register_password"),
@@ -28,6 +28,7 @@ const ALTERNATIVES: [(&str, &str); 19] = [
     ("placement", "power"),
     ("queue", "recipients_file"),
     ("reports", "queue"),
+    ("limits", "resync_rate"),
 ];
 
 /// Of each key: its table, its name, a value that is not the default, and where that shows in the
@@ -140,6 +141,7 @@ const READ: &[(&str, &str, &str, &str)] = &[
     ("limits", "client_transactions_per_minute", "7", "transactions_per_minute: Some(7)"),
     ("limits", "client_recipients_per_minute", "7", "recipients_per_minute: Some(7)"),
     ("limits", "client_content_max", "'7 KiB'", "content_max: Some(7168)"),
+    ("limits", "resync_rate", "'7 KiB'", "resync_rate: Some(7168)"),
     ("limits", "exempt_networks", "['10.7.0.0/16']", "exempt_networks: Networks([10.7.0.0/16])"),
     ("times", "heart_beat", "'7 ms'", "heart_beat: 7ms"),
     ("times", "lease", "'7 s'", "lease: 7s"),

@@ -27,6 +27,7 @@ struct Chaos {
     /// What happened, to tell runs in which nothing did.
     commits: usize,
     restarts: usize,
+    repairs: u64,
 }
 
 const SEEDS: u64 = 300;
@@ -36,6 +37,7 @@ const STEPS: usize = 1500;
 fn whatever_fails_nothing_committed_is_lost_and_everything_heals() {
     let mut commits = 0;
     let mut restarts = 0;
+    let mut repairs = 0;
     let only = std::env::var("CHAOS_SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
     for seed in only.map_or(0..SEEDS, |seed| seed..seed + 1) {
         let watch = Watch(seed);
@@ -47,9 +49,11 @@ fn whatever_fails_nothing_committed_is_lost_and_everything_heals() {
         chaos.heal();
         commits += chaos.commits;
         restarts += chaos.restarts;
+        repairs += chaos.repairs;
         std::mem::forget(watch);
     }
-    assert!(only.is_some() || (commits > 5_000 && restarts > 500), "{commits} {restarts}");
+    let happened = commits > 5_000 && restarts > 500 && repairs > 50;
+    assert!(only.is_some() || happened, "{commits} {restarts} {repairs}");
 }
 
 /// Names the seed of a run that failed.
@@ -66,8 +70,12 @@ impl Chaos {
         let mut random = fastrand::Rng::with_seed(seed);
         let min_sync = random.usize(1..=2);
         let servers = random.usize(2..=3);
+        let mut world = World::of(servers, min_sync);
+        for server in &mut world.servers {
+            server.is_old = random.u32(..4) == 0;
+        }
         Chaos {
-            world: World::of(servers, min_sync),
+            world,
             random,
             asked: None,
             unsynced: None,
@@ -77,6 +85,7 @@ impl Chaos {
             unix_ms: 0,
             commits: 0,
             restarts: 0,
+            repairs: 0,
         }
     }
 
@@ -154,6 +163,7 @@ impl Chaos {
                     let serial = self.stored[&(place, id)];
                     self.owed.insert((place, id), serial);
                     self.commits += 1;
+                    self.check_commit(place, id);
                 }
                 CohortEvent::Opened(_) => {}
                 CohortEvent::Fatal(why) => {
@@ -284,6 +294,25 @@ impl Chaos {
         }
     }
 
+    /// So many copies as the policy asks for have what was just committed, where all that are recorded are there.
+    fn check_commit(&self, place: usize, id: MessageId) {
+        let record = self.world.record.as_ref().expect("there is a record");
+        let recorded = |server: &str| record.incarnation_of(server).or(record.joining_of(server));
+        let lives =
+            self.members().filter_map(|member| Some((member, recorded(SERVER_NAMES[member])?)));
+        let servers = lives.map(|(member, life)| (&self.world.servers[member], life));
+        let servers = servers.collect::<Vec<_>>();
+        if servers.iter().any(|(server, life)| !server.is_up || server.life != life.0) {
+            return;
+        }
+        let has_it = |server: &super::server::Server| {
+            let queue = server.queues.get(&format!("gw/q{place}"));
+            queue.is_some_and(|queue| queue.messages.contains_key(&id))
+        };
+        let copies = servers.iter().filter(|(server, _)| has_it(server)).count();
+        assert!(copies >= self.world.min_sync, "{id:?} of queue {place} has {copies} copies");
+    }
+
     /// No more faults: it all comes to a good end.
     fn heal(&mut self) {
         for member in self.members() {
@@ -312,6 +341,7 @@ impl Chaos {
         assert!(self.owed.is_empty(), "{:?}", self.owed);
         while self.work() {}
         assert!(self.world.cohort.is_quiet());
+        self.repairs = self.world.cohort.counters().repairs;
         assert_eq!(self.world.board.bytes_left(), board().bytes_left(), "all room is given back");
     }
 

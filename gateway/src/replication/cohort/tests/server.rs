@@ -35,6 +35,10 @@ pub(super) struct Server {
     pub(super) owner_idle: Option<Option<Duration>>,
     /// There is another path, and this went there.
     pub(super) hedges: Option<Vec<Request>>,
+    /// It speaks the first version of the protocol, which has no back-fill.
+    pub(super) is_old: bool,
+    /// Queues that it was asked to drop.
+    pub(super) drops: usize,
 }
 
 #[derive(Default)]
@@ -46,11 +50,20 @@ pub(super) struct ServerQueue {
     pub(super) last_id: MessageId,
     pub(super) messages: BTreeMap<MessageId, (Body, StateVersion, Bytes)>,
     pub(super) operations: Vec<Operation>,
+    /// The first that was stored otherwise than as back-fill, and the last that came as that.
+    first_live: Option<MessageId>,
+    last_backfilled: MessageId,
+    /// A baseline has ended its filling.
+    is_filled: bool,
 }
 
 impl Outlet for Server {
     fn has_room(&self) -> bool {
         self.is_up && self.link.len() < 50
+    }
+
+    fn can_backfill(&self) -> bool {
+        !self.is_old
     }
 
     fn send(&mut self, request: Request) {
@@ -121,6 +134,7 @@ impl ServerQueue {
                 self.transaction = numbers.transaction;
                 self.hash = numbers.hash;
                 self.operations.clear();
+                self.is_filled = true;
                 return Ok(());
             }
             Changing::Store(id, body) => {
@@ -128,6 +142,18 @@ impl ServerQueue {
                     return Err(Status::IdNotGrowing);
                 }
                 self.last_id = id;
+                self.first_live.get_or_insert(id);
+                let digest = body.digest().0;
+                self.messages.insert(id, (body, StateVersion(0), Bytes::new()));
+                (Op::Store, id, digest)
+            }
+            Changing::Backfill(id, body) => {
+                let is_ahead = self.first_live.is_none_or(|first| id < first);
+                if self.is_filled || id <= self.last_backfilled || !is_ahead {
+                    return Err(Status::IdNotGrowing);
+                }
+                self.last_backfilled = id;
+                self.last_id = self.last_id.max(id);
                 let digest = body.digest().0;
                 self.messages.insert(id, (body, StateVersion(0), Bytes::new()));
                 (Op::Store, id, digest)
@@ -193,13 +219,14 @@ impl Server {
                 vec![queue.attached(idle)]
             }
             Ask::Drop => {
+                self.drops += 1;
                 self.queues.remove(&name);
                 vec![Answer::Dropped]
             }
             Ask::Change { sequence, change, .. } => {
                 assert_eq!(sequence, queue.sequence.next(), "requests come in sequence");
                 queue.sequence = sequence;
-                let is_store = matches!(change, Changing::Store(..));
+                let is_store = matches!(change, Changing::Store(..) | Changing::Backfill(..));
                 let refused = self.refusing.filter(|_| is_store);
                 match refused.map_or_else(|| queue.apply(change), Err) {
                     Ok(()) => vec![Answer::Acknowledged {
