@@ -44,7 +44,8 @@ impl PathWatch {
             Fault::GatewayCrash { gone, .. } | Fault::ServerCrash { gone, .. } => {
                 self.trouble_nodes(now + gone);
             }
-            Fault::ServerDeath { .. } => self.trouble_nodes(now + LATE),
+            // Its cohorts may be long in writing that down, if the register is away.
+            Fault::ServerDeath { .. } => self.trouble_nodes(Instant::from_nanos(u64::MAX / 2)),
             Fault::SlowNode { lasts, .. } => self.trouble_nodes(now + lasts),
             Fault::GatewayReturn | Fault::ServerReturn { .. } => self.trouble_nodes(now),
             // A copy that is made while bounds are low may be full later, in reach or not.

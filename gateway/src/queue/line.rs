@@ -7,7 +7,8 @@ use kvs_proto::MessageId;
 /// The line of a queue.
 ///
 /// A *free* line lets deferred messages be passed, and takes higher priorities first (RFC 6710);
-/// within one priority the lowest id goes first. In a *strict* line the lowest id is the head, ready
+/// within one priority the lowest id goes first: one that was never tried, and of which a delay is being told
+/// just now, is waited for. In a *strict* line the lowest id is the head, ready
 /// or not, and nothing passes it: priorities mean nothing there.
 #[derive(Debug)]
 pub(super) enum Line {
@@ -15,6 +16,8 @@ pub(super) enum Line {
         ready: BTreeSet<Rank>,
         /// By due time.
         deferred: BTreeSet<(u64, Rank)>,
+        /// Those that are waited for.
+        blocked: BTreeSet<Rank>,
     },
     /// Each with its due time; [`BLOCKED`] where something else has to end first.
     Strict(BTreeMap<MessageId, u64>),
@@ -33,7 +36,7 @@ const BLOCKED: u64 = u64::MAX;
 
 impl Default for Line {
     fn default() -> Line {
-        Line::Free { ready: BTreeSet::new(), deferred: BTreeSet::new() }
+        Line::Free { ready: BTreeSet::new(), deferred: BTreeSet::new(), blocked: BTreeSet::new() }
     }
 }
 
@@ -61,7 +64,7 @@ impl Line {
     pub(super) fn remove(&mut self, id: MessageId, priority: i8, due: u64) {
         let rank = Rank::new(id, priority);
         match self {
-            Line::Free { ready, deferred } => {
+            Line::Free { ready, deferred, .. } => {
                 let removed = deferred.remove(&(due, rank)) || ready.remove(&rank);
                 assert!(removed, "what is taken out is in the line");
             }
@@ -69,18 +72,21 @@ impl Line {
         }
     }
 
-    /// Keeps the place of a message that has recipients to be tried and cannot be tried yet: in a
-    /// strict line nothing passes it.
-    pub(super) fn block(&mut self, id: MessageId) {
-        if let Line::Strict(line) = self {
-            line.insert(id, BLOCKED);
+    /// Keeps the place of a message that has recipients to be tried and cannot be tried yet: nothing passes
+    /// it; in a free line only if it was never tried.
+    pub(super) fn block(&mut self, id: MessageId, priority: i8, was_tried: bool) {
+        match self {
+            Line::Free { .. } if was_tried => {}
+            Line::Free { blocked, .. } => _ = blocked.insert(Rank::new(id, priority)),
+            Line::Strict(line) => _ = line.insert(id, BLOCKED),
         }
     }
 
     /// The place that was kept is given up.
-    pub(super) fn unblock(&mut self, id: MessageId) {
-        if let Line::Strict(line) = self {
-            line.remove(&id);
+    pub(super) fn unblock(&mut self, id: MessageId, priority: i8) {
+        match self {
+            Line::Free { blocked, .. } => _ = blocked.remove(&Rank::new(id, priority)),
+            Line::Strict(line) => _ = line.remove(&id),
         }
     }
 
@@ -88,7 +94,10 @@ impl Line {
     pub(super) fn pop(&mut self, unix_ms: u64) -> Option<MessageId> {
         self.ripen(unix_ms);
         match self {
-            Line::Free { ready, .. } => ready.pop_first().map(Rank::id),
+            Line::Free { ready, blocked, .. } => {
+                let is_held_up = blocked.first().is_some_and(|it| Some(it) < ready.first());
+                if is_held_up { None } else { ready.pop_first().map(Rank::id) }
+            }
             Line::Strict(line) => {
                 let head = line.first_entry().filter(|head| *head.get() <= unix_ms)?;
                 Some(head.remove_entry().0)
@@ -98,7 +107,7 @@ impl Line {
 
     /// Deferred messages whose time has come are ready.
     pub(super) fn ripen(&mut self, unix_ms: u64) {
-        let Line::Free { ready, deferred } = self else { return };
+        let Line::Free { ready, deferred, .. } = self else { return };
         while let Some((due, rank)) = deferred.first().copied().filter(|it| it.0 <= unix_ms) {
             deferred.remove(&(due, rank));
             ready.insert(rank);
@@ -164,10 +173,21 @@ mod tests {
         assert_eq!(line.next_due_unix_ms(), Some(50));
         assert_eq!(order(&mut line, 50), [1, 2, 3, 4, 5, 6]);
         let mut line = filled(true, &MESSAGES[1..]);
-        line.block(MessageId(1));
+        line.block(MessageId(1), 0, true);
         assert!(order(&mut line, 99).is_empty() && line.next_due_unix_ms().is_none());
-        line.unblock(MessageId(1));
+        line.unblock(MessageId(1), 0);
         assert_eq!(order(&mut line, 49), [2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn what_was_never_tried_is_passed_by_nothing_of_its_priority_while_it_is_told_of() {
+        let mut line = filled(false, &[(2, 0, 0), (4, 0, 0), (5, 9, 0), (6, -9, 0)]);
+        line.block(MessageId(3), 0, false);
+        line.block(MessageId(1), 0, true);
+        assert_eq!(order(&mut line, 0), [5, 2], "nor by what is less urgent");
+        line.unblock(MessageId(3), 0);
+        line.unblock(MessageId(1), 0);
+        assert_eq!(order(&mut line, 0), [4, 6]);
     }
 
     #[test]

@@ -368,7 +368,9 @@ impl MailQueue {
         for (id, slot) in &self.messages {
             match slot.phase {
                 Phase::Waiting => self.line.add(*id, slot.priority(), slot.state.due_unix_ms),
-                Phase::Reporting { .. } if slot.has_open() => self.line.block(*id),
+                Phase::Reporting { .. } if slot.has_open() => {
+                    self.line.block(*id, slot.priority(), slot.was_tried());
+                }
                 _ => {}
             }
         }
@@ -581,16 +583,19 @@ impl MailQueue {
         let (message, state) = (slot.stored.message.clone(), slot.state.clone());
         let version = slot.state_version;
         if slot.has_open() {
-            self.line.block(id);
+            let (priority, was_tried) = (slot.priority(), slot.was_tried());
+            self.line.block(id, priority, was_tried);
         }
         DueReport { id, kind, message, state, version }
     }
 
     fn end_report(&mut self, id: MessageId) -> ReportKind {
-        let Phase::Reporting { kind } = self.slot_mut(id).phase else {
+        let slot = self.slot_mut(id);
+        let Phase::Reporting { kind } = slot.phase else {
             panic!("one outcome for each report");
         };
-        self.line.unblock(id);
+        let priority = slot.priority();
+        self.line.unblock(id, priority);
         self.reports_out -= 1;
         kind
     }
@@ -634,6 +639,11 @@ fn next_old(
 impl Slot {
     fn envelope(&self) -> &Envelope {
         &self.stored.message.envelope
+    }
+
+    /// Whether a next hop was asked to take it, as far as is recorded.
+    fn was_tried(&self) -> bool {
+        self.state.attempts > 0
     }
 
     fn priority(&self) -> i8 {
