@@ -16,7 +16,7 @@ Runs all checks, or the sections named:
   install       the packages that the checks need (setup/install.sh --test)
   format        cargo fmt
   scripts       shellcheck
-  rules         direction of dependencies, no_std, unsafe, and others (setup/checks.sh)
+  rules         direction of dependencies, no_std, unsafe, and others (setup/checks.sh); each mutant fits
   lint          clippy, warnings are errors
   docs          rustdoc, warnings are errors
   tests         all tests of all crates
@@ -99,7 +99,10 @@ run_section() {
     install) setup/install.sh --test ;;
     format) cargo fmt --all --check ;;
     scripts) shellcheck -x .ci/run setup/*.sh setup/scenarios/*.sh ;;
-    rules) setup/checks.sh direction no-std unsafe paths stubs proofs self ;;
+    rules)
+        setup/checks.sh direction no-std unsafe paths stubs proofs self
+        setup/mutants.sh --check
+        ;;
     lint) cargo clippy --locked --quiet --workspace --all-targets -- -D warnings ;;
     docs) RUSTDOCFLAGS='-D warnings' cargo doc --locked --quiet --workspace --no-deps ;;
     tests) run_tests ;;
