@@ -25,7 +25,8 @@ main() {
     kill -STOP "$first"
     stopped_at=$(now_ms)
     second=127.0.0.1:$(free_ports 1)
-    sed "s|^listen = .*|listen = [\"$second\"]|" "$SCRATCH/gateway.toml" >"$SCRATCH/second.toml"
+    sed -e "s|^listen = .*|listen = [\"$second\"]|; s|gateway\.sock|second.sock|" \
+        "$SCRATCH/gateway.toml" >"$SCRATCH/second.toml"
     start second "$BIN/gateway" --config "$SCRATCH/second.toml"
     await_port second "$second"
     claimed_at=$(now_ms)
