@@ -293,7 +293,8 @@ prepare_full_kvs() {
     local name
     for name in a b c; do set_key "kvs-$name" memory '"16 MiB"'; done
     sed -i 's/^# message_size_max = .*/message_size_max = "1 MiB"/' "$SCRATCH/gateway.toml"
-    shorten_times "500 ms" "1 s" "5 s" "100 ms" "500 ms"
+    # The next hop answers when it goes on: who gave up on it would have to send again.
+    shorten_times "500 ms" "1 s" "5 min" "100 ms" "500 ms"
 }
 fault_full_kvs() {
     local closed
