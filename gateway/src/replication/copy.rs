@@ -579,18 +579,14 @@ impl Copy {
             };
         }
         match &mut self.stage {
-            Stage::Filling(fill) => {
-                fill.note_answered(sequence);
-                if fill.is_live() { Progress::Advanced } else { Progress::None }
-            }
-            Stage::Baselining { baseline, fill, .. } if sequence < *baseline => {
-                fill.note_answered(sequence);
-                if fill.is_live() { Progress::Advanced } else { Progress::None }
-            }
-            Stage::Baselining { sent, fill, .. } => {
+            Stage::Baselining { sent, baseline, fill } if sequence >= *baseline => {
                 let (sent, is_repair) = (*sent, fill.is_repair());
                 self.stage = Stage::Following { sent };
                 if is_repair { Progress::Repaired } else { Progress::Filled }
+            }
+            Stage::Filling(fill) | Stage::Baselining { fill, .. } => {
+                fill.note_answered(sequence);
+                if fill.is_live() { Progress::Advanced } else { Progress::None }
             }
             _ => unreachable!("ruled out above"),
         }

@@ -21,7 +21,7 @@ use tcpstack::Instant;
 
 use super::super::record::Record;
 use super::super::request::{Outlet, Outlets};
-use super::{Cohort, Phase, RegisterCall, RegisterState};
+use super::{Cohort, Phase, asked_of};
 use crate::board::Board;
 
 /// Of a lease, the part by which it must be renewed before that is noted: what follows from it is not
@@ -76,12 +76,7 @@ impl Cohort {
     /// Brings the members' renewals up to date; until when all of them together let us act.
     fn renew(&mut self, outlets: &mut impl Outlets) -> Instant {
         let Some(record) = &self.record else { return Instant::ZERO };
-        let asked = match &self.register {
-            RegisterState::Wanted(RegisterCall::Swap(record))
-            | RegisterState::Waiting(RegisterCall::Swap(record))
-            | RegisterState::Failed { call: RegisterCall::Swap(record), .. } => Some(record),
-            _ => None,
-        };
+        let asked = asked_of(&self.register);
         let lease = [Some(record), asked].into_iter().flatten().map(Record::lease);
         let lease = lease.min().unwrap_or_default().min(self.policy.lease);
         let mut earliest = None;
