@@ -95,7 +95,8 @@ run() {
     begin_network gw a b c
     prepare_hosts a b c
     set_queues 4
-    "prepare_${fault//-/_}"
+    # What it needs beyond what all have.
+    ! declare -F "prepare_${fault//-/_}" >/dev/null || "prepare_${fault//-/_}"
     start_kvs_on a
     start_kvs_on b
     start_kvs_on c
@@ -175,50 +176,48 @@ TAKEN_IN="the server's copies count"
 PATH_READY='path ready'
 TAKES_OVER='takes over'
 
-# The KVS that counts and is the victim of this turn: the spare is the one of the turn before.
-victim_of() {
+# choose_victim TURN: the KVS that counts and is to fail in this turn: the spare is the one of the turn before.
+choose_victim() {
     local victims=(b a c)
-    say "${victims[$1 % 3]}"
+    VICTIM=${victims[$1 % 3]}
+    COUNTED=$(count_logged "$TAKEN_IN")
+    READY=$(count_logged "$PATH_READY")
 }
+# The victim, and what the gateway had said before it failed.
+VICTIM=
+COUNTED=
+READY=
 
-prepare_kill_kvs() { :; }
+await_replaced() { await_said "$TAKEN_IN" $((COUNTED + 1)) "there are not two copies again without $VICTIM"; }
+
+await_back() { await_said "$PATH_READY" $((READY + 1)) "$VICTIM does not come back"; }
+
 fault_kill_kvs() {
-    local victim counted ready
-    victim=$(victim_of "$1")
-    counted=$(count_logged "$TAKEN_IN")
-    ready=$(count_logged "$PATH_READY")
-    kill_hard "kvs-$victim"
-    await_said "$TAKEN_IN" $((counted + 1)) "no spare takes the place of $victim"
+    choose_victim "$1"
+    kill_hard "kvs-$VICTIM"
+    await_replaced
     took
-    start_kvs_on "$victim"
-    await_said "$PATH_READY" $((ready + 1)) "$victim does not come back"
+    start_kvs_on "$VICTIM"
+    await_back
 }
 
-prepare_restart_kvs() { :; }
 fault_restart_kvs() {
-    local victim counted ready
-    victim=$(victim_of "$1")
-    counted=$(count_logged "$TAKEN_IN")
-    ready=$(count_logged "$PATH_READY")
-    kill_hard "kvs-$victim"
-    start_kvs_on "$victim"
-    await_said "$TAKEN_IN" $((counted + 1)) "there are not two copies again"
+    choose_victim "$1"
+    kill_hard "kvs-$VICTIM"
+    start_kvs_on "$VICTIM"
+    await_replaced
     took
-    await_said "$PATH_READY" $((ready + 1)) "$victim does not come back"
+    await_back
 }
 
-prepare_stop_kvs() { :; }
 fault_stop_kvs() {
-    local victim counted ready
-    victim=$(victim_of "$1")
-    counted=$(count_logged "$TAKEN_IN")
-    ready=$(count_logged "$PATH_READY")
-    kill -STOP "$(pid_of "kvs-$victim")"
-    await_said "$TAKEN_IN" $((counted + 1)) "no spare takes the place of $victim"
+    choose_victim "$1"
+    kill -STOP "$(pid_of "kvs-$VICTIM")"
+    await_replaced
     took
     sleep_until_ms 3000
-    kill -CONT "$(pid_of "kvs-$victim")"
-    await_said "$PATH_READY" $((ready + 1)) "$victim does not come back"
+    kill -CONT "$(pid_of "kvs-$VICTIM")"
+    await_back
 }
 
 # sleep_until_ms N: until the round has lasted for so long.
@@ -227,9 +226,6 @@ sleep_until_ms() {
     [ "$rest" -le 0 ] || sleep "$(awk -v ms="$rest" 'BEGIN { print ms / 1000 }')"
 }
 
-prepare_cut_link() { :; }
-prepare_cut_there() { :; }
-prepare_cut_back() { :; }
 fault_cut_link() { cut_segment link "$1"; }
 fault_cut_there() { cut_segment there "$1"; }
 fault_cut_back() { cut_segment back "$1"; }
@@ -248,20 +244,16 @@ cut_segment() {
     ! logged 'copies are isolated' || die "a KVS was isolated although a path reached it"
 }
 
-prepare_cut_kvs() { :; }
 fault_cut_kvs() {
-    local victim counted ready segment
-    victim=$(victim_of "$1")
-    counted=$(count_logged "$TAKEN_IN")
-    ready=$(count_logged "$PATH_READY")
-    for segment in 0 1; do cut_there "$segment" "$victim"; done
-    await_said "$TAKEN_IN" $((counted + 1)) "no spare takes the place of $victim"
+    local segment
+    choose_victim "$1"
+    for segment in 0 1; do cut_there "$segment" "$VICTIM"; done
+    await_replaced
     took
-    for segment in 0 1; do mend_there "$segment" "$victim"; done
-    await_said "$PATH_READY" $((ready + 1)) "$victim does not come back"
+    for segment in 0 1; do mend_there "$segment" "$VICTIM"; done
+    await_back
 }
 
-prepare_kill_gateway() { :; }
 fault_kill_gateway() {
     MARKS+=(--restart-at "$(date +%s%3N)")
     kill_hard gateway
@@ -270,7 +262,6 @@ fault_kill_gateway() {
     await_accepted
 }
 
-prepare_stop_gateway() { :; }
 fault_stop_gateway() {
     kill -STOP "$(pid_of gateway)"
     sleep 3
@@ -313,20 +304,18 @@ prepare_stop_etcd() {
     start_etcd 0 1 2
 }
 fault_stop_etcd() {
-    local victim counted ready closed number
-    victim=$(victim_of "$1")
-    counted=$(count_logged "$TAKEN_IN")
-    ready=$(count_logged "$PATH_READY")
+    local closed number
+    choose_victim "$1"
     closed=$(count_logged 'ports closed')
     for number in 0 1 2; do kill -STOP "$(pid_of "etcd-$number")"; done
-    kill_hard "kvs-$victim"
+    kill_hard "kvs-$VICTIM"
     await_said 'ports closed' $((closed + 1)) "mail is accepted without a register and a KVS,"
     BEGAN=$(now_us)
     for number in 0 1 2; do kill -CONT "$(pid_of "etcd-$number")"; done
-    await_said "$TAKEN_IN" $((counted + 1)) "no spare takes the place of $victim"
+    await_replaced
     await_accepted
-    start_kvs_on "$victim"
-    await_said "$PATH_READY" $((ready + 1)) "$victim does not come back"
+    start_kvs_on "$VICTIM"
+    await_back
 }
 
 main "$@"
