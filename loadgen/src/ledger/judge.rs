@@ -1,6 +1,7 @@
 //! The judgement over a ledger.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use super::order::{Accepted, displacements};
 use super::verdict::{Counts, Problem, ProblemKind, Verdict};
@@ -460,7 +461,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Compares, queue by queue, the order of first attempts with the order of acceptance.
+    /// Compares, queue by queue, the order of first attempts with the order of acceptance. Recipients of
+    /// one mail that were accepted apart, the others having been deferred, stand for a mail each.
     fn judge_order(&mut self) {
         let mut queues: BTreeMap<u32, Vec<(u64, u64, MailId, Accepted)>> = BTreeMap::new();
         let mut from = 0;
@@ -469,24 +471,18 @@ impl Judge<'_> {
             for place in &self.ledger.places[intent.places_at..intent.places_at + intent.places] {
                 let end = slot + usize::from(place.recipients);
                 let to = from + self.placed[from..].partition_point(|&(slot, _)| slot < end);
-                let first = self.placed[from..to]
-                    .iter()
-                    .map(|&(_, index)| &self.ledger.deliveries[index])
-                    .map(|delivery| (delivery.at_us, delivery.position))
-                    .min();
-                let slots = &self.slots[slot..end];
-                let accepted = slots
-                    .first()
-                    .filter(|_| slots.iter().all(|slot| slot.dots == 1 && slot.accepted_times == 1))
-                    .and_then(|slot| slot.accepted);
-                match first.zip(accepted) {
-                    Some(((at_us, position), accepted)) => {
-                        let queue = queues.entry(place.queue).or_default();
-                        queue.push((at_us, position, intent.mail, accepted));
+                let queue = queues.entry(place.queue).or_default();
+                for together in self.slots[slot..end].chunk_by(|a, b| a.accepted == b.accepted) {
+                    let slots = slot..slot + together.len();
+                    match self.first_attempt(&self.placed[from..to], &slots).zip(accepted_once(together)) {
+                        Some(((at_us, position), accepted)) => {
+                            queue.push((at_us, position, intent.mail, accepted));
+                        }
+                        None => self.verdict.counts.order_skipped += 1,
                     }
-                    None => self.verdict.counts.order_skipped += 1,
+                    slot = slots.end;
                 }
-                (slot, from) = (end, to);
+                from = to;
             }
         }
         for (queue, mut mails) in queues {
@@ -505,6 +501,17 @@ impl Judge<'_> {
                 }
             }
         }
+    }
+
+    /// When recipients that are in these slots were first tried, if they were.
+    fn first_attempt(
+        &self,
+        placed: &[(usize, usize)],
+        slots: &Range<usize>,
+    ) -> Option<(u64, u64)> {
+        let theirs = placed.iter().filter(|(slot, _)| slots.contains(slot));
+        let deliveries = theirs.map(|&(_, index)| &self.ledger.deliveries[index]);
+        deliveries.map(|delivery| (delivery.at_us, delivery.position)).min()
     }
 
     fn judge_strangers(&mut self) {
@@ -529,6 +536,12 @@ impl Judge<'_> {
         let restarts = &self.ledger.policy.restarts_us;
         restarts.iter().filter(|&&restart| self.is_near(restart, at_us)).count()
     }
+}
+
+/// When recipients of one transaction were accepted, if that was their only attempt.
+fn accepted_once(slots: &[Slot]) -> Option<Accepted> {
+    let is_plain = slots.iter().all(|slot| slot.dots == 1 && slot.accepted_times == 1);
+    slots.first().filter(|_| is_plain)?.accepted
 }
 
 #[cfg(test)]

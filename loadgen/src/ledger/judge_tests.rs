@@ -36,6 +36,10 @@ impl Story {
 
     fn intends_from(&mut self, number: u64, null_sender: bool) -> &mut Story {
         let places = vec![Place { queue: Arc::from("a"), sequence: number, recipients: 1 }];
+        self.intends_to(number, null_sender, places)
+    }
+
+    fn intends_to(&mut self, number: u64, null_sender: bool, places: Vec<Place>) -> &mut Story {
         self.ledger.add(Event::Intent {
             mail: mail(number),
             at_us: 0,
@@ -293,6 +297,26 @@ fn mails_accepted_at_the_same_time_have_no_order() {
         story.delivers(number, at_us, Outcome::Accepted);
     }
     assert_eq!(story.must_find(&[]).displacement_most, 0);
+}
+
+#[test]
+fn recipients_of_a_mail_that_were_accepted_apart_are_ordered_apart() {
+    for (delivered, must_find) in [([20, 40], &[][..]), ([20, 25], &[(Reordered, 1)])] {
+        let mut story = story(Policy { displacement_max: Some(0), ..Policy::default() });
+        let places = vec![Place { queue: Arc::from("a"), sequence: 0, recipients: 2 }];
+        story.intends_to(0, false, places);
+        for (place, at_us) in [(1, 11), (0, 15)] {
+            let (dot_us, recipients) = (at_us - 1, Recipients::Some(vec![place]));
+            let (mail, answer) = (mail(0), Answer::Accepted);
+            story.ledger.add(Event::Answer { mail, at_us, dot_us, answer, recipients });
+        }
+        story.sends(1, 12, 13).delivers(1, 30, Outcome::Accepted);
+        for (place, at_us) in [1, 0].into_iter().zip(delivered) {
+            let recipient = RecipientId { mail: mail(0), place }.address("a");
+            story.arrives(Some(0), Some(100), &recipient, at_us, Outcome::Accepted);
+        }
+        story.must_find(must_find);
+    }
 }
 
 #[test]

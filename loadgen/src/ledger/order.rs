@@ -1,7 +1,7 @@
 //! How far first attempts contradict the order of acceptance.
 
 /// One mail of a queue, in the order of first attempts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Accepted {
     /// When its final dot was sent.
     pub(super) dot_us: u64,
