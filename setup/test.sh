@@ -131,6 +131,7 @@ run_tests() {
 run_seeds() {
     cargo build --locked --quiet --release -p hikyaku-sim --bin sim
     "$BIN/sim" --random --seeds 150 --mails 400 --faults all --jobs "$(nproc)" --quiet 2>/dev/null
+    "$BIN/sim" --random --seeds 30 --mails 400 --faults crashes --jobs "$(nproc)" --quiet 2>/dev/null
     "$BIN/sim" --random --seeds 30 --mails 400 --faults paths --jobs "$(nproc)" --quiet 2>/dev/null
 }
 
