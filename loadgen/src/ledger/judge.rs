@@ -474,7 +474,10 @@ impl Judge<'_> {
                 let queue = queues.entry(place.queue).or_default();
                 for together in self.slots[slot..end].chunk_by(|a, b| a.accepted == b.accepted) {
                     let slots = slot..slot + together.len();
-                    match self.first_attempt(&self.placed[from..to], &slots).zip(accepted_once(together)) {
+                    match self
+                        .first_attempt(&self.placed[from..to], &slots)
+                        .zip(accepted_once(together))
+                    {
                         Some(((at_us, position), accepted)) => {
                             queue.push((at_us, position, intent.mail, accepted));
                         }
@@ -504,11 +507,7 @@ impl Judge<'_> {
     }
 
     /// When recipients that are in these slots were first tried, if they were.
-    fn first_attempt(
-        &self,
-        placed: &[(usize, usize)],
-        slots: &Range<usize>,
-    ) -> Option<(u64, u64)> {
+    fn first_attempt(&self, placed: &[(usize, usize)], slots: &Range<usize>) -> Option<(u64, u64)> {
         let theirs = placed.iter().filter(|(slot, _)| slots.contains(slot));
         let deliveries = theirs.map(|&(_, index)| &self.ledger.deliveries[index]);
         deliveries.map(|delivery| (delivery.at_us, delivery.position)).min()
