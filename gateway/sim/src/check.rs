@@ -1,4 +1,5 @@
-//! Compares what must be equal: queues and their copies, budgets and what they were.
+//! Compares queues with their copies while the world runs, and looks whether it has come to rest at the end.
+//! (That copies equal each other and memory is kept are invariants.)
 
 use std::fmt;
 use std::time::Duration;
@@ -8,10 +9,12 @@ use gateway::queue::MailQueue;
 use gateway::replication::cohort::BACKUPS;
 use kvs_proto::{ChainHash, ContentDigest, Epoch, Transaction};
 
+use crate::gateway_host::GatewayHost;
+use crate::invariants::see_copy;
 use crate::joining::check_joining;
 use crate::report::PathCounts;
 use crate::scenario::{FaultLevel, server_name};
-use crate::world::{Server, World};
+use crate::world::World;
 
 /// A copy of a queue at a server, in numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,47 +71,24 @@ pub fn compare(
     Ok(())
 }
 
-/// Compares two copies that count.
-///
-/// # Errors
-/// How they differ.
-pub fn compare_copies(one: &CopyNumbers, other: &CopyNumbers) -> Result<(), Difference> {
-    let same_place = (one.epoch, one.transaction) == (other.epoch, other.transaction);
-    if same_place && one != other {
-        return Err(Difference(format!("{one:?} and {other:?} differ")));
-    }
-    Ok(())
-}
-
 /// What must hold at any time.
 ///
 /// # Errors
 /// What does not.
 pub fn check_always(world: &World) -> Result<(), Difference> {
+    let Some(gateway) = world.gateway() else { return Ok(()) };
     for (index, name) in queues(world) {
-        let mut counting = Vec::new();
-        for place in 0..world.scenario().servers {
-            if is_recorded(world, place, &name)
-                && let Some(copy) = world.server(place).and_then(|it| copy_at(it, &name))
-            {
-                counting.push(copy);
-            }
-        }
-        for (place, one) in counting.iter().enumerate() {
-            for other in &counting[..place] {
-                compare_copies(one, other).map_err(|it| it.of(&name))?;
-            }
-        }
-        let Some(gateway) = world.gateway() else { continue };
         let unit = gateway.unit(index);
-        if unit.is_open() {
-            for copy in counting.iter().filter(|copy| Some(copy.epoch) == epoch(world, &name)) {
-                compare(&unit.queue, unit.committed(), copy).map_err(|it| it.of(&name))?;
+        let owner = epoch(world, &name);
+        let places = 0..world.scenario().servers;
+        for place in places.filter(|place| unit.is_open() && is_recorded(world, *place, &name)) {
+            let copy = copy_at(world, place, index).filter(|copy| Some(copy.epoch) == owner);
+            if let Some(copy) = copy {
+                compare(&unit.queue, unit.committed(), &copy).map_err(|it| it.of(&name))?;
             }
         }
     }
-    check_joining(world)?;
-    check_budgets(world, |left, bound| left <= bound)
+    check_joining(world)
 }
 
 /// What must hold while only one of two paths to each server is in trouble: no server's copies are
@@ -166,33 +146,31 @@ pub fn check_settled(world: &World) -> Result<(), Difference> {
         if recorded.len() != BACKUPS {
             return Err(Difference(format!("the copies of {name} at {recorded:?} count")));
         }
-        if let Some(place) = spare.into_iter().find(|it| has_copy(world, *it, &name)) {
+        if let Some(place) = spare.into_iter().find(|it| copy_at(world, *it, index).is_some()) {
             return Err(Difference(format!("kvs{place} has a copy of {name} that does not count")));
         }
         for place in recorded {
-            let server = world.server(place).expect("recorded in this life");
-            let copy = copy_at(server, &name);
+            let copy = copy_at(world, place, index);
             if copy.is_none_or(|it| it.transaction != unit.queue.log().head() || it.messages > 0) {
                 return Err(Difference(format!("the copy of {name} at kvs{place} is {copy:?}")));
             }
         }
     }
-    check_budgets(world, |left, bound| left == bound)
+    check_budgets_whole(world, gateway)
 }
 
-/// Compares what is left of each budget with what it was.
-fn check_budgets(world: &World, holds: impl Fn(i64, i64) -> bool) -> Result<(), Difference> {
-    let Some(gateway) = world.gateway() else { return Ok(()) };
+/// Of each budget everything is left. (That it is kept at any time is I8.)
+fn check_budgets_whole(world: &World, gateway: &GatewayHost) -> Result<(), Difference> {
     let settings = &world.scenario().settings;
     let board = gateway.board();
     let total = i64::try_from(settings.memory_bytes).expect("a budget below 2^63");
-    if !holds(board.bytes_left(), total) {
+    if board.bytes_left() != total {
         let left = board.bytes_left();
         return Err(Difference(format!("{left} of {total} bytes of memory are left")));
     }
     for ((index, name), bounds) in queues(world).into_iter().zip(settings.bounds()) {
         let left = board.left(index);
-        if !holds(left.0, bounds.0) || !holds(left.1, bounds.1) {
+        if left != bounds {
             return Err(Difference(format!("{left:?} of {bounds:?} are left")).of(&name));
         }
     }
@@ -228,22 +206,8 @@ fn epoch(world: &World, queue: &str) -> Option<Epoch> {
     records.find(|record| record.queues.iter().any(|it| it == queue)).map(|record| record.epoch)
 }
 
-fn has_copy(world: &World, place: usize, queue: &str) -> bool {
-    world.server(place).is_some_and(|server| copy_at(server, queue).is_some())
-}
-
-fn copy_at(server: &Server, queue: &str) -> Option<CopyNumbers> {
-    let table = server.worker.table();
-    let full = format!("gw/{queue}");
-    let (_, copy) = table.list(&full, None).find(|(name, _)| name.as_str() == full)?;
-    let attached = copy.attached(table.arena(), 0);
-    Some(CopyNumbers {
-        epoch: copy.epoch(),
-        transaction: copy.transaction(),
-        chain: attached.chain,
-        content: attached.content,
-        messages: attached.messages,
-    })
+fn copy_at(world: &World, place: usize, queue: QueueIndex) -> Option<CopyNumbers> {
+    see_copy(world, queue.0 as usize, place, false).map(|sight| sight.numbers)
 }
 
 #[cfg(test)]
@@ -295,14 +259,5 @@ mod tests {
         for copy in wrong {
             assert!(compare(&queue, Transaction(0), &copy).is_err(), "{copy:?}");
         }
-    }
-
-    #[test]
-    fn copies_are_compared_where_they_stand_at_the_same_place() {
-        let (_, copy) = pair();
-        let other = CopyNumbers { content: ContentDigest(1), ..copy };
-        assert!(compare_copies(&copy, &other).is_err());
-        let elsewhere = CopyNumbers { transaction: Transaction(1), ..other };
-        assert_eq!(compare_copies(&copy, &elsewhere), Ok(()));
     }
 }

@@ -23,6 +23,7 @@ pub use self::copies::check as check_copies;
 pub use self::growth::Growth;
 use self::promises::Promises;
 use self::service::ServiceWatch;
+pub(crate) use self::sight::see_copy;
 pub use self::sight::{CopySight, MemorySight, QueueSight};
 
 /// A name of what must hold.

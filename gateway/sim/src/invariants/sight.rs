@@ -116,7 +116,13 @@ pub(super) fn see(world: &World, copies: &mut Vec<CopySight>, queues: &mut Vec<Q
     }
 }
 
-fn see_copy(world: &World, queue: usize, server: usize, counts: bool) -> Option<CopySight> {
+/// Looks at the copy of a queue at a server; whether it `counts` is the caller's to know.
+pub(crate) fn see_copy(
+    world: &World,
+    queue: usize,
+    server: usize,
+    counts: bool,
+) -> Option<CopySight> {
     let host = world.server(server)?;
     let table = host.worker.table();
     let name = QueueName::parse(world.copy_name(queue).as_bytes())?;

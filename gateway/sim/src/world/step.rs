@@ -1,0 +1,132 @@
+//! How time moves: which process is due, and what a turn of it costs.
+
+use std::time::Duration;
+
+use gateway::replication::record::RegisterAnswer;
+use tcpstack::Instant;
+
+use super::{Process, World, unix_ms};
+use crate::gateway_host::GatewayHost;
+use crate::plan::{Crash, Fault, Node};
+
+impl World {
+    /// Moves on: lets due processes take a turn, or time pass until something happens, but not
+    /// beyond `limit`. Returns whether a process, the register or a fault did anything: what is only on its
+    /// way has changed nothing.
+    pub fn step(&mut self, limit: Instant) -> bool {
+        let now = self.now();
+        let mut due = Vec::new();
+        let mut next = limit;
+        for process in self.processes() {
+            let Some(deadline) = self.deadline(process) else { continue };
+            let at = deadline.max(self.busy.get(&process).copied().unwrap_or(now));
+            if at <= now {
+                due.push(process);
+            } else {
+                next = next.min(at);
+            }
+        }
+        if !due.is_empty() {
+            self.rng.shuffle(&mut due);
+            for process in due {
+                self.take_turn(process);
+            }
+            return true;
+        }
+        let others = [self.network.next_event_at(), self.plan.next_at(), self.register.next_at()];
+        let next = others.into_iter().flatten().fold(next, Instant::min).max(now);
+        self.network.advance(next);
+        self.chronicle.set_now(next);
+        let swaps = self.register.swaps();
+        let mut changed = false;
+        while let Some(fault) = self.plan.poll(next) {
+            self.inflict(fault);
+            changed = true;
+        }
+        while let Some((worker, cohort, answer)) = self.register.poll(next) {
+            if matches!(answer, RegisterAnswer::Failed(_)) {
+                *self.fault_counts.entry("register call failed").or_default() += 1;
+            }
+            let gateway = self.gateway.as_mut().expect("calls of the dead are abandoned");
+            gateway.handle_answer(worker, cohort, answer);
+        }
+        changed || self.register.swaps() != swaps
+    }
+
+    fn processes(&self) -> impl Iterator<Item = Process> + use<> {
+        let workers = self.gateway.as_ref().map_or(0, GatewayHost::worker_count);
+        let gateway = (0..workers).map(Process::Gateway);
+        let up = self.servers.iter().map(Option::is_some).collect::<Vec<_>>();
+        let servers = (0..up.len()).filter(move |it| up[*it]).map(Process::Server);
+        let senders = (0..self.senders.len()).map(Process::Sender);
+        gateway.chain(servers).chain([Process::Sink]).chain(senders)
+    }
+
+    fn deadline(&self, process: Process) -> Option<Instant> {
+        let now = self.now();
+        match process {
+            Process::Gateway(worker) => {
+                self.gateway.as_ref()?.next_deadline(worker, now, unix_ms(now))
+            }
+            Process::Server(server) => self.servers[server].as_ref()?.worker.next_deadline(),
+            Process::Sink => self.sink.next_deadline(),
+            Process::Sender(sender) => self.senders[sender].next_deadline(now),
+        }
+    }
+
+    fn take_turn(&mut self, process: Process) {
+        let now = self.now();
+        self.turns += 1;
+        let cost = u64::try_from(self.turn_cost_max(process).as_nanos()).expect("short");
+        let cost = Duration::from_nanos(self.rng.u64(1000..=cost));
+        self.busy.insert(process, now + cost);
+        match process {
+            Process::Gateway(worker) => self.take_gateway_turn(worker),
+            Process::Server(server) => {
+                if let Some(server) = &mut self.servers[server] {
+                    server.worker.turn(now);
+                    server.worker.end_turn(now);
+                }
+            }
+            Process::Sink => _ = self.sink.turn(now),
+            Process::Sender(sender) => _ = self.senders[sender].turn(now),
+        }
+    }
+
+    /// The longest that a turn of the process takes now.
+    fn turn_cost_max(&self, process: Process) -> Duration {
+        let node = match process {
+            Process::Gateway(_) => Node::Gateway,
+            Process::Server(server) => Node::Server(server),
+            Process::Sink => Node::Sink,
+            Process::Sender(_) => return self.scenario.turn_cost_max,
+        };
+        let now = self.now();
+        let slow = self.slow_nodes.iter().filter(|(of, _, until)| *of == node && now < *until);
+        slow.map(|(_, turn, _)| *turn).fold(self.scenario.turn_cost_max, Duration::max)
+    }
+
+    fn take_gateway_turn(&mut self, worker: usize) {
+        let now = self.now();
+        let Some(gateway) = &mut self.gateway else { return };
+        if let Err(fatal) = gateway.turn(worker, now, unix_ms(now)) {
+            self.chronicle.note(&format!("the gateway stops: {}", fatal.0));
+            self.fatal.get_or_insert(fatal.0);
+            self.end_gateway();
+            return;
+        }
+        while let Some((worker, errand)) = gateway.poll_errand() {
+            if self.ambush
+                && let Some(server) = self.register.last_member_after(&errand)
+            {
+                self.ambush = false;
+                let at = now + Duration::from_micros(self.rng.u64(500..=10_000));
+                let gone = Duration::from_secs(1);
+                // The gateway first: its call is done or not before the server is gone.
+                self.plan.add(at, Fault::GatewayCrash { how: Crash::Host, gone });
+                self.plan.add(at, Fault::ServerCrash { server, how: Crash::Host, gone });
+            }
+            self.register.ask(now, worker, errand, self.rng.u64(..));
+        }
+    }
+}
