@@ -343,9 +343,9 @@ impl State {
                     team.cohort.handle_link_up(now, member, incarnation, &mut outlets);
                 });
             }
-            LinkEvent::Down(link) => {
+            LinkEvent::Down(link, since) => {
                 self.for_members(link, |team, member, board| {
-                    team.cohort.handle_link_down(now, member, board);
+                    team.cohort.handle_link_down(now, member, since, board);
                 });
             }
             LinkEvent::Gone(link) => self.for_members(link, |team, member, _| {

@@ -153,17 +153,18 @@ impl Lane {
         }
     }
 
-    /// Whether the worker owes answers and has been silent for too long, since we were awake to
-    /// hear it.
-    pub(super) fn is_silent(
+    /// Since when the worker has been silent, or we awake to hear it, if it owes answers and that is too
+    /// long.
+    pub(super) fn silent_since(
         &self,
         now: Instant,
         settings: &LinkSettings,
         awake_since: Instant,
-    ) -> bool {
-        let LaneState::Connected { client, .. } = &self.state else { return false };
-        let silent = now.saturating_since(from_wire(client.last_received()).max(awake_since));
-        silent >= settings.deadline && client.unanswered() > 0
+    ) -> Option<Instant> {
+        let LaneState::Connected { client, .. } = &self.state else { return None };
+        let since = from_wire(client.last_received()).max(awake_since);
+        let is_long = now.saturating_since(since) >= settings.deadline;
+        (is_long && client.unanswered() > 0).then_some(since)
     }
 
     /// Since when nothing has moved although answers are owed: no byte from the worker, none to it
@@ -368,10 +369,14 @@ mod tests {
         let begin = Instant::from_nanos(1_000_000_000);
         let lane = lane(begin, &settings);
         let later = begin + settings.deadline;
-        assert!(!lane.is_silent(begin + settings.heart_beat, &settings, Instant::ZERO));
-        assert!(lane.is_silent(later, &settings, Instant::ZERO), "it owes the challenge");
-        assert!(!lane.is_silent(later, &settings, later), "we have just come back");
-        assert!(lane.is_silent(later + settings.deadline, &settings, later));
+        assert_eq!(lane.silent_since(begin + settings.heart_beat, &settings, Instant::ZERO), None);
+        assert_eq!(
+            lane.silent_since(later, &settings, Instant::ZERO),
+            Some(begin),
+            "owes a challenge"
+        );
+        assert_eq!(lane.silent_since(later, &settings, later), None, "we have just come back");
+        assert_eq!(lane.silent_since(later + settings.deadline, &settings, later), Some(later));
     }
 
     #[test]

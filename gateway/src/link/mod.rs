@@ -99,8 +99,9 @@ const ENVELOPE_SIZE_MAX: u64 = 1 << 20;
 pub enum LinkEvent {
     /// It is up, and the server is in that life.
     Up(usize, Incarnation),
-    /// It is down. What was asked and not answered will not be answered.
-    Down(usize),
+    /// It is down, and the server has been silent, or gone, since then. What was asked and not answered will not be
+    /// answered.
+    Down(usize, Instant),
     /// It is down, and nobody listens there any more: the process has ended, and its memory with it.
     Gone(usize),
     /// Answers are late. The copies that wait may ask again by [`Outlet::hedge`].
@@ -142,6 +143,8 @@ pub struct Link {
     seconds: Attachments,
     /// The server's life, while the link is up.
     incarnation: Option<Incarnation>,
+    /// Since when the path had been silent that carried requests, if it was ended for that.
+    silent_since: Option<Instant>,
     /// How often the link came up: the generation that the server knows the connections by.
     generation: Generation,
     /// The other path has met this other life of the server than the active one did, and when.
@@ -423,9 +426,13 @@ impl<T: Transport> Links<T> {
             return true;
         }
         let awake_since = link.awake.link_since;
-        if path.lanes.iter().any(|lane| lane.is_silent(now, settings, awake_since)) {
+        let silent = path.lanes.iter().filter_map(|it| it.silent_since(now, settings, awake_since));
+        if let Some(since) = silent.min() {
             let (server, address) = (&settings.server, path.address());
             warn!(%server, %address, "the server does not answer");
+            if number == link.active {
+                link.silent_since = Some(since);
+            }
             self.end_path(now, place, number);
             return true;
         }
@@ -465,7 +472,8 @@ impl<T: Transport> Links<T> {
         if was_up {
             let switches = next.is_some_and(|it| link.paths[it].life == link.incarnation);
             link.go_down(switches, &mut self.transport);
-            handle(&mut self.links, LinkEvent::Down(place));
+            let since = link.silent_since.unwrap_or(now);
+            handle(&mut self.links, LinkEvent::Down(place, since));
         }
         let link = &mut self.links[place];
         if let Some(next) = next
@@ -498,6 +506,7 @@ impl Link {
             asks: BTreeMap::new(),
             seconds: Attachments::default(),
             incarnation: None,
+            silent_since: None,
             generation: Generation(0),
             stranger: None,
             witnesses: BTreeMap::new(),
@@ -591,6 +600,7 @@ impl Link {
         self.active = path;
         self.generation = self.generation.next();
         self.incarnation = Some(incarnation);
+        self.silent_since = None;
         self.stranger = None;
         self.witnesses.clear();
     }

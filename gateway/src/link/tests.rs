@@ -59,6 +59,8 @@ struct Bench {
     said: Vec<(Instant, Said)>,
     /// What is late goes the other way as well.
     late: Option<Request>,
+    /// When the link last went down, and since when it had been silent.
+    down: (Instant, Instant),
 }
 
 impl Bench {
@@ -86,7 +88,7 @@ impl Bench {
         let server = Server::new(network.host_with(&[theirs(0), theirs(1)]), &addresses);
         let now = Instant::from_nanos(1_000_000_000);
         network.advance(now);
-        Bench { network, links, server, now, said: Vec::new(), late: None }
+        Bench { network, links, server, now, said: Vec::new(), late: None, down: (now, now) }
     }
 
     fn run(&mut self, time: Duration) {
@@ -103,11 +105,14 @@ impl Bench {
 
     fn turn(&mut self) {
         let (said, now) = (&mut self.said, self.now);
-        let late = &mut self.late;
+        let (late, down) = (&mut self.late, &mut self.down);
         self.links.turn(now, |links, event| {
             let it = match event {
                 LinkEvent::Up(_, life) => Said::Up(life.0),
-                LinkEvent::Down(_) => Said::Down,
+                LinkEvent::Down(_, since) => {
+                    *down = (now, since);
+                    Said::Down
+                }
                 LinkEvent::Gone(_) => Said::Gone,
                 LinkEvent::Late(place) => {
                     let link = &mut links[place];
@@ -449,6 +454,29 @@ fn a_link_with_one_path_has_none_to_count_and_is_up_and_down_with_it() {
 }
 
 #[test]
+fn a_link_that_goes_down_for_silence_tells_since_when_it_was_silent() {
+    let mut bench = Bench::with(settings());
+    bench.run(Duration::from_millis(50));
+    assert_eq!(bench.take_said(), [Said::Up(1)]);
+    bench.attach();
+    let cut_at = bench.now;
+    bench.cut(0, Ways::Both);
+    bench.run(Duration::from_secs(5));
+    assert_eq!(bench.take_said(), [Said::Down]);
+    let (at, since) = bench.down;
+    assert!(since <= cut_at, "nothing was heard since");
+    assert!(at >= since + settings().deadline, "it had its time");
+
+    bench.network.heal(ours(0), theirs(0));
+    bench.run(Duration::from_secs(5));
+    assert_eq!(bench.take_said(), [Said::Up(1)]);
+    bench.network.reset_connections(ours(0), theirs(0));
+    bench.run(Duration::from_millis(50));
+    assert_eq!(bench.take_said(), [Said::Down, Said::Up(1)]);
+    assert_eq!(bench.down.0, bench.down.1, "it was not silent before it ended");
+}
+
+#[test]
 fn a_server_whose_process_has_ended_is_gone_once_no_path_finds_a_listener() {
     let mut bench = Bench::new();
     bench.attach();
@@ -480,7 +508,9 @@ fn a_dead_server_is_found_out_by_turns_that_come_only_when_they_are_due() {
         link.paths[0].lanes.push(lane);
         let mut now = begin;
         let is_silent = |link: &Link, now| {
-            link.paths[0].lanes[0].is_silent(now, &link.settings, link.awake.link_since)
+            link.paths[0].lanes[0]
+                .silent_since(now, &link.settings, link.awake.link_since)
+                .is_some()
         };
         while !is_silent(&link, now) {
             let due = link.next_deadline();

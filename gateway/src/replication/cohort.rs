@@ -309,12 +309,12 @@ impl Cohort {
         }
     }
 
-    /// The link to a member went down.
-    pub fn handle_link_down(&mut self, now: Instant, member: usize, board: &Board) {
+    /// The link to a member went down, of which nothing has been heard since then.
+    pub fn handle_link_down(&mut self, now: Instant, member: usize, since: Instant, board: &Board) {
         self.refresh = true;
         let it = &mut self.members[member];
         if it.up.take().is_some() {
-            it.down_since = now;
+            it.down_since = since;
         }
         it.proof = Proof::None;
         if it.role == Role::Joining {

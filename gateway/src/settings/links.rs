@@ -29,7 +29,7 @@ pub(super) fn read_links(
     let version_max = Version::from_u8(version_max).unwrap_or(Version::CURRENT);
     let times = root.table("times");
     let heart_beat = times.duration("heart_beat").default(Duration::from_millis(500));
-    let deadline = times.duration("link_deadline").default(Duration::from_secs(2));
+    let deadline = times.duration("link_deadline").default(DEADLINE.max(heart_beat * 2));
     let lease = times
         .duration("lease")
         .range(LEASE_MIN..=LEASE_MAX)
@@ -105,6 +105,9 @@ fn read_local(table: &Table<'_>, key: &'static str) -> Option<IpAddr> {
     }
     address.ok()
 }
+
+/// Default of how long a silent server is waited for, unless heart-beats are rarer.
+const DEADLINE: Duration = Duration::from_secs(1);
 
 /// Defaults of a link with two paths, unless its other times are shorter.
 const PATH_DEADLINE: Duration = Duration::from_millis(300);

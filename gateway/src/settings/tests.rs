@@ -234,7 +234,11 @@ fn mistakes_between_keys_are_named_with_their_lines() {
             "6:21: a password without a name: give `register_user` too",
         ),
         ("[threads]", "min_sync = 0\n[threads]", "from 1 to 2"),
-        ("[threads]", "[times]\nheart_beat = \"9 s\"\n[threads]", "longer than `heart_beat`"),
+        (
+            "[threads]",
+            "[times]\nheart_beat = \"9 s\"\nlink_deadline = \"1 s\"\n[threads]",
+            "longer than `heart_beat`",
+        ),
         (
             "[threads]",
             "[relay]\nnetworks = [\"::1\", \"1.2.3.4/8\"]\n[threads]",
@@ -322,8 +326,8 @@ fn what_only_a_start_can_change_is_known() {
         ("name = \"example.net\"", "name = \"example.com\"", "queue (names, groups, order)"),
         ("[threads]", "[times]\nheart_beat = \"300 ms\"\n[threads]", "times.heart_beat"),
         ("[threads]", "[times]\nlease = \"2 s\"\n[threads]", "times.lease"),
-        ("[threads]", "[times]\nlink_deadline = \"1 s\"\n[threads]", "times.link_deadline"),
-        ("[threads]", "[times]\npath_deadline = \"1 s\"\n[threads]", "times.path_deadline"),
+        ("[threads]", "[times]\nlink_deadline = \"3 s\"\n[threads]", "times.link_deadline"),
+        ("[threads]", "[times]\npath_deadline = \"400 ms\"\n[threads]", "times.path_deadline"),
         ("[threads]", "[times]\nhedge_after = \"9 ms\"\n[threads]", "times.hedge_after"),
         ("[threads]", "[times]\nisolate_after = \"2 s\"\n[threads]", "times.isolate_after"),
         ("[threads]", "[times]\nrecovery_wait = \"2 s\"\n[threads]", "times.recovery_wait"),
@@ -391,7 +395,8 @@ fn times_of_paths_stay_below_those_of_links() {
     assert!(text.contains("must be shorter than `link_deadline`"), "{text}");
     let text = mistake("lease = \"500 ms\"");
     assert!(text.contains("must be longer than `heart_beat`"), "{text}");
-    assert_eq!(times("heart_beat = \"1 s\"").unwrap().policy.lease, Duration::from_secs(2));
+    let slow = times("heart_beat = \"1 s\"").unwrap();
+    assert_eq!([slow.policy.lease, slow.links[0].deadline], [Duration::from_secs(2); 2]);
     let text = mistake("hedge_after = \"300 ms\"");
     assert!(text.contains("must be shorter than `path_deadline`"), "{text}");
 }

@@ -417,7 +417,7 @@ impl State {
         link.is_up = false;
         link.requests.clear();
         link.replies.clear();
-        owner.cohort.handle_link_down(self.now, server, &owner.board);
+        owner.cohort.handle_link_down(self.now, server, self.now, &owner.board);
     }
 
     fn link_up(&mut self, place: usize, server: usize) {

@@ -48,6 +48,19 @@ fn a_server_whose_process_has_ended_is_replaced_at_once() {
 }
 
 #[test]
+fn the_silence_before_a_link_goes_down_counts() {
+    let mut world = with_spare();
+    world.pass(ISOLATE_AFTER);
+    let meanwhile = world.store(0);
+    world.link_down_after(1, ISOLATE_AFTER / 2);
+    world.settle();
+    assert_eq!(world.recorded(), ["a", "b"], "it has half of its time left");
+    world.pass(ISOLATE_AFTER / 2);
+    assert_eq!(world.recorded(), ["a", "c"]);
+    assert!(world.committed.contains(&(0, meanwhile)));
+}
+
+#[test]
 fn a_server_that_was_replaced_becomes_the_spare_and_what_it_had_is_dropped() {
     let mut world = with_spare();
     world.link_down(1);

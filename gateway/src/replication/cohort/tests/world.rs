@@ -134,9 +134,15 @@ impl World {
     }
 
     pub(super) fn link_down(&mut self, member: usize) {
+        self.link_down_after(member, Duration::ZERO);
+    }
+
+    /// The link goes down, after so long a silence.
+    pub(super) fn link_down_after(&mut self, member: usize, silence: Duration) {
         self.servers[member].is_up = false;
         self.servers[member].link.clear();
-        self.cohort.handle_link_down(self.now, member, &self.board);
+        let since = Instant::ZERO + (self.now - Instant::ZERO).saturating_sub(silence);
+        self.cohort.handle_link_down(self.now, member, since, &self.board);
     }
 
     pub(super) fn pass(&mut self, time: Duration) {
