@@ -27,8 +27,8 @@ pub fn start(
     rng: &mut Rng,
 ) -> (Worker<SimTransport>, Incarnation) {
     let incarnation = Incarnation(rng.u64(1..));
-    let arena =
-        Arena::new(room.memory_bytes, room.messages_max).expect("the machine has that much memory");
+    let arena = Arena::on_demand(room.memory_bytes, room.messages_max);
+    let arena = arena.expect("the machine has that many addresses");
     let bounds = QueueBounds { messages_max: u64::MAX, bytes_max: u64::MAX };
     let directory = Arc::new(Directory::new(1, 100));
     directory.set_port(0, addresses[0].port());

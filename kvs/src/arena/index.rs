@@ -10,7 +10,7 @@ use std::io;
 
 use kvs_proto::MessageId;
 
-use super::mapping::Mapping;
+use super::mapping::{Mapping, Presence};
 use super::{Place, QueueUid};
 
 /// The table.
@@ -37,9 +37,9 @@ impl Index {
     ///
     /// # Errors
     /// The system has not that much memory.
-    pub(super) fn new(entries_max: usize) -> io::Result<Index> {
+    pub(super) fn new(entries_max: usize, presence: Presence) -> io::Result<Index> {
         let groups = (entries_max.saturating_mul(3).div_ceil(2)).div_ceil(GROUP).max(1);
-        let slots = Mapping::new(groups.saturating_mul(GROUP * size_of::<u64>()))?;
+        let slots = Mapping::new(groups.saturating_mul(GROUP * size_of::<u64>()), presence)?;
         Ok(Index { slots, groups: groups as u64, entries: 0, entries_max })
     }
 
@@ -212,7 +212,7 @@ mod tests {
     proptest! {
         #[test]
         fn behaves_as_a_map(steps in proptest::collection::vec((0u32..4, 0u64..60, 0u8..4), 1..400)) {
-            let mut index = Index::new(150).unwrap();
+            let mut index = Index::new(150, Presence::OnDemand).unwrap();
             let mut model = BTreeMap::new();
             let mut places = 1..;
             for (queue, id, action) in steps {
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn a_full_table_of_many_queues_stays_short_of_the_distance_bound() {
         let max = 200_000;
-        let mut index = Index::new(max).unwrap();
+        let mut index = Index::new(max, Presence::OnDemand).unwrap();
         for number in 0..u32::try_from(max).unwrap() {
             let (queue, id) = (number % 100, u64::from(number / 100));
             assert!(index.insert(QueueUid(queue), MessageId(id), Place(number + 1)));

@@ -7,8 +7,7 @@ use std::ffi::c_int;
 use std::io;
 use std::ptr::{self, NonNull};
 
-/// Private anonymous memory, zeroed, page-aligned, present (no page fault later), for the life of
-/// the value.
+/// Private anonymous memory, zeroed, page-aligned, for the life of the value.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     start: NonNull<u8>,
@@ -28,16 +27,28 @@ pub enum Pages {
     Plain,
 }
 
+/// When memory is made present.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Presence {
+    /// Before anything is done with it: no page fault later, and no lack of memory.
+    AtOnce,
+    /// Page by page, as it is used.
+    OnDemand,
+}
+
 impl Mapping {
     /// Maps at least `length` bytes.
     ///
     /// # Errors
     /// The system has not that much memory, or limits forbid it.
-    pub(crate) fn new(length: usize) -> io::Result<Mapping> {
+    pub(crate) fn new(length: usize, presence: Presence) -> io::Result<Mapping> {
         let length = length
             .max(1)
             .checked_next_multiple_of(HUGE_PAGE_SIZE_BYTES)
             .ok_or(io::ErrorKind::OutOfMemory)?;
+        if presence == Presence::OnDemand {
+            return Ok(Mapping { start: map(length, 0)?, length, pages: Pages::Plain });
+        }
         // From the pool, the kernel says at once whether there is enough.
         if let Ok(start) = map(length, libc::MAP_HUGETLB) {
             return Ok(Mapping { start, length, pages: Pages::Huge });
@@ -140,18 +151,22 @@ mod tests {
 
     #[test]
     fn memory_is_zeroed_writable_and_whole_huge_pages_long() {
-        let mut mapping = Mapping::new(3 << 20).unwrap();
-        assert_eq!(mapping.bytes().len(), 4 << 20);
-        assert!(mapping.words().iter().all(|word| *word == 0));
-        mapping.bytes_mut()[8] = 1;
-        mapping.words_mut()[2] = u64::MAX;
-        assert_eq!(mapping.words()[1].to_ne_bytes()[0], 1);
-        assert_eq!(mapping.bytes()[16..24], [255; 8]);
+        for presence in [Presence::AtOnce, Presence::OnDemand] {
+            let mut mapping = Mapping::new(3 << 20, presence).unwrap();
+            assert_eq!(mapping.bytes().len(), 4 << 20);
+            assert!(mapping.words().iter().all(|word| *word == 0));
+            mapping.bytes_mut()[8] = 1;
+            mapping.words_mut()[2] = u64::MAX;
+            assert_eq!(mapping.words()[1].to_ne_bytes()[0], 1);
+            assert_eq!(mapping.bytes()[16..24], [255; 8]);
+        }
     }
 
     #[test]
     fn more_memory_than_there_is_is_an_error() {
-        assert!(Mapping::new(1 << 60).is_err());
-        assert!(Mapping::new(usize::MAX).is_err());
+        for presence in [Presence::AtOnce, Presence::OnDemand] {
+            assert!(Mapping::new(1 << 60, presence).is_err());
+            assert!(Mapping::new(usize::MAX, presence).is_err());
+        }
     }
 }

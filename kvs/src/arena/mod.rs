@@ -32,7 +32,7 @@ use kvs_proto::{MessageId, StateVersion};
 
 use cells::Cells;
 use index::Index;
-use mapping::Mapping;
+use mapping::{Mapping, Presence};
 use release::Releasing;
 use segment::{ChunkWord, HEAD_SIZE_BYTES, SEGMENTS_MAX, Segment, SegmentId};
 
@@ -106,7 +106,20 @@ impl Arena {
     /// # Errors
     /// The system has not that much memory, or `memory_bytes` is above the bound.
     pub fn new(memory_bytes: usize, messages_max: usize) -> io::Result<Arena> {
-        let memory = Mapping::new(memory_bytes)?;
+        Arena::with(memory_bytes, messages_max, Presence::AtOnce)
+    }
+
+    /// The same, of memory that is taken from the system only as it is used: for simulations, which make thousands of
+    /// arenas and fill few.
+    ///
+    /// # Errors
+    /// As those of [`new`](Self::new); less memory than asked for is not noticed here.
+    pub fn on_demand(memory_bytes: usize, messages_max: usize) -> io::Result<Arena> {
+        Arena::with(memory_bytes, messages_max, Presence::OnDemand)
+    }
+
+    fn with(memory_bytes: usize, messages_max: usize, presence: Presence) -> io::Result<Arena> {
+        let memory = Mapping::new(memory_bytes, presence)?;
         let count = memory.bytes().len() / SEGMENT_SIZE_BYTES;
         if count > SEGMENTS_MAX {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -116,7 +129,7 @@ impl Arena {
             segments: vec![Segment::FREE; count],
             free: SegmentId::NONE,
             free_count: 0,
-            index: Index::new(messages_max)?,
+            index: Index::new(messages_max, presence)?,
             cells: Cells::new(),
             releasing: VecDeque::new(),
             bytes_moved: 0,

@@ -124,7 +124,8 @@ impl Server {
     fn create(&mut self, epoch: Epoch, generation: Generation, messages_max: u64, bytes_max: u64) {
         // A queue takes two.
         self.uids += 2;
-        let fresh = || Arena::new(ARENA_BYTES, MESSAGES_MAX).expect("there is that much memory");
+        let fresh =
+            || Arena::on_demand(ARENA_BYTES, MESSAGES_MAX).expect("there is that much memory");
         let arena = SPARE_ARENAS.with_borrow_mut(Vec::pop).unwrap_or_else(fresh);
         let uid = QueueUid(self.uids);
         let queue = Queue::new(uid, epoch, generation, messages_max, bytes_max);
