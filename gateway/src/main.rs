@@ -3,12 +3,14 @@
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use gateway::gateway::Gateway;
 use gateway::reload::Reloader;
 use gateway::settings::Settings;
+use gateway::status::orders::{Of, Order};
 use gateway::status::server::StatusSocket;
 use gateway::status::{About, Snapshot, client};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -41,16 +43,51 @@ enum Command {
     /// Exit status: 0 if every queue is in service with all of its copies, 3 if one is not, 1 if the gateway
     /// cannot be asked or knows no such queue, 2 if the arguments or the configuration are wrong.
     Status(StatusArguments),
+    /// Has a running gateway move copies of queues from one server to another, or keep those where they are that
+    /// are being moved.
+    ///
+    /// Queues that share a record in the register move together. It returns at once: `gateway status` tells how far
+    /// it is. Exit status: 0 if that is done, 1 if it is not, for the reason that is printed, 2 if the arguments or the
+    /// configuration are wrong.
+    Move(MoveArguments),
 }
 
+/// Which gateway is meant.
 #[derive(clap::Args, Debug)]
-struct StatusArguments {
+struct Whom {
     /// The gateway's configuration file, which names the socket.
     #[arg(long, value_name = "FILE", required_unless_present = "socket")]
     config: Option<PathBuf>,
     /// The socket.
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
     socket: Option<PathBuf>,
+}
+
+#[derive(clap::Args, Debug)]
+struct MoveArguments {
+    #[command(flatten)]
+    whom: Whom,
+    /// This queue, and those that share its record.
+    #[arg(long, value_name = "NAME", required_unless_present = "group")]
+    queue: Option<String>,
+    /// All queues of this group.
+    #[arg(long, value_name = "NAME", conflicts_with = "queue")]
+    group: Option<String>,
+    /// The server that has the copies.
+    #[arg(long, value_name = "KVS", required_unless_present = "cancel")]
+    from: Option<String>,
+    /// The server that gets them.
+    #[arg(long, value_name = "KVS", required_unless_present = "cancel")]
+    to: Option<String>,
+    /// Copies that are being moved stay where they are.
+    #[arg(long, conflicts_with_all = ["from", "to"])]
+    cancel: bool,
+}
+
+#[derive(clap::Args, Debug)]
+struct StatusArguments {
+    #[command(flatten)]
+    whom: Whom,
     /// Of this queue only.
     #[arg(long, value_name = "NAME")]
     queue: Option<String>,
@@ -70,8 +107,10 @@ const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Command::Status(arguments)) = arguments.command {
-        return show_status(arguments);
+    match arguments.command {
+        Some(Command::Status(arguments)) => return show_status(arguments),
+        Some(Command::Move(arguments)) => return give_order(arguments),
+        None => {}
     }
     let path = arguments.config.expect("required without a subcommand");
     let (text, mut settings) = match read_settings(&path) {
@@ -106,18 +145,48 @@ fn read_settings(path: &Path) -> Result<(String, Settings), ExitCode> {
     Ok((text, settings))
 }
 
-fn show_status(arguments: StatusArguments) -> ExitCode {
-    let socket = match (arguments.socket, arguments.config) {
-        (Some(socket), _) => socket,
-        (None, Some(config)) => match read_settings(&config).map(|(_, it)| it.status_socket) {
-            Ok(Some(socket)) => socket,
-            Ok(None) => {
-                eprintln!("{}: without `status_socket` nobody can be asked", config.display());
-                return ExitCode::from(EXIT_CONFIGURATION);
-            }
-            Err(failure) => return failure,
-        },
+/// The socket of the gateway that is meant.
+fn socket_of(whom: Whom) -> Result<PathBuf, ExitCode> {
+    match (whom.socket, whom.config) {
+        (Some(socket), _) => Ok(socket),
+        (None, Some(config)) => read_settings(&config)?.1.status_socket.ok_or_else(|| {
+            eprintln!("{}: without `status_socket` nobody can be asked", config.display());
+            ExitCode::from(EXIT_CONFIGURATION)
+        }),
         (None, None) => unreachable!("one of them is required"),
+    }
+}
+
+fn give_order(arguments: MoveArguments) -> ExitCode {
+    let socket = match socket_of(arguments.whom) {
+        Ok(socket) => socket,
+        Err(failure) => return failure,
+    };
+    let of = match (arguments.queue, arguments.group) {
+        (Some(queue), _) => Of::Queue(queue),
+        (None, Some(group)) => Of::Group(group),
+        (None, None) => unreachable!("one of them is required"),
+    };
+    let order = match (arguments.from, arguments.to) {
+        (Some(from), Some(to)) => Order::Move { of, from, to },
+        _ => Order::CancelMove { of },
+    };
+    match client::give(&socket, &order) {
+        Ok(done) => {
+            println!("{done}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn show_status(arguments: StatusArguments) -> ExitCode {
+    let socket = match socket_of(arguments.whom) {
+        Ok(socket) => socket,
+        Err(failure) => return failure,
     };
     match client::show(&socket, arguments.json, arguments.queue.as_deref()) {
         Ok(shown) => {
@@ -153,13 +222,17 @@ fn run(path: PathBuf, text: String, settings: Settings) -> Result<(), String> {
     let asked = gateway.stopper();
     let snapshot =
         move || Snapshot::of(&about, Clock::new().unix_ms(), &asked.ask_status(STATUS_PATIENCE));
-    let serving = socket.map(|socket| socket.serve(snapshot)).transpose();
+    let reloader = Reloader::new(path, text, settings, gateway.board(), gateway.stopper());
+    let reloader = Arc::new(Mutex::new(reloader));
+    let ordered = reloader.clone();
+    let follow =
+        move |order: &Order| ordered.lock().expect("nobody panics while holding it").follow(order);
+    let serving = socket.map(|socket| socket.serve(snapshot, follow)).transpose();
     let serving = serving.map_err(|error| error.to_string())?;
-    let mut reloader = Reloader::new(path, text, settings, gateway.board(), gateway.stopper());
     let waiting = std::thread::spawn(move || {
         for signal in &mut signals {
             if signal == SIGHUP {
-                reloader.reload();
+                reloader.lock().expect("nobody panics while holding it").reload();
                 continue;
             }
             info!(signal, "stopping: no more mail is accepted, what is under way is finished");

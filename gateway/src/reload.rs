@@ -1,15 +1,21 @@
 //! Another configuration for a running gateway: the file is read again and takes effect as a whole,
 //! or not at all.
 
+mod orders;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use config::{Difference, Mistakes, differences, read_file};
 use tracing::{error, info, warn};
 
 use crate::board::Board;
 use crate::settings::Settings;
+use crate::status::QueueStatus;
 use crate::worker::Shared;
 
 /// Takes new configurations in. Belongs to the thread that waits for signals.
@@ -21,6 +27,8 @@ pub struct Reloader {
     settings: Settings,
     /// How many configurations have been in force, this one included.
     number: u64,
+    /// The newest order to move copies.
+    orders: u64,
     board: Arc<Board>,
     shared: Arc<Shared>,
 }
@@ -34,6 +42,8 @@ pub enum ReloadError {
     Mistakes(Mistakes),
     /// It says something else about what only a start can change.
     Fixed(Vec<&'static str>),
+    /// It lacks servers that have copies, or may have: what they have.
+    InUse(Vec<String>),
 }
 
 impl Reloader {
@@ -47,7 +57,7 @@ impl Reloader {
         shared: Arc<Shared>,
     ) -> Reloader {
         settings.log_suspensions(None);
-        Reloader { path, text, settings, number: 1, board, shared }
+        Reloader { path, text, settings, number: 1, orders: 0, board, shared }
     }
 
     /// Reads the file again and has the gateway work by it, unless something is wrong with it. Logs
@@ -78,6 +88,57 @@ impl Reloader {
         }
     }
 
+    /// Makes sure that servers which are to be taken away have no copies that count, and get none.
+    ///
+    /// # Errors
+    /// What they have; all is as it was then.
+    fn let_go_of(&self, gone: &[(usize, &str)]) -> Result<(), ReloadError> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.find_unused(gone).map_err(ReloadError::InUse)?;
+        // From here on none of them is chosen for anything. One may have been, since it was looked at.
+        self.shared.reconfigure(Arc::new(self.settings.with_drained(gone)));
+        self.find_unused(gone).map_err(|reasons| {
+            self.shared.reconfigure(Arc::new(self.settings.clone()));
+            ReloadError::InUse(reasons)
+        })
+    }
+
+    /// # Errors
+    /// What keeps each of these servers from being taken away.
+    fn find_unused(&self, gone: &[(usize, &str)]) -> Result<(), Vec<String>> {
+        let parts = self.shared.ask_status(STATUS_PATIENCE);
+        if parts.iter().any(Option::is_none) {
+            return Err(vec!["a worker does not say which servers have copies: try again".into()]);
+        }
+        let queues = || parts.iter().flatten().flat_map(|part| &part.queues);
+        let group_of = |queue: &QueueStatus| self.settings.queues[queue.index as usize].group;
+        let mut reasons = Vec::new();
+        for (group, server) in gone {
+            let in_group = || queues().filter(|queue| group_of(queue) == *group);
+            let has_copy = |queue: &&QueueStatus| {
+                queue.copies.iter().any(|it| it.kvs == *server && it.is_in_use())
+            };
+            let count = in_group().filter(has_copy).count();
+            let group = &self.settings.groups[*group].name;
+            if let Some(QueueStatus { queue, .. }) = in_group().find(has_copy) {
+                reasons.push(format!(
+                    "server {server:?} cannot be taken out of group {group:?}: it has copies of {count} queues, \
+                     {queue:?} among them. Give it `drain = true` first, and take it out when the status says that \
+                     it is drained"
+                ));
+            } else if let Some(queue) = in_group().find(|it| !it.knows_record()) {
+                reasons.push(format!(
+                    "server {server:?} cannot be taken out of group {group:?}: it may have copies of queue {:?}, \
+                     which is not in service yet",
+                    queue.queue
+                ));
+            }
+        }
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+
     /// Takes a file's text in. Returns what differs from the one before.
     ///
     /// # Errors
@@ -90,6 +151,8 @@ impl Reloader {
         if !fixed.is_empty() {
             return Err(ReloadError::Fixed(fixed));
         }
+        settings.moves = self.settings.moves.clone();
+        self.let_go_of(&settings.servers_gone(&self.settings))?;
         settings.change_board(&self.settings, &self.board);
         self.shared.reconfigure(Arc::new(settings.clone()));
         settings.log_suspensions(Some(&self.settings));
@@ -136,6 +199,7 @@ impl fmt::Display for ReloadError {
                 let keys = keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>();
                 write!(f, "only a start can change {}", keys.join(", "))
             }
+            ReloadError::InUse(reasons) => f.write_str(&reasons.join("\n")),
         }
     }
 }
@@ -149,88 +213,11 @@ fn shown(value: &Option<String>) -> String {
     }
 }
 
+/// How long workers may take to tell which servers have copies.
+const STATUS_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Most keys that are logged one by one; the rest is only counted.
 const DIFFERENCES_LOGGED_MAX: usize = 100;
 
 /// Most characters of a value that are logged; the rest is left out.
 const VALUE_LEN_MAX: usize = 120;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::message::QueueIndex;
-    use crate::settings::tests::GOOD;
-
-    fn reloader() -> Reloader {
-        let path = PathBuf::from("/etc/hikyaku/gw1.toml");
-        let settings = Settings::parse(&path, GOOD).unwrap();
-        let board = Arc::new(settings.board());
-        let shared = Arc::new(Shared::new(Vec::new(), 0));
-        Reloader::new(path, GOOD.into(), settings, board, shared)
-    }
-
-    #[test]
-    fn what_may_change_is_in_force_at_once_and_is_named() {
-        let mut reloader = reloader();
-        let text = GOOD
-            .replace("rate_max = 7", "rate_max = 8\nreceive = \"suspended\"\nmessages_max = 10")
-            .replace("hostname", "memory = \"32 MiB\"\nhostname");
-        let before = reloader.board.bytes_left();
-        let differences = reloader.take(text).unwrap();
-        let keys = differences.iter().map(|it| it.key.as_str()).collect::<Vec<_>>();
-        let queue = |key: &str| format!("queue[\"example.net\"].{key}");
-        let expected =
-            ["memory".into(), queue("messages_max"), queue("rate_max"), queue("receive")];
-        assert_eq!(keys, expected);
-        let board = &reloader.board;
-        assert!(board.is_suspended(QueueIndex(0)) && !board.is_suspended(QueueIndex(1)));
-        assert_eq!(board.left(QueueIndex(0)).0, 10);
-        assert_eq!((before, board.bytes_left()), (1 << 30, 32 << 20));
-        assert_eq!(reloader.settings.delivery.destinations[0].rate_per_second.unwrap().get(), 8);
-        reloader.take(GOOD.into()).unwrap();
-        assert!(!reloader.board.is_suspended(QueueIndex(0)));
-        assert_eq!(reloader.board.left(QueueIndex(0)).0, 1_000_000);
-        assert_eq!((reloader.board.bytes_left(), reloader.number), (1 << 30, 3));
-    }
-
-    #[test]
-    fn the_same_configuration_again_changes_nothing() {
-        let mut reloader = reloader();
-        let left = reloader.board.left(QueueIndex(0));
-        for _ in 0..100 {
-            assert_eq!(reloader.take(GOOD.into()), Ok(Vec::new()));
-        }
-        assert_eq!(reloader.board.left(QueueIndex(0)), left);
-    }
-
-    #[test]
-    fn a_file_with_mistakes_is_refused_as_a_whole_with_all_of_them() {
-        let mut reloader = reloader();
-        let text = GOOD.replace("rate_max = 7", "rate_max = -1\nreceive = \"of\"\nsend = \"on\"");
-        let text = text.replace("domains = []", "domains = []\nreceive = \"suspended\"");
-        let why = reloader.take(text).unwrap_err().to_string();
-        assert!(why.contains("`rate_max` is -1") && why.contains("`receive` is \"of\""), "{why}");
-        assert!(!reloader.board.is_suspended(QueueIndex(1)));
-        assert_eq!((reloader.number, reloader.text.as_str()), (1, GOOD));
-    }
-
-    #[test]
-    fn what_only_a_start_can_change_is_refused_as_a_whole_and_named() {
-        let mut reloader = reloader();
-        let text =
-            GOOD.replace("workers = 3", "workers = 2").replace("name = \"gw1\"", "name = \"gw2\"");
-        let text = text.replace("domains = []", "domains = []\nreceive = \"suspended\"");
-        let why = reloader.take(text).unwrap_err();
-        assert_eq!(why, ReloadError::Fixed(vec!["name", "threads"]));
-        assert_eq!(why.to_string(), "only a start can change `name`, `threads`");
-        assert!(!reloader.board.is_suspended(QueueIndex(1)));
-        assert_eq!(reloader.number, 1);
-    }
-
-    #[test]
-    fn values_in_the_log_end_after_a_line() {
-        assert_eq!(shown(&None), "default");
-        let long = "é".repeat(1000);
-        assert_eq!(shown(&Some(long)).chars().count(), VALUE_LEN_MAX + 1);
-    }
-}

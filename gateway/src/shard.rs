@@ -3,6 +3,8 @@
 //! Commands come in from the SMTP side, notices go out. Everything that happens to a queue happens
 //! here, on one thread, so order needs no lock.
 
+mod servers;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +14,14 @@ use serde::{Deserialize, Serialize};
 use tcpstack::{Instant, Transport};
 use tracing::{info, warn};
 
+use self::servers::servers_of;
 use crate::api::{Command, Notice, Outcome, Report, ReportKind, ReportOutcome, Ticket};
 use crate::board::Board;
 use crate::link::{Link, LinkCounters, LinkEvent, LinkSettings, Links};
 use crate::message::{DeliveryState, MessageRef, QueueIndex};
 use crate::queue::{DueReport, Expired, MailQueue, PolledReport, QueuePolicy, RetryPolicy};
 use crate::replication::cohort::{
-    Cohort, CohortCounters, CohortEvent, LOG_HIGH, MemberSettings, Policy, Unit, UnitSettings,
+    Cohort, CohortCounters, CohortEvent, LOG_HIGH, MoveOrder, Policy, Unit, UnitSettings,
 };
 use crate::replication::placement::Placement;
 use crate::replication::record::{RegisterAnswer, RegisterCall};
@@ -49,6 +52,10 @@ pub struct CohortSettings {
     pub members: Vec<usize>,
     /// Where each of them stands.
     pub placements: Vec<Placement>,
+    /// Which of them are to have no copies.
+    pub drained: Vec<bool>,
+    /// Copies that are to go from one of them to another.
+    pub order: Option<MoveOrder>,
     /// Its queues.
     pub queues: Vec<(UnitSettings, QueuePolicy)>,
 }
@@ -119,6 +126,10 @@ struct State {
     /// Queues with a report that waits for the commit of what it tells.
     uncommitted: BTreeSet<QueueIndex>,
     fatal: Option<String>,
+    /// Copies may have to move to other servers.
+    may_have_to_move: bool,
+    /// The cohort that moves copies now.
+    moving: Option<usize>,
     counters: ShardCounters,
 }
 
@@ -151,10 +162,7 @@ impl<T: Transport> Shard<T> {
                 let home = Home { cohort, place, policy, window: 0, armed_unix_ms };
                 homes[unit.queue.0 as usize] = Some(home);
             }
-            let servers = team.members.iter().zip(team.placements).map(|(link, placement)| {
-                MemberSettings { server: settings.links[*link].server.clone(), placement }
-            });
-            let servers = servers.collect();
+            let servers = servers_of(&team, &settings.links);
             let units = team.queues.into_iter().map(|(unit, _)| unit).collect();
             let cohort = Cohort::new(team.key, settings.policy.clone(), servers, units);
             cohorts.push(Team { cohort, members: team.members });
@@ -173,6 +181,8 @@ impl<T: Transport> Shard<T> {
             due: BTreeSet::new(),
             uncommitted: BTreeSet::new(),
             fatal: None,
+            may_have_to_move: true,
+            moving: None,
             counters: ShardCounters::default(),
         };
         Shard { links, state }
@@ -230,6 +240,7 @@ impl<T: Transport> Shard<T> {
     /// Lets the cohorts go on and hands out attempts: after answers came, and after commands.
     pub fn advance(&mut self, now: Instant, unix_ms: u64) {
         let Shard { links, state } = self;
+        state.let_one_move(now);
         for team in &mut state.cohorts {
             let mut outlets = MemberLinks { links: links.links_mut(), members: &team.members };
             team.cohort.maintain(now, &mut outlets, &state.board);
@@ -282,6 +293,12 @@ impl<T: Transport> Shard<T> {
         Some(self.state.cohorts[home.cohort].cohort.unit(home.place))
     }
 
+    /// The server that is a member of a queue's cohort, by its place there, if the shard has the queue.
+    pub fn server_of(&self, queue: QueueIndex, member: usize) -> Option<&str> {
+        let home = (*self.state.homes.get(queue.0 as usize)?)?;
+        self.state.cohorts[home.cohort].cohort.server_of(member)
+    }
+
     /// The epoch of our ownership of a queue, if the shard has it.
     pub fn epoch(&self, queue: QueueIndex) -> Option<Epoch> {
         let home = (*self.state.homes.get(queue.0 as usize)?)?;
@@ -309,11 +326,11 @@ impl<T: Transport> Shard<T> {
 
     /// How its queues and their copies are.
     pub fn status(&self, now: Instant, unix_ms: u64) -> Vec<QueueStatus> {
-        let paths = self.links.paths();
+        let links = self.links.states();
         let mut queues = Vec::new();
         for team in &self.state.cohorts {
-            let paths = team.members.iter().map(|link| paths[*link]).collect::<Vec<_>>();
-            team.cohort.status(now, unix_ms, &paths, &self.state.board, &mut queues);
+            let links = team.members.iter().map(|link| links[*link]).collect::<Vec<_>>();
+            team.cohort.status(now, unix_ms, &links, &self.state.board, &mut queues);
         }
         queues
     }

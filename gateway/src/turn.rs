@@ -117,12 +117,13 @@ impl<T: Transport> Drivers<T> {
 
     /// Works by other settings from now on, which differ from those before in nothing that only a
     /// start can change (see [`Settings::fixed_differences`]).
-    pub fn reconfigure(&mut self, settings: &Settings) {
+    pub fn reconfigure(&mut self, now: Instant, settings: &Settings) {
         if let Some(front) = &mut self.front {
             front.reconfigure(&settings.reception, &settings.delivery, &settings.reports);
         }
         if let Some(shard) = &mut self.shard {
             shard.reconfigure(settings.units());
+            shard.reconfigure_servers(now, &settings.links, &settings.cohorts());
         }
     }
 

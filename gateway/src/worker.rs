@@ -110,6 +110,13 @@ impl Shared {
         self.desk.ask(patience, || self.wake_all())
     }
 
+    /// What a worker looks at, for tests that play one: the settings, and where it leaves how it is.
+    #[cfg(test)]
+    pub(crate) fn seen_by_workers(&self) -> (Option<Arc<Settings>>, &Desk) {
+        let settings = self.settings.lock().expect("nobody panics while holding it").clone();
+        (settings, &self.desk)
+    }
+
     fn wake_all(&self) {
         for worker in 0..self.sleepers.len() {
             self.wake(worker);
@@ -327,14 +334,16 @@ impl Worker {
         self.changes_seen = changes;
         let settings = self.shared.settings.lock().expect("nobody panics while holding it").clone();
         if let Some(settings) = settings {
-            self.drivers.reconfigure(&settings);
+            self.drivers.reconfigure(Clock::new().now(), &settings);
         }
     }
 
     /// Leaves how it is at the desk, if somebody wants to know.
     fn tell_status(&mut self, now: Instant, unix_ms: u64) {
         let wanted = self.shared.desk.wanted();
-        if wanted == self.status_told {
+        // Whoever asks after settings have changed is told of how it is by those: one turn later.
+        let is_current = self.shared.changes.load(Ordering::SeqCst) == self.changes_seen;
+        if wanted == self.status_told || !is_current {
             return;
         }
         self.status_told = wanted;

@@ -14,11 +14,13 @@ use gateway::replication::cohort::{CohortCounters, Unit};
 use gateway::replication::record::RegisterAnswer;
 use gateway::settings::Settings;
 use gateway::shard::{RegisterErrand, Shard};
+use gateway::status::QueueStatus;
 use gateway::turn::{Drivers, Fatal, Parcel, Surroundings};
 use kvs_proto::Epoch;
 use tcpstack::{Instant, SimNetwork, SimTransport};
 
 use crate::sabotage::Saboteur;
+use crate::scenario::SERVER_NAMES;
 
 /// One life of a gateway.
 #[derive(Debug)]
@@ -108,7 +110,7 @@ impl GatewayHost {
     /// [`Fatal`]: the process stops.
     pub fn turn(&mut self, worker: usize, now: Instant, unix_ms: u64) -> Result<(), Fatal> {
         if let Some(settings) = self.settings[worker].take() {
-            self.workers[worker].reconfigure(&settings);
+            self.workers[worker].reconfigure(now, &settings);
         }
         let mut counter = Counter { worker, now, post: &mut self.post };
         self.workers[worker].turn(now, unix_ms, &mut counter).map(drop)
@@ -151,6 +153,28 @@ impl GatewayHost {
     pub fn epoch(&self, queue: QueueIndex) -> Epoch {
         let mut shards = self.workers.iter().filter_map(|worker| worker.shard.as_ref());
         shards.find_map(|shard| shard.epoch(queue)).expect("each queue has a shard")
+    }
+
+    /// Whether the gateway can do without a server, as far as its workers know by the newest settings: no record
+    /// names it, and it is not being filled.
+    pub fn can_do_without(&self, server: &str, now: Instant, unix_ms: u64) -> bool {
+        let shards = self.workers.iter().filter_map(|worker| worker.shard.as_ref());
+        let mut queues = shards.flat_map(|shard| shard.status(now, unix_ms));
+        let has_copy =
+            |queue: &QueueStatus| queue.copies.iter().any(|it| it.kvs == server && it.is_in_use());
+        self.settings.iter().all(Option::is_none)
+            && queues.all(|queue| queue.knows_record() && !has_copy(&queue))
+    }
+
+    /// The server that is a member of the queue's cohort, by its place there.
+    ///
+    /// # Panics
+    /// If there is no such queue or member.
+    pub fn server_of(&self, queue: QueueIndex, member: usize) -> usize {
+        let mut shards = self.workers.iter().filter_map(|worker| worker.shard.as_ref());
+        let name = shards.find_map(|shard| shard.server_of(queue, member));
+        let name = name.expect("a member of a queue's cohort");
+        SERVER_NAMES.iter().position(|it| *it == name).expect("one of the servers")
     }
 
     /// Whether any front listens for mail.

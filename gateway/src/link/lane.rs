@@ -74,12 +74,17 @@ impl Lane {
         }
     }
 
+    /// The version that is spoken.
+    pub(super) fn version(&self) -> Option<Version> {
+        match &self.state {
+            LaneState::Connected { client, .. } => Some(client.version()),
+            _ => None,
+        }
+    }
+
     /// Whether the worker takes back-fill.
     pub(super) fn can_backfill(&self) -> bool {
-        match &self.state {
-            LaneState::Connected { client, .. } => client.version() >= Version::V2,
-            _ => false,
-        }
+        self.version().is_some_and(|version| version >= Version::V2)
     }
 
     /// Begins to connect; returns false if that is impossible now.

@@ -12,6 +12,7 @@
 //! When there is no other path it goes down. Before that, what waits for an answer for too long goes
 //! over the standby path as well (a *hedge*), under the same numbers; see `docs/protocol.md`.
 
+mod fleet;
 mod lane;
 mod path;
 mod standby;
@@ -110,6 +111,17 @@ pub enum LinkEvent {
     Reply(usize, Reply),
 }
 
+/// How a link is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LinkState {
+    /// Its path over `address`,
+    pub path: PathState,
+    /// and over `standby_address`, if it has one.
+    pub standby_path: Option<PathState>,
+    /// The version that is spoken, while it is up.
+    pub version: Option<Version>,
+}
+
 /// What a link with two paths has been through, and how it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LinkCounters {
@@ -129,6 +141,8 @@ pub struct LinkCounters {
 #[derive(Debug)]
 pub struct Link {
     settings: LinkSettings,
+    /// It is closed for good.
+    is_gone: bool,
     /// One or two.
     paths: Vec<Path>,
     /// The path that carries requests, while the link is up.
@@ -210,6 +224,9 @@ impl<T: Transport> Links<T> {
             self.handle_transport(now, event, &mut handle);
         }
         for place in 0..self.links.len() {
+            if self.links[place].is_gone {
+                continue;
+            }
             worked |= self.maintain(now, place, &mut handle);
         }
         worked
@@ -217,12 +234,12 @@ impl<T: Transport> Links<T> {
 
     /// What the links with two paths have been through, and how they are.
     pub fn counters(&self) -> impl Iterator<Item = LinkCounters> {
-        self.links.iter().filter_map(Link::counters)
+        self.links.iter().filter(|link| !link.is_gone).filter_map(Link::counters)
     }
 
-    /// How the path of each link is, and the second one of those that have two.
-    pub fn paths(&self) -> Vec<(PathState, Option<PathState>)> {
-        self.links.iter().map(Link::path_states).collect()
+    /// How each link is.
+    pub fn states(&self) -> Vec<LinkState> {
+        self.links.iter().map(Link::state).collect()
     }
 
     /// Sends what is queued.
@@ -237,7 +254,8 @@ impl<T: Transport> Links<T> {
 
     /// When `turn` has something to do although nothing happens.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let own = self.links.iter().map(Link::next_deadline).min();
+        let there = self.links.iter().filter(|link| !link.is_gone);
+        let own = there.map(Link::next_deadline).min();
         own.into_iter().chain(self.transport.next_deadline()).min()
     }
 
@@ -495,6 +513,11 @@ struct At {
 }
 
 impl Link {
+    /// The server's life, while the link is up.
+    pub fn incarnation(&self) -> Option<Incarnation> {
+        self.incarnation
+    }
+
     fn new(settings: LinkSettings) -> Link {
         let first = Path::new(settings.address, settings.local);
         let second = settings.standby.map(|(address, local)| Path::new(address, local));
@@ -516,6 +539,7 @@ impl Link {
             switches: 0,
             hedges: 0,
             hedges_first: 0,
+            is_gone: false,
             settings,
         }
     }
@@ -596,7 +620,8 @@ impl Link {
 
     fn come_up(&mut self, path: usize, incarnation: Incarnation) {
         let address = self.paths[path].address();
-        info!(server = %self.settings.server, %address, %incarnation, "link up");
+        let protocol = self.paths[path].version().map(|it| it as u8);
+        info!(server = %self.settings.server, %address, %incarnation, protocol, "link up");
         self.active = path;
         self.generation = self.generation.next();
         self.incarnation = Some(incarnation);

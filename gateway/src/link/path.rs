@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use kvs_proto::Incarnation;
+use kvs_proto::{Incarnation, Version};
 use serde::{Deserialize, Serialize};
 use tcpstack::{CloseReason, ConnectionId, Instant, Transport};
 
@@ -171,6 +171,11 @@ impl Path {
     /// A lane's connection is over already, and must not be aborted.
     pub(super) fn remove_lane(&mut self, lane: usize) {
         self.lanes.remove(lane);
+    }
+
+    /// The version that is spoken with the server's first worker.
+    pub(super) fn version(&self) -> Option<Version> {
+        self.lanes.first()?.version()
     }
 
     /// The lane with that connection.

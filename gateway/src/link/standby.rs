@@ -7,7 +7,7 @@ use kvs_proto::{Event as ClientEvent, Op, Status, Tag};
 use tcpstack::Instant;
 use tracing::warn;
 
-use super::{Link, LinkCounters, LinkSettings, PathState};
+use super::{Link, LinkCounters, LinkSettings, LinkState, PathState};
 use crate::message::QueueIndex;
 use crate::replication::request::{Ask, Request};
 
@@ -232,13 +232,19 @@ impl Link {
     }
 
     /// How its path is, and the second one if there are two.
-    pub(super) fn path_states(&self) -> (PathState, Option<PathState>) {
+    fn path_states(&self) -> (PathState, Option<PathState>) {
         let state = |path: usize| match self.incarnation {
             Some(_) if path == self.active => PathState::Run,
             Some(_) if self.is_ready(self.now, path) => PathState::Ready,
             _ => PathState::Ng,
         };
         (state(0), (self.paths.len() > 1).then(|| state(1)))
+    }
+
+    pub(super) fn state(&self) -> LinkState {
+        let (path, standby_path) = self.path_states();
+        let version = self.incarnation.and_then(|_| self.paths[self.active].version());
+        LinkState { path, standby_path, version }
     }
 
     /// How its paths are, and what they have been through; nothing for a link with one path.

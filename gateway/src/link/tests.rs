@@ -2,6 +2,8 @@
 
 mod server;
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use kvs_proto::{Epoch, Message, MessageId, Sequence};
 use tcpstack::{SimNetwork, SimOptions, SimPath, SimTransport};
@@ -535,4 +537,23 @@ fn a_long_time_without_a_turn_is_taken_for_a_stall_of_our_own() {
     let back = begin + heart_beat * 9;
     link.note_time(back);
     assert_eq!(link.awake.link_since, back);
+}
+
+#[test]
+fn a_link_that_is_let_go_is_closed_and_its_place_is_another_one_s_when_nobody_uses_it() {
+    let mut bench = Bench::new();
+    bench.take_said();
+    let other = LinkSettings { server: "b".into(), ..settings() };
+    bench.links.add(other, &BTreeSet::new());
+    assert_eq!(bench.links.place_of_server("b"), Some(1));
+    bench.links.retain(|server| server == "b");
+    assert_eq!(bench.links.place_of_server("a"), None);
+    assert_eq!(bench.links.states()[0].path, PathState::Ng);
+    bench.send(store(1));
+    bench.run(Duration::from_secs(3));
+    assert!(matches!(bench.take_said()[..], [Said::Up(_)]), "of b: nothing is heard of a any more");
+    bench.links.add(settings(), &[0, 1].into());
+    assert_eq!(bench.links.place_of_server("a"), Some(2), "a cohort still has a member there");
+    bench.links.add(LinkSettings { server: "c".into(), ..settings() }, &[1, 2].into());
+    assert_eq!(bench.links.place_of_server("c"), Some(0), "nobody has");
 }

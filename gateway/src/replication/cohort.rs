@@ -11,6 +11,7 @@
 mod fills;
 mod lease;
 mod members;
+mod moves;
 mod recovery;
 mod status;
 #[cfg(test)]
@@ -35,6 +36,8 @@ use crate::message::QueueIndex;
 
 pub use members::BACKUPS;
 use members::{Member, Proof, Role};
+pub use moves::MoveOrder;
+use moves::Moves;
 use unit::Service;
 pub use unit::{Unit, UnitSettings};
 
@@ -79,6 +82,8 @@ pub struct MemberSettings {
     pub server: String,
     /// Where it stands.
     pub placement: Placement,
+    /// The operator wants it to have no copies.
+    pub is_drained: bool,
 }
 
 /// What a cohort tells its shard.
@@ -141,6 +146,7 @@ pub struct Cohort {
     lacking_since: Option<Instant>,
     /// The queues accept all the same: another copy is about to come.
     is_patient: bool,
+    moves: Moves,
     /// Until when we may act; 0 without a lease.
     lease_until: Instant,
     /// The latest time that we were told.
@@ -180,10 +186,11 @@ impl Cohort {
         units: Vec<UnitSettings>,
     ) -> Cohort {
         let count = servers.len();
+        let member = |(rank, settings)| Member { rank, ..Member::new(settings) };
         Cohort {
             key,
             policy,
-            members: servers.into_iter().map(Member::new).collect(),
+            members: servers.into_iter().enumerate().map(member).collect(),
             units: units.into_iter().map(|settings| Unit::new(settings, count)).collect(),
             phase: Phase::Reading,
             epoch: Epoch(0),
@@ -193,6 +200,7 @@ impl Cohort {
             fetching: 0,
             lacking_since: None,
             is_patient: false,
+            moves: Moves::default(),
             lease_until: Instant::ZERO,
             now: Instant::ZERO,
             fill_again_at: None,
@@ -659,6 +667,7 @@ impl Cohort {
             let recorded = record.incarnation_of(&member.server);
             match (member.role, recorded) {
                 (Role::Expelled { .. }, None) => member.role = Role::Out { not_before: now },
+                (Role::InSet(_), None) => self.release(now, place),
                 (Role::Joining, Some(incarnation)) if has_joined && member.up == recorded => {
                     info!(cohort = %self.key, server = %member.server, "the server's copies count");
                     member.role = Role::InSet(incarnation);

@@ -4,6 +4,7 @@ use super::Settings;
 use crate::board::Board;
 use crate::link::Route;
 use crate::message::QueueIndex;
+use crate::replication::placement::Placement;
 
 impl Settings {
     /// A board with these bounds, budget and switches. No queue accepts yet.
@@ -49,9 +50,10 @@ impl Settings {
             ("account", |a, b| a.links[0].account == b.links[0].account),
             ("secret", |a, b| a.links[0].secret == b.links[0].secret),
             ("protocol_max", |a, b| a.links[0].version_max == b.links[0].version_max),
-            ("kvs", |a, b| a.servers().eq(b.servers()) && a.placements == b.placements),
+            // Only those that are there before and after: others come and go.
+            ("kvs (addresses, labels)", |a, b| a.same_servers(b)),
             ("placement", |a, b| a.policy.placement == b.policy.placement),
-            ("group", |a, b| a.groups == b.groups),
+            ("group (names, order)", |a, b| a.group_names().eq(b.group_names())),
             ("queue (names, groups, order)", |a, b| a.homes().eq(b.homes())),
             ("times.heart_beat", |a, b| a.links[0].heart_beat == b.links[0].heart_beat),
             ("times.lease", |a, b| a.policy.lease == b.policy.lease),
@@ -71,8 +73,41 @@ impl Settings {
         board.resync().set_rate(self.resync_rate);
     }
 
-    fn servers(&self) -> impl Iterator<Item = (&str, Route, Option<Route>)> {
-        self.links.iter().map(|it| (it.server.as_str(), (it.address, it.local), it.standby))
+    /// The servers that groups of the running gateway have, and have no more by these settings: the place of the
+    /// group, and the server.
+    pub fn servers_gone<'s>(&self, running: &'s Settings) -> Vec<(usize, &'s str)> {
+        let mut gone = Vec::new();
+        for (place, (old, new)) in running.groups.iter().zip(&self.groups).enumerate() {
+            let name = |member: &usize| running.links[*member].server.as_str();
+            let has = |server: &str| new.members.iter().any(|it| self.links[*it].server == server);
+            let servers = old.members.iter().map(name).filter(|server| !has(server));
+            gone.extend(servers.map(|server| (place, server)));
+        }
+        gone
+    }
+
+    /// The same settings, but that these servers are to have no copies.
+    pub fn with_drained(&self, servers: &[(usize, &str)]) -> Settings {
+        let mut settings = self.clone();
+        for (link, is_drained) in self.links.iter().zip(&mut settings.drained) {
+            *is_drained |= servers.iter().any(|(_, server)| *server == link.server);
+        }
+        settings
+    }
+
+    fn same_servers(&self, other: &Settings) -> bool {
+        self.servers().all(|server| other.servers().all(|it| it.0 != server.0 || it == server))
+    }
+
+    fn servers(&self) -> impl Iterator<Item = (&str, Route, Option<Route>, &Placement)> {
+        let servers = self.links.iter().zip(&self.placements);
+        servers.map(|(it, placement)| {
+            (it.server.as_str(), (it.address, it.local), it.standby, placement)
+        })
+    }
+
+    fn group_names(&self) -> impl Iterator<Item = &str> {
+        self.groups.iter().map(|group| group.name.as_str())
     }
 
     fn homes(&self) -> impl Iterator<Item = (&str, usize)> {

@@ -131,6 +131,11 @@ pub(super) fn read_placements(root: &Table<'_>) -> Vec<Placement> {
     root.tables("kvs").iter().map(read_placement).collect()
 }
 
+/// Whether the server of each `[[kvs]]` is to have no copies, in order.
+pub(super) fn read_drained(root: &Table<'_>) -> Vec<bool> {
+    root.tables("kvs").iter().map(|table| table.boolean("drain").default(false)).collect()
+}
+
 /// Every `[[group]]`, in order.
 pub(super) fn read_groups(
     root: &Table<'_>,

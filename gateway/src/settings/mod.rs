@@ -21,7 +21,7 @@ use config::{Document, Mistakes, Table};
 use kvs_proto::body::QueueName;
 
 use self::delivery::read_delivery;
-use self::links::{read_groups, read_links, read_placement, read_placements};
+use self::links::{read_drained, read_groups, read_links, read_placement, read_placements};
 use self::queues::read_queues;
 use self::reception::read_reception;
 use self::register::read_register;
@@ -34,7 +34,7 @@ use crate::link::LinkSettings;
 use crate::message::QueueIndex;
 use crate::queue::{QueuePolicy, RetryPolicy};
 use crate::register::RegisterSettings;
-use crate::replication::cohort::{BACKUPS, Policy, UnitSettings};
+use crate::replication::cohort::{BACKUPS, MoveOrder, Policy, UnitSettings};
 use crate::replication::placement::Placement;
 use crate::replication::record::LEASE_DEFAULT;
 use crate::shard::{CohortSettings, ShardSettings};
@@ -80,6 +80,11 @@ pub struct Settings {
     pub links: Vec<LinkSettings>,
     /// Where each server stands.
     pub placements: Vec<Placement>,
+    /// Which servers are to have no copies.
+    pub drained: Vec<bool>,
+    /// Copies that are to go from one server to another, by the cohort's key. Not from the file: orders of the
+    /// operator's to the running gateway.
+    pub moves: BTreeMap<String, MoveOrder>,
     /// The groups: which servers back queues up.
     pub groups: Vec<Group>,
     /// The queues, by index.
@@ -168,6 +173,7 @@ impl Settings {
         let links = read_links(&root, directory, message_size_max);
         let placement = read_placement(&root.table("placement"));
         let placements = read_placements(&root);
+        let drained = read_drained(&root);
         let groups = read_groups(&root, &links, &placements, &placement);
         let (queues, destinations, routes) = read_queues(&root, &name, &groups, directory);
         let largest = queues.iter().map(|it| it.bytes_max).chain([memory_bytes]);
@@ -208,6 +214,8 @@ impl Settings {
             policy,
             links,
             placements,
+            drained,
+            moves: BTreeMap::new(),
             groups,
             queues,
             log_json,
@@ -269,17 +277,21 @@ impl Settings {
         })
     }
 
-    fn cohorts(&self) -> Vec<CohortSettings> {
+    /// All cohorts: their servers and queues.
+    pub fn cohorts(&self) -> Vec<CohortSettings> {
         let mut cohorts = BTreeMap::new();
         for (unit, queue) in self.units().zip(&self.queues) {
             let number = stable_hash(&queue.name) % COHORTS_PER_GROUP;
             let group = &self.groups[queue.group];
             let key = (queue.group, number);
+            let name = format!("{}/{}/{number}", self.name, group.name);
             let cohort = cohorts.entry(key).or_insert_with(|| CohortSettings {
-                key: format!("{}/{}/{number}", self.name, group.name),
                 members: group.members.clone(),
                 placements: group.members.iter().map(|it| self.placements[*it].clone()).collect(),
+                drained: group.members.iter().map(|it| self.drained[*it]).collect(),
+                order: self.moves.get(&name).cloned(),
                 queues: Vec::new(),
+                key: name,
             });
             cohort.queues.push(unit);
         }

@@ -303,6 +303,35 @@ fn changed(from: &str, to: &str) -> Settings {
     parse(&GOOD.replace(from, to)).unwrap()
 }
 
+/// A third server `c` in the group of the good file.
+pub(crate) fn with_spare() -> String {
+    let third = "[[kvs]]\nname = \"c\"\naddress = \"127.0.0.1:7009\"\n\n[[group]]";
+    GOOD.replacen("[[group]]", third, 1)
+        .replace("kvs = [\"a\", \"b\"]", "kvs = [\"a\", \"b\", \"c\"]")
+}
+
+#[test]
+fn servers_come_are_drained_and_go_while_the_gateway_runs() {
+    let (two, three) = (parse(GOOD).unwrap(), parse(&with_spare()).unwrap());
+    assert_eq!(three.fixed_differences(&two), [""; 0]);
+    assert_eq!(two.fixed_differences(&three), [""; 0]);
+    assert_eq!(three.servers_gone(&two), [(0, ""); 0]);
+    assert_eq!(two.servers_gone(&three), [(0, "c")]);
+    assert_eq!(
+        changed("name = \"b\"\n", "name = \"b\"\ndrain = true\n").fixed_differences(&two),
+        [""; 0]
+    );
+    // A server of another address is another server, though it has the name of one that is gone.
+    let other = with_spare().replace("127.0.0.1:7009", "127.0.0.1:7010");
+    let other = parse(&other).unwrap();
+    assert_eq!(other.fixed_differences(&three), ["kvs (addresses, labels)"]);
+    assert_eq!(other.fixed_differences(&two), [""; 0]);
+    let drained = three.with_drained(&[(0, "c")]);
+    assert_eq!(drained.drained, [false, false, true]);
+    let cohorts = drained.cohorts();
+    assert!(cohorts.iter().all(|it| it.drained == [false, false, true] && it.order.is_none()));
+}
+
 #[test]
 fn what_only_a_start_can_change_is_known() {
     let running = parse(GOOD).unwrap();
@@ -319,9 +348,8 @@ fn what_only_a_start_can_change_is_known() {
         ("workers = 3", "workers = 2", "threads"),
         ("[threads]", "min_sync = 1\n[threads]", "min_sync"),
         ("[threads]", "protocol_max = 1\n[threads]", "protocol_max"),
-        ("127.0.0.1:7002", "127.0.0.1:7003", "kvs"),
-        ("kvs = [\"a\", \"b\"]", "kvs = [\"b\", \"a\"]", "group"),
-        ("name = \"b\"\n", "name = \"b\"\nrack = \"r\"\n", "kvs"),
+        ("127.0.0.1:7002", "127.0.0.1:7003", "kvs (addresses, labels)"),
+        ("name = \"b\"\n", "name = \"b\"\nrack = \"r\"\n", "kvs (addresses, labels)"),
         ("[threads]", "[placement]\nrack = \"r\"\n[threads]", "placement"),
         ("name = \"example.net\"", "name = \"example.com\"", "queue (names, groups, order)"),
         ("[threads]", "[times]\nheart_beat = \"300 ms\"\n[threads]", "times.heart_beat"),

@@ -2,12 +2,15 @@
 //!
 //! A *snapshot* is made when somebody asks, and costs nothing else: [`desk`] is where workers leave their
 //! part of it between two turns, [`server`] hands it out over a Unix domain socket, [`client`] is
-//! `gateway status`, and [`table`] is what that shows to people.
+//! `gateway status`, and [`table`] is what that shows to people. Over the same socket come [`orders`].
 
 pub mod client;
 pub mod desk;
+pub mod orders;
 pub mod server;
 pub mod table;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
@@ -30,6 +33,9 @@ pub struct Snapshot {
     pub unix_ms: u64,
     /// Workers that did not answer in time: their queues and counters are missing.
     pub silent_workers: Vec<usize>,
+    /// The servers, in the order in which queues name them.
+    #[serde(default)]
+    pub servers: Vec<ServerStatus>,
     /// The queues, in the order of the configuration.
     pub queues: Vec<QueueStatus>,
     /// What has been counted since the start, by worker.
@@ -62,6 +68,21 @@ pub struct WorkerCounters {
     pub front: Option<FrontCounters>,
 }
 
+/// One server, as far as the queues that are shown have copies there.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ServerStatus {
+    /// Its name.
+    pub kvs: String,
+    /// Queues with a copy there that counts.
+    pub copies: usize,
+    /// Queues with one that is being filled.
+    pub joining: usize,
+    /// Whether the operator wants it to have none. When `copies` and `joining` are 0 it may be taken away.
+    pub is_drained: bool,
+    /// Queues with a copy there that is to go, and that no server can take.
+    pub cannot_move: usize,
+}
+
 /// One queue.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct QueueStatus {
@@ -91,6 +112,12 @@ pub struct QueueStatus {
     pub register: RegisterStatus,
     /// For how long it may act as it is.
     pub lease_left_ms: u64,
+    /// The server that a copy is being moved to, if one is.
+    #[serde(default)]
+    pub moving_to: Option<String>,
+    /// A copy is to go elsewhere, and no server can take it.
+    #[serde(default)]
+    pub cannot_move: bool,
     /// Each server of its group.
     pub copies: Vec<CopyStatus>,
 }
@@ -106,8 +133,14 @@ pub struct CopyStatus {
     pub standby_path: Option<PathState>,
     /// How the copy is.
     pub state: CopyState,
+    /// The version of the protocol that is spoken with the server.
+    #[serde(default)]
+    pub protocol: Option<u8>,
     /// Whether the record names it: it counts.
     pub is_recorded: bool,
+    /// Whether the operator wants the server to have none.
+    #[serde(default)]
+    pub is_drained: bool,
     /// The last change that it has answered. Nothing while it is not known, or being filled.
     pub transaction: Option<u64>,
     /// Changes (a message that comes, one that goes, a note on one) that it has not answered.
@@ -146,6 +179,12 @@ pub enum CopyState {
     Resuming,
     /// It is being filled, and counts after that.
     Joining,
+    /// It counts and follows until another server has one in its place: its server is drained,
+    Draining,
+    /// or it is moved.
+    Moving,
+    /// There is none, and there will be none.
+    Drained,
     /// There is none, but there could be.
     Spare,
     /// The server is not there, or what it has is no good.
@@ -175,6 +214,7 @@ impl Snapshot {
             gateway: about.clone(),
             unix_ms,
             silent_workers: parts.iter().enumerate().filter_map(silent).collect(),
+            servers: servers(&queues),
             queues,
             counters: there().map(|part| part.counters.clone()).collect(),
         }
@@ -186,10 +226,54 @@ impl Snapshot {
     }
 }
 
+/// The servers that the queues name, each with what it has.
+fn servers(queues: &[QueueStatus]) -> Vec<ServerStatus> {
+    let mut servers: Vec<ServerStatus> = Vec::new();
+    for (queue, copy) in queues.iter().flat_map(|it| it.copies.iter().map(move |copy| (it, copy))) {
+        let known = servers.iter().position(|it| it.kvs == copy.kvs);
+        let place = known.unwrap_or_else(|| {
+            servers.push(ServerStatus {
+                kvs: copy.kvs.clone(),
+                copies: 0,
+                joining: 0,
+                is_drained: false,
+                cannot_move: 0,
+            });
+            servers.len() - 1
+        });
+        let server = &mut servers[place];
+        server.copies += usize::from(copy.is_recorded);
+        server.joining += usize::from(!copy.is_recorded && copy.is_in_use());
+        server.is_drained |= copy.is_drained;
+        server.cannot_move += usize::from(copy.is_drained && copy.is_in_use() && queue.cannot_move);
+    }
+    servers
+}
+
+impl CopyStatus {
+    /// Whether it counts, or is about to.
+    pub fn is_in_use(&self) -> bool {
+        self.is_recorded || self.state == CopyState::Joining
+    }
+
+    /// Whether its server is there.
+    pub fn is_reachable(&self) -> bool {
+        self.path == PathState::Run || self.standby_path == Some(PathState::Run)
+    }
+}
+
 impl QueueStatus {
+    /// Whether it is known which servers the register names.
+    pub fn knows_record(&self) -> bool {
+        !matches!(self.service, ServiceState::Starting | ServiceState::Stopped)
+    }
+
     /// Whether it is in service with all of its copies.
     pub fn is_well(&self) -> bool {
-        let is_whole = |copy: &&CopyStatus| copy.is_recorded && copy.state == CopyState::Sync;
+        let is_whole = |copy: &&CopyStatus| {
+            copy.is_recorded
+                && matches!(copy.state, CopyState::Sync | CopyState::Draining | CopyState::Moving)
+        };
         self.service == ServiceState::Open && self.copies.iter().filter(is_whole).count() >= BACKUPS
     }
 }

@@ -1,7 +1,7 @@
-//! Hands snapshots out: whoever connects to the socket gets one, as JSON, and the end.
+//! Hands snapshots out: whoever connects to the socket and says nothing gets one, as JSON, and the end. Who writes an
+//! order is told what became of it.
 //!
-//! Nothing is read, so it does not matter what anybody writes. The workers have nothing to do with how fast
-//! a snapshot is fetched.
+//! The workers have nothing to do with how fast a snapshot is fetched.
 
 use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -15,6 +15,7 @@ use std::{fs, thread};
 use tracing::{info, warn};
 
 use super::Snapshot;
+use super::orders::{self, Order, Outcome};
 
 /// Most readers at a time; one more is told so and sent away.
 const READERS_MAX: usize = 8;
@@ -64,22 +65,24 @@ impl StatusSocket {
         Ok(StatusSocket { listener, path: path.to_owned() })
     }
 
-    /// Serves whoever comes, on a thread of its own, until the process ends or [`Serving`] does.
+    /// Serves whoever comes, on a thread of its own, until the process ends or [`Serving`] does. `follow` does
+    /// what an order says, and says what that is or why not.
     ///
     /// # Errors
     /// If there is no thread.
     pub fn serve(
         self,
         snapshot: impl Fn() -> Snapshot + Send + Sync + 'static,
+        follow: impl Fn(&Order) -> Result<String, String> + Send + Sync + 'static,
     ) -> io::Result<Serving> {
         info!(path = %self.path.display(), "the status can be asked for");
         let readers = Arc::new(AtomicUsize::new(0));
-        let snapshot = Arc::new(snapshot);
+        let answer = Arc::new(move |asked| answer(asked, &snapshot, &follow));
         let path = self.path;
         thread::Builder::new().name("status".into()).spawn(move || {
             for stream in self.listener.incoming() {
                 match stream {
-                    Ok(stream) => admit(stream, &readers, snapshot.clone()),
+                    Ok(stream) => admit(stream, &readers, answer.clone()),
                     Err(error) => {
                         warn!(%error, "the status socket cannot accept");
                         thread::sleep(ACCEPT_PAUSE);
@@ -106,9 +109,25 @@ impl Drop for Serving {
     }
 }
 
-fn admit<F>(stream: UnixStream, readers: &Arc<AtomicUsize>, snapshot: Arc<F>)
+/// What somebody has asked for: nothing, an order, or something else.
+type Asked = Option<Result<Order, String>>;
+
+/// What is answered, as JSON.
+fn answer(
+    asked: Asked,
+    snapshot: impl Fn() -> Snapshot,
+    follow: impl Fn(&Order) -> Result<String, String>,
+) -> serde_json::Result<Vec<u8>> {
+    let outcome = match asked {
+        None => return serde_json::to_vec(&snapshot()),
+        Some(order) => order.and_then(|order| follow(&order)),
+    };
+    serde_json::to_vec(&outcome.map_or_else(Outcome::Error, Outcome::Done))
+}
+
+fn admit<F>(stream: UnixStream, readers: &Arc<AtomicUsize>, answer: Arc<F>)
 where
-    F: Fn() -> Snapshot + Send + Sync + 'static,
+    F: Fn(Asked) -> serde_json::Result<Vec<u8>> + Send + Sync + 'static,
 {
     if readers.fetch_add(1, Ordering::SeqCst) >= READERS_MAX {
         readers.fetch_sub(1, Ordering::SeqCst);
@@ -120,7 +139,7 @@ where
     let counted = Counted(readers.clone());
     let serving = move || {
         let counted = counted;
-        if let Err(error) = send(&stream, snapshot.as_ref()) {
+        if let Err(error) = send(&stream, answer.as_ref()) {
             warn!(%error, "a reader of the status did not take it");
         }
         drop(counted);
@@ -139,8 +158,11 @@ impl Drop for Counted {
     }
 }
 
-fn send(stream: &UnixStream, snapshot: &impl Fn() -> Snapshot) -> io::Result<()> {
-    let mut text = serde_json::to_vec(&snapshot())?;
+fn send(
+    stream: &UnixStream,
+    answer: &impl Fn(Asked) -> serde_json::Result<Vec<u8>>,
+) -> io::Result<()> {
+    let mut text = answer(orders::read(stream))?;
     text.push(b'\n');
     send_within(stream, &text, READ_PATIENCE)
 }

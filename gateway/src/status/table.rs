@@ -89,6 +89,21 @@ fn head(snapshot: &Snapshot) -> String {
         cohorts.fills,
         snapshot.queues.len(),
     );
+    for server in snapshot.servers.iter().filter(|it| it.is_drained) {
+        let (kvs, left) = (&server.kvs, server.copies + server.joining);
+        let _ = match (left, server.cannot_move) {
+            (0, _) if !snapshot.silent_workers.is_empty() => Ok(()),
+            (0, _) => writeln!(text, "{kvs} is drained: it has no copies, and may be taken away"),
+            (_, 0) => {
+                writeln!(text, "{kvs} is being drained: copies of {left} queues are left there")
+            }
+            (_, stuck) => writeln!(
+                text,
+                "{kvs} is being drained: copies of {left} queues are left there, AND NO SERVER CAN TAKE THOSE OF \
+                 {stuck}"
+            ),
+        };
+    }
     for worker in &snapshot.silent_workers {
         let _ = writeln!(text, "WORKER {worker} DOES NOT ANSWER: its queues are missing here");
     }
@@ -147,6 +162,9 @@ fn state(state: CopyState) -> &'static str {
         CopyState::Sync => "sync",
         CopyState::Resuming => "resuming",
         CopyState::Joining => "joining",
+        CopyState::Draining => "draining",
+        CopyState::Moving => "moving",
+        CopyState::Drained => "drained",
         CopyState::Spare => "spare",
         CopyState::Ng => "NG",
     }

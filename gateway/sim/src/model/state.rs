@@ -509,8 +509,11 @@ fn cohort() -> Cohort {
         bytes_max: 1 << 20,
         headroom_bytes: 1000,
     };
-    let server =
-        |name: &&str| MemberSettings { server: (*name).into(), placement: Placement::default() };
+    let server = |name: &&str| MemberSettings {
+        server: (*name).into(),
+        placement: Placement::default(),
+        is_drained: false,
+    };
     Cohort::new("gw/g/0".into(), policy, SERVERS.iter().map(server).collect(), vec![unit])
 }
 

@@ -13,6 +13,7 @@ use tracing::warn;
 use super::super::placement::{Placement, best};
 use super::super::record::{Record, RecordedMember};
 use super::super::request::{Ask, Outlet, Outlets, Request};
+use super::moves::Leaving;
 use super::unit::{Service, Unit};
 use super::{Cohort, MemberSettings, is_asked_for};
 
@@ -28,7 +29,11 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) server: String,
-    placement: Placement,
+    pub(super) placement: Placement,
+    /// Its place in the order of preference.
+    pub(super) rank: usize,
+    /// Whether its copies are to go elsewhere.
+    pub(super) leaving: Leaving,
     /// The life of the server at the other end of the link, if it is up.
     pub(super) up: Option<Incarnation>,
     pub(super) down_since: Instant,
@@ -79,6 +84,8 @@ impl Member {
         Member {
             server: settings.server,
             placement: settings.placement,
+            rank: 0,
+            leaving: Leaving { is_drained: settings.is_drained, ..Leaving::default() },
             up: None,
             down_since: Instant::ZERO,
             is_gone: false,
@@ -191,6 +198,7 @@ impl Cohort {
 
     /// Those that were away too long are given up, and as many are filled as are missing.
     pub(super) fn maintain_members(&mut self, now: Instant, outlets: &mut impl Outlets) {
+        self.maintain_moves(now);
         self.give_up_absent(now, outlets);
         self.let_go_of_surplus(now);
         while let Some(member) = self.next_to_fill(now) {
@@ -258,10 +266,18 @@ impl Cohort {
         member.up.is_none() && (member.is_gone || away >= self.policy.isolate_after)
     }
 
-    /// Members that back the queues up, or are about to.
+    /// Members that back the queues up, or are about to, without those that make room for others now.
     fn kept(&self, now: Instant) -> impl Iterator<Item = &Member> {
+        self.kept_but(now, self.moves.may_move())
+    }
+
+    /// The same, without those that leave, or with them.
+    pub(super) fn kept_but(&self, now: Instant, may_move: bool) -> impl Iterator<Item = &Member> {
         self.members.iter().filter(move |member| match member.role {
-            Role::InSet(_) => !self.is_long_away(now, member),
+            Role::InSet(_) => {
+                let leaves = may_move && self.leaves(member, now);
+                !leaves && !self.is_long_away(now, member)
+            }
             Role::Joining => true,
             Role::Expelled { .. } | Role::Out { .. } => false,
         })
@@ -269,13 +285,26 @@ impl Cohort {
 
     /// The best of the spares for which `is_ready` holds.
     fn spare(&self, now: Instant, is_ready: impl Fn(usize, Instant) -> bool) -> Option<usize> {
-        let spares = self.members.iter().enumerate().filter(|(place, member)| {
+        self.spare_beside(self.kept(now), is_ready)
+    }
+
+    /// The best of the spares beside these members.
+    pub(super) fn spare_beside<'c>(
+        &'c self,
+        kept: impl Iterator<Item = &'c Member>,
+        is_ready: impl Fn(usize, Instant) -> bool,
+    ) -> Option<usize> {
+        let spares = self.by_rank().filter(|(place, member)| {
             let Role::Out { not_before } = member.role else { return false };
-            member.up.is_some() && is_ready(*place, not_before)
+            member.up.is_some() && !member.is_leaving() && is_ready(*place, not_before)
         });
         let own = &self.policy.placement;
-        let kept = [own].into_iter().chain(self.kept(now).map(|member| &member.placement));
-        best(spares.map(|(place, member)| (place, &member.placement)), &kept.collect::<Vec<_>>())
+        let kept = [own].into_iter().chain(kept.map(|member| &member.placement));
+        let kept = kept.collect::<Vec<_>>();
+        let spares = spares.map(|(place, member)| (place, &member.placement)).collect::<Vec<_>>();
+        let ordered = self.ordered_spare(spares.iter().map(|(place, _)| *place));
+        let ordered = spares.iter().copied().filter(|(place, _)| Some(*place) == ordered);
+        best(ordered, &kept).or_else(|| best(spares.iter().copied(), &kept))
     }
 
     /// Whether a spare is being filled or could be.
@@ -284,8 +313,8 @@ impl Cohort {
             || self.spare(now, |_, _| true).is_some()
     }
 
-    /// More servers may count, or be on their way, than are needed, when one comes back that was about to be
-    /// replaced.
+    /// More servers may be on their way than are needed, when one comes back that was about to be replaced, or a
+    /// drain is called off.
     fn let_go_of_surplus(&mut self, now: Instant) {
         let joining = (0..self.members.len()).find(|member| {
             let it = &self.members[*member];
@@ -295,15 +324,13 @@ impl Cohort {
         if count + usize::from(joining.is_some()) <= BACKUPS {
             return;
         }
-        let follows = |place: usize| move |unit: &Unit| unit.copies[place].is_following();
-        let in_step = self.in_set_up().filter(|place| self.units.iter().all(follows(*place)));
-        let in_step = in_step.collect::<Vec<_>>();
-        match joining {
-            Some(member) if in_step.len() >= BACKUPS => self.cancel_fill(now, member),
-            None if in_step.len() > BACKUPS => {
-                self.expel(in_step[in_step.len() - 1], "there are more copies than are wanted");
-            }
-            _ => {}
+        let Some(member) = joining else { return };
+        let staying = self.in_set_up().filter(|place| {
+            !self.goes(&self.members[*place], now)
+                && self.units.iter().all(|unit| unit.copies[*place].is_following())
+        });
+        if staying.count() >= BACKUPS {
+            self.cancel_fill(now, member);
         }
     }
 
@@ -319,12 +346,14 @@ impl Cohort {
         if !self.units.iter().all(is_ready) {
             return None;
         }
-        self.spare(now, |member, not_before| {
-            // Nothing is emptied that the record may name.
-            now >= not_before
-                && !is_asked_for(&self.register, &self.members[member].server)
-                && self.units.iter().all(|unit| unit.copies[member].is_detached())
-        })
+        self.spare(now, |member, not_before| self.is_fillable(member, not_before, now))
+    }
+
+    /// Whether a spare can be filled now: nothing is emptied that the record may name.
+    pub(super) fn is_fillable(&self, member: usize, not_before: Instant, now: Instant) -> bool {
+        now >= not_before
+            && !is_asked_for(&self.register, &self.members[member].server)
+            && self.units.iter().all(|unit| unit.copies[member].is_detached())
     }
 
     /// What a spare still has from when it counted takes memory there. It is dropped once the copies that count
@@ -366,8 +395,9 @@ impl Cohort {
         let mut wanted = record.clone();
         wanted.version += 1;
         wanted.lease_ms = self.lease_ms();
-        let member = |place| self.wanted_member(place, record);
-        wanted.members = (0..self.members.len()).filter_map(member).collect();
+        let surplus = self.surplus();
+        let places = (0..self.members.len()).filter(|place| Some(*place) != surplus);
+        wanted.members = places.filter_map(|place| self.wanted_member(place, record)).collect();
         let joining = |place| self.wanted_joining(place, record);
         wanted.joining = (0..self.members.len()).filter_map(joining).collect();
         for unit in &self.units {
@@ -407,13 +437,29 @@ impl Cohort {
 
     /// The servers to begin with: the best of all, or of those that are there.
     pub(super) fn first_set(&self, of_all: bool) -> Vec<usize> {
+        let is_there = |member: &Member| of_all || member.up.is_some();
+        let chosen = self.best_of(|member| is_there(member) && !member.is_leaving());
+        if chosen.len() == BACKUPS {
+            return chosen;
+        }
+        self.best_of(|member| is_there(member) && !member.leaving.is_removed)
+    }
+
+    /// Members in order of preference.
+    fn by_rank(&self) -> impl Iterator<Item = (usize, &Member)> {
+        let mut members = self.members.iter().enumerate().collect::<Vec<_>>();
+        members.sort_by_key(|(_, member)| member.rank);
+        members.into_iter()
+    }
+
+    /// The servers to have copies of all for which that holds, by order and placement.
+    pub(super) fn best_of(&self, is_allowed: impl Fn(&Member) -> bool) -> Vec<usize> {
         let mut chosen = Vec::new();
         while chosen.len() < BACKUPS {
             let mut kept = vec![&self.policy.placement];
             kept.extend(chosen.iter().map(|place: &usize| &self.members[*place].placement));
-            let others = self.members.iter().enumerate().filter(|(place, member)| {
-                !chosen.contains(place) && (of_all || member.up.is_some())
-            });
+            let others =
+                self.by_rank().filter(|(place, it)| !chosen.contains(place) && is_allowed(it));
             match best(others.map(|(place, member)| (place, &member.placement)), &kept) {
                 Some(place) => chosen.push(place),
                 None => break,

@@ -6,25 +6,26 @@ use tcpstack::Instant;
 
 use super::members::{Member, Role};
 use super::unit::{Service, Unit};
-use super::{Cohort, Phase, RegisterState};
+use super::{Cohort, Phase, RegisterState, is_asked_for};
 use crate::board::Board;
-use crate::link::PathState;
+use crate::link::LinkState;
 use crate::replication::copy::Copy;
 use crate::status::{CopyState, CopyStatus, QueueStatus, RegisterStatus, ServiceState};
 
 impl Cohort {
-    /// Adds the rows of its queues. `paths` is by member: how its link's path is, and the second one.
+    /// Adds the rows of its queues. `links` is by member.
     pub fn status(
         &self,
         now: Instant,
         unix_ms: u64,
-        paths: &[(PathState, Option<PathState>)],
+        links: &[LinkState],
         board: &Board,
         queues: &mut Vec<QueueStatus>,
     ) {
         for (place, unit) in self.units.iter().enumerate() {
             let copies = (0..self.members.len())
-                .map(|member| self.copy_status(unit, member, paths[member], unix_ms));
+                .filter(|member| !self.members[*member].leaving.is_removed)
+                .map(|member| self.copy_status(unit, member, links[member], unix_ms));
             let lease = self.lease_until.saturating_since(now);
             queues.push(QueueStatus {
                 index: unit.queue_index().0,
@@ -40,6 +41,8 @@ impl Cohort {
                 record_version: self.record.as_ref().map(|record| record.version),
                 register: self.register_status(),
                 lease_left_ms: milliseconds(lease),
+                moving_to: self.moving_to().map(str::to_owned),
+                cannot_move: self.is_stuck(),
                 copies: copies.collect(),
             });
         }
@@ -68,28 +71,23 @@ impl Cohort {
         }
     }
 
-    fn copy_status(
-        &self,
-        unit: &Unit,
-        member: usize,
-        (path, standby_path): (PathState, Option<PathState>),
-        unix_ms: u64,
-    ) -> CopyStatus {
+    fn copy_status(&self, unit: &Unit, member: usize, link: LinkState, unix_ms: u64) -> CopyStatus {
         let (it, copy) = (&self.members[member], &unit.copies[member]);
         let record = self.record.as_ref();
-        let is_recorded = record.is_some_and(|it| {
-            it.has_queue(unit.name()) && it.incarnation_of(&self.members[member].server).is_some()
-        });
+        let is_recorded = record.is_some_and(|record| record.incarnation_of(&it.server).is_some())
+            || is_asked_for(&self.register, &it.server);
         let answered = copy.acknowledged();
         let log = unit.queue.log();
         let age = |accepted: u64| unix_ms.saturating_sub(accepted);
         let oldest = answered.and_then(|answered| log.first_store_after(answered));
         CopyStatus {
             kvs: it.server.clone(),
-            path,
-            standby_path,
+            path: link.path,
+            standby_path: link.standby_path,
+            protocol: link.version.map(|version| version as u8),
             state: self.copy_state(it, copy, is_recorded),
             is_recorded,
+            is_drained: it.is_leaving(),
             transaction: answered.map(|it| it.0),
             lag_changes: answered.map(|it| log.head().0.saturating_sub(it.0)),
             lag_bytes: answered.map(|it| log.bytes_after(it)),
@@ -100,7 +98,18 @@ impl Cohort {
     fn copy_state(&self, member: &Member, copy: &Copy, is_recorded: bool) -> CopyState {
         let is_up = member.up.is_some();
         match member.role {
+            Role::Out { .. }
+                if member.is_leaving()
+                    && !is_recorded
+                    && (!is_up || (member.is_cleared && copy.is_detached())) =>
+            {
+                CopyState::Drained
+            }
             _ if !is_up => CopyState::Ng,
+            Role::InSet(_) if copy.is_following() && member.is_leaving() => CopyState::Draining,
+            Role::InSet(_) if copy.is_following() && self.is_moved_from(member) => {
+                CopyState::Moving
+            }
             Role::InSet(_) if copy.is_following() => CopyState::Sync,
             Role::InSet(_) => CopyState::Resuming,
             Role::Expelled { .. } => CopyState::Ng,

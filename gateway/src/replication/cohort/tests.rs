@@ -4,6 +4,7 @@ mod chaos;
 mod corners;
 mod joining;
 mod leases;
+mod moves;
 mod server;
 mod spares;
 mod status;

@@ -56,6 +56,7 @@ const READ: &[(&str, &str, &str, &str)] = &[
     ("kvs", "address", "'127.0.0.7:7001'", "address: 127.0.0.7:7001"),
     ("kvs", "local", "'127.0.0.7'", "local: Some(127.0.0.7)"),
     ("kvs", "standby_address", "'127.0.0.7:7001'", "standby: Some((127.0.0.7:7001, None))"),
+    ("kvs", "drain", "true", "drained: [true, false]"),
     ("kvs", "node", "'m7'", "placements: [Placement { node: Some(\"m7\")"),
     ("kvs", "rack", "'r7'", "placements: [Placement { node: None, rack: Some(\"r7\")"),
     (

@@ -3,9 +3,10 @@
 use std::io::Read;
 
 use super::*;
-use crate::link::PathState;
 use crate::status::client;
-use crate::status::{About, CopyState, CopyStatus, QueueStatus, RegisterStatus, ServiceState};
+use crate::status::orders::Of;
+use crate::status::tests::{copy, snapshot};
+use crate::status::{CopyState, ServiceState};
 
 /// A directory of a test's own, which goes with it.
 struct Directory(PathBuf);
@@ -28,52 +29,46 @@ impl Drop for Directory {
     }
 }
 
-fn copy(kvs: &str, state: CopyState) -> CopyStatus {
-    let is_recorded = state == CopyState::Sync;
-    CopyStatus {
-        kvs: kvs.into(),
-        path: if state == CopyState::Ng { PathState::Ng } else { PathState::Run },
-        standby_path: None,
-        state,
-        is_recorded,
-        transaction: is_recorded.then_some(90),
-        lag_changes: is_recorded.then_some(10),
-        lag_bytes: is_recorded.then_some(12_345),
-        oldest_unanswered_ms: is_recorded.then_some(61_000),
+fn no_orders(_: &Order) -> Result<String, String> {
+    panic!("nobody gives one")
+}
+
+#[test]
+fn an_order_is_followed_and_its_giver_told_what_is_done_or_why_not() {
+    let directory = Directory::new("orders");
+    let socket = StatusSocket::bind(&directory.socket()).unwrap();
+    let follow = |order: &Order| match order {
+        Order::Move { of: Of::Queue(queue), from, to } => Ok(format!("{queue}: {from} to {to}")),
+        other => Err(format!("not {other:?}")),
+    };
+    let _serving = socket.serve(|| snapshot(1, CopyState::Spare), follow).unwrap();
+    let of = Of::Queue("d0.example".into());
+    let order = Order::Move { of, from: "a".into(), to: "c".into() };
+    assert_eq!(client::give(&directory.socket(), &order), Ok("d0.example: a to c".into()));
+    let order = Order::CancelMove { of: Of::Group("main".into()) };
+    let why = client::give(&directory.socket(), &order).unwrap_err();
+    assert!(why.contains("not CancelMove"), "{why}");
+    for garbage in ["{\"move\": {}}\n", "mail\n", "\u{0}", &"x".repeat(10_000)] {
+        let mut stream = UnixStream::connect(directory.socket()).unwrap();
+        stream.write_all(garbage.as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        // It may not have been read to its end.
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.contains("this is no order"), "{answer}");
     }
 }
 
-/// A gateway with so many queues, each with two copies and a third server in that state.
-fn snapshot(queues: u32, third: CopyState) -> Snapshot {
-    let queue = |index| QueueStatus {
-        index,
-        queue: format!("d{index}.example"),
-        cohort: "gw1/main/1".into(),
-        service: ServiceState::Open,
-        is_accepting: true,
-        is_suspended: false,
-        messages: 7,
-        transaction: 100,
-        committed: 90,
-        epoch: 4,
-        record_version: Some(9),
-        register: RegisterStatus::Idle,
-        lease_left_ms: 900,
-        copies: vec![copy("a", CopyState::Sync), copy("b", CopyState::Sync), copy("c", third)],
-    };
-    Snapshot {
-        gateway: About {
-            name: "gw1".into(),
-            version: "1".into(),
-            process: 1,
-            started_unix_ms: 1000,
-            register: "register".into(),
-        },
-        unix_ms: 91_000,
-        silent_workers: Vec::new(),
-        queues: (0..queues).map(queue).collect(),
-        counters: Vec::new(),
-    }
+#[test]
+fn an_order_is_written_as_the_handbook_says() {
+    let order = Order::Move { of: Of::Group("main".into()), from: "a".into(), to: "c".into() };
+    let text = r#"{"move":{"of":{"group":"main"},"from":"a","to":"c"}}"#;
+    assert_eq!(serde_json::to_string(&order).unwrap(), text);
+    assert_eq!(serde_json::from_str::<Order>(text).unwrap(), order);
+    let text = r#"{"cancel_move":{"of":{"queue":"d0.example"}}}"#;
+    let order = Order::CancelMove { of: Of::Queue("d0.example".into()) };
+    assert_eq!(serde_json::from_str::<Order>(text).unwrap(), order);
 }
 
 #[test]
@@ -82,7 +77,7 @@ fn a_thousand_queues_at_three_servers_are_told_and_shown() {
     let socket = StatusSocket::bind(&directory.socket()).unwrap();
     let mode = fs::metadata(directory.socket()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let serving = socket.serve(|| snapshot(1000, CopyState::Spare)).unwrap();
+    let serving = socket.serve(|| snapshot(1000, CopyState::Spare), no_orders).unwrap();
     let shown = client::show(&directory.socket(), false, None).unwrap();
     assert_eq!(shown.text.lines().count(), 3 + 1 + 1 + 3000);
     assert!(shown.is_well);
@@ -119,7 +114,7 @@ fn readers_that_write_garbage_or_read_nothing_keep_nobody_from_reading() {
     let directory = Directory::new("readers");
     let socket = StatusSocket::bind(&directory.socket()).unwrap();
     // More than a socket takes at once.
-    let _serving = socket.serve(|| snapshot(2000, CopyState::Spare)).unwrap();
+    let _serving = socket.serve(|| snapshot(2000, CopyState::Spare), no_orders).unwrap();
     let lazy = UnixStream::connect(directory.socket()).unwrap();
     let mut rude = UnixStream::connect(directory.socket()).unwrap();
     let _ = rude.write_all(&[0xff; 1000]);
@@ -151,10 +146,11 @@ fn too_many_readers_at_once_are_told_so() {
     let socket = StatusSocket::bind(&directory.socket()).unwrap();
     let (sender, receiver) = std::sync::mpsc::channel::<()>();
     let gate = std::sync::Mutex::new(receiver);
-    let _serving = socket.serve(move || {
+    let slow = move || {
         let _ = gate.lock().unwrap().recv();
         snapshot(1, CopyState::Spare)
-    });
+    };
+    let _serving = socket.serve(slow, no_orders);
     let connect = |_| UnixStream::connect(directory.socket()).unwrap();
     let waiting = (0..READERS_MAX).map(connect).collect::<Vec<_>>();
     let why = client::show(&directory.socket(), true, None).unwrap_err();

@@ -1,8 +1,9 @@
 //! What the operator is told of a cohort.
 
+use kvs_proto::Version;
 use tcpstack::Instant;
 
-use crate::link::PathState;
+use crate::link::{LinkState, PathState};
 use crate::message::QueueIndex;
 use crate::status::{CopyState, QueueStatus, ServiceState};
 
@@ -11,8 +12,10 @@ use super::world::{ISOLATE_AFTER, World, board, cohort_of};
 impl World {
     pub(super) fn status(&self) -> Vec<QueueStatus> {
         let mut queues = Vec::new();
-        let paths = vec![(PathState::Run, Some(PathState::Ready)); self.servers.len()];
-        self.cohort.status(self.now, 1000, &paths, &self.board, &mut queues);
+        let (path, standby_path) = (PathState::Run, Some(PathState::Ready));
+        let link = LinkState { path, standby_path, version: Some(Version::V2) };
+        let links = vec![link; self.servers.len()];
+        self.cohort.status(self.now, 1000, &links, &self.board, &mut queues);
         queues
     }
 
@@ -41,6 +44,7 @@ fn a_cohort_in_service_tells_of_its_copies_and_what_they_lack() {
     assert!(queue.copies[1].oldest_unanswered_ms.is_some());
     assert_eq!(queue.copies[0].oldest_unanswered_ms, None);
     assert_eq!(queue.copies[1].standby_path, Some(PathState::Ready));
+    assert_eq!(queue.copies[1].protocol, Some(2));
     assert_eq!(queue.record_version, world.record.as_ref().map(|it| it.version));
     assert_eq!(world.status()[1].index, 1);
     world.board.set_suspended(QueueIndex(0), true);
@@ -74,8 +78,8 @@ fn a_server_that_is_away_is_ng_and_a_spare_joins_in_its_place() {
 fn a_gateway_that_starts_or_is_stopped_is_not_well() {
     let cohort = cohort_of(3, 2, false);
     let mut queues = Vec::new();
-    let paths = [(PathState::Ng, None); 3];
-    cohort.status(Instant::ZERO, 1000, &paths, &board(), &mut queues);
+    let links = [LinkState { path: PathState::Ng, standby_path: None, version: None }; 3];
+    cohort.status(Instant::ZERO, 1000, &links, &board(), &mut queues);
     assert_eq!((queues[0].service, queues[0].is_well()), (ServiceState::Starting, false));
     assert_eq!((queues[0].copies[0].state, queues[0].record_version), (CopyState::Ng, None));
     let mut world = World::of(3, 2);

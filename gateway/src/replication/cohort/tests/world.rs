@@ -29,7 +29,7 @@ pub(super) struct World {
     pub(super) serial: u64,
 }
 
-pub(super) const SERVER_NAMES: [&str; 3] = ["a", "b", "c"];
+pub(super) const SERVER_NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
 pub(super) const ISOLATE_AFTER: Duration = Duration::from_secs(1);
 pub(super) const LEASE: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ pub(super) fn cohort(min_sync: usize, accept_loss: bool) -> Cohort {
     cohort_of(2, min_sync, accept_loss)
 }
 
-/// A cohort with so many servers: `a`, `b`, `c`.
+/// A cohort with so many servers: `a`, `b`, and so on.
 pub(super) fn cohort_of(servers: usize, min_sync: usize, accept_loss: bool) -> Cohort {
     cohort_at(&vec![Placement::default(); servers + 1], min_sync, accept_loss)
 }
@@ -76,7 +76,7 @@ fn cohort_at(placements: &[Placement], min_sync: usize, accept_loss: bool) -> Co
         headroom_bytes: 1000,
     };
     let servers = SERVER_NAMES.iter().zip(&placements[1..]).map(|(name, placement)| {
-        MemberSettings { server: (*name).into(), placement: placement.clone() }
+        MemberSettings { server: (*name).into(), placement: placement.clone(), is_drained: false }
     });
     let servers = servers.collect();
     Cohort::new("gw/g/0".into(), policy, servers, vec![unit(0), unit(1)])
