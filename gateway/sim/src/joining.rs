@@ -19,6 +19,7 @@ pub(crate) fn check_joining(world: &World) -> Result<(), Difference> {
     for (index, name) in queues(world) {
         let unit = gateway.unit(index);
         for (place, answered) in unit.live_answered().filter(|_| unit.is_open()) {
+            let place = gateway.server_of(index, place);
             let server = world.server(place).filter(|it| is_joining(world, place, it, &name));
             if let Some(records) = server.and_then(|server| records_at(server, &name)) {
                 compare_filling(&unit.queue, &records, answered)

@@ -1,6 +1,7 @@
 //! What goes wrong, and when: drawn from the seed before the run.
 
 mod nodes;
+mod servers;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +19,7 @@ use crate::scenario::{
 };
 
 pub use nodes::Node;
+pub use servers::ServerWork;
 
 /// One thing that happens to the world.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -104,6 +106,8 @@ pub enum Fault {
         /// Which queue, by its place modulo their number.
         queue: u32,
     },
+    /// The operator works on servers.
+    Servers(ServerWork),
     /// Something is wrong with the register for a while.
     Register {
         /// What.
@@ -194,6 +198,7 @@ impl Plan {
                 plan.sink = nodes::sink_faults_everywhere(plan.sink, options.seed);
                 plan.add_outages(begin, load_time, options.seed);
                 plan.add_node_faults(begin, scenario, options.seed);
+                plan.add_server_work(begin, scenario, options.seed);
             }
             if scenario.has_standby {
                 plan.add_path_faults(begin, scenario, options.seed);

@@ -6,6 +6,7 @@
 
 mod hosts;
 mod inflict;
+mod servers;
 mod step;
 
 use std::cell::RefCell;
@@ -22,6 +23,7 @@ use loadgen::sink::{Fault as SinkFault, Phase, Sink, SinkConfig};
 use loadgen::smtp::SmtpLoad;
 use tcpstack::{Instant, SimNetwork, SimTransport};
 
+use self::servers::Operator;
 use crate::chronicle::Chronicle;
 use crate::gateway_host::GatewayHost;
 use crate::plan::{Node, Plan};
@@ -49,6 +51,7 @@ pub struct World {
     copy_names: Vec<String>,
     /// The queues whose bounds were others for a while.
     reloaded: BTreeSet<usize>,
+    operator: Operator,
     /// While the gateway is down.
     saboteur: Option<Saboteur>,
     servers: Vec<Option<Server>>,
@@ -133,6 +136,7 @@ impl World {
             gateway_life: 0,
             copy_names: scenario.copy_names(),
             reloaded: BTreeSet::new(),
+            operator: Operator::default(),
             servers: std::iter::repeat_with(|| None).take(scenario.servers).collect(),
             busy: BTreeMap::new(),
             // Only then are there paths that are slow for a while.

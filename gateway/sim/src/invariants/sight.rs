@@ -110,7 +110,8 @@ pub(super) fn see(world: &World, copies: &mut Vec<CopySight>, queues: &mut Vec<Q
             let names = |it: usize| SERVER_NAMES[it];
             let names =
                 |it| record.is_some_and(|record| record.incarnation_of(names(it)).is_some());
-            sight.source = unit.recovers_from().map(|it| (it, names(it)));
+            let source = unit.recovers_from().map(|member| gateway.server_of(index, member));
+            sight.source = source.map(|it| (it, names(it)));
         }
         queues.push(sight);
     }

@@ -20,6 +20,7 @@ impl World {
         let host = GATEWAY_SMTP.ip();
         self.raise(host);
         let saboteur = self.saboteur.take();
+        self.forget_orders();
         let settings = &self.scenario.settings;
         let gateway = GatewayHost::start(&self.network, host, settings, &mut self.rng, saboteur);
         self.register.begin_life();

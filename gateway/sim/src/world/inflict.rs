@@ -7,7 +7,7 @@ use gateway::replication::record::Record;
 use loadgen::sink::Faults as SinkFaults;
 
 use super::{LATE, World};
-use crate::plan::{Crash, Fault, Node, QueueChange};
+use crate::plan::{Crash, Fault, Node, QueueChange, ServerWork};
 use crate::register::Outage;
 use crate::scenario::{
     GATEWAY_SMTP, SERVERS, SINK, UNIX_ORIGIN_MS, ends, sender_host, server_name,
@@ -75,6 +75,7 @@ impl World {
                 self.plan.add(now + lasts, Fault::Restore { queue });
             }
             Fault::Restore { queue } => self.reload(queue, None),
+            Fault::Servers(work) => self.work_on_servers(work),
         }
     }
 
@@ -120,6 +121,7 @@ impl World {
                 };
                 self.servers[server].is_none() || !records.all(another_counts)
             }
+            Fault::Servers(work) => self.server_work_waits(work),
             _ => false,
         }
     }
@@ -152,6 +154,7 @@ impl World {
         for queue in (0..).take(self.original.queues.len()) {
             self.reload(queue, None);
         }
+        self.end_server_work();
     }
 
     /// From here the next hop may rightly get again what it answered shortly before these times.
@@ -185,8 +188,15 @@ fn name(fault: Fault) -> &'static str {
         Fault::Register { outage: Outage::Mixed, .. } => "register mixed outage",
         Fault::Reload { .. } => "reload",
         Fault::Restore { .. } => "configuration restored",
+        Fault::Servers(ServerWork::Drain { .. }) => "server drained",
+        Fault::Servers(ServerWork::TakeAway { .. }) => "server drained to be taken away",
+        Fault::Servers(ServerWork::Undrain { .. }) => "server drained no more",
+        Fault::Servers(ServerWork::Remove { .. }) => "server taken away",
+        Fault::Servers(ServerWork::Add { .. }) => "server added",
+        Fault::Servers(ServerWork::Move { .. }) => "copies moved by order",
+        Fault::Servers(ServerWork::CancelMoves) => "moves called off",
     }
 }
 
 /// A fault that cannot be inflicted now is tried again after this.
-const FAULT_PATIENCE: Duration = Duration::from_millis(100);
+pub(super) const FAULT_PATIENCE: Duration = Duration::from_millis(100);

@@ -1,0 +1,108 @@
+//! The operator works on servers: has the gateway take in other configurations of them, and gives it orders.
+
+use gateway::replication::cohort::MoveOrder;
+use gateway::settings::Settings;
+
+use super::inflict::FAULT_PATIENCE;
+use super::{World, unix_ms};
+use crate::plan::{Fault, ServerWork};
+use crate::scenario::{SERVERS_MAX, server_name};
+
+/// What the operator has made of the servers.
+#[derive(Debug, Default)]
+pub(super) struct Operator {
+    drained: [bool; SERVERS_MAX],
+    away: [bool; SERVERS_MAX],
+    /// Orders given to the present gateway.
+    orders: u64,
+}
+
+impl World {
+    /// Whether that work has to wait, for a gateway that is up and servers that it does not need.
+    pub(super) fn server_work_waits(&self, work: ServerWork) -> bool {
+        let Some(gateway) = &self.gateway else { return true };
+        match work {
+            ServerWork::Remove { server, .. } => {
+                let (now, name) = (self.now(), server_name(server));
+                !gateway.can_do_without(&name, now, unix_ms(now))
+            }
+            _ => false,
+        }
+    }
+
+    /// The operator does that.
+    pub(super) fn work_on_servers(&mut self, work: ServerWork) {
+        let now = self.now();
+        let before = self.scenario.settings.clone();
+        let mut later = |lasts, work| self.plan.add(now + lasts, Fault::Servers(work));
+        let operator = &mut self.operator;
+        match work {
+            ServerWork::Drain { server, lasts } => {
+                operator.drained[server] = true;
+                later(lasts, ServerWork::Undrain { server });
+            }
+            ServerWork::Undrain { server } => operator.drained[server] = false,
+            ServerWork::TakeAway { server, lasts } => {
+                operator.drained[server] = true;
+                later(FAULT_PATIENCE, ServerWork::Remove { server, lasts });
+            }
+            ServerWork::Remove { server, lasts } => {
+                // Two are left at least.
+                if operator.drained[server] && !operator.away.contains(&true) {
+                    operator.away[server] = true;
+                }
+                later(lasts, ServerWork::Add { server });
+            }
+            ServerWork::Add { server } => {
+                (operator.drained[server], operator.away[server]) = (false, false);
+            }
+            ServerWork::Move { from, to } => {
+                operator.orders += 1;
+                let (from, to) = (server_name(from), server_name(to));
+                let order = MoveOrder { number: operator.orders, from, to };
+                let keys = before.cohorts().into_iter().map(|it| it.key);
+                self.scenario.settings.moves = keys.map(|key| (key, order.clone())).collect();
+            }
+            ServerWork::CancelMoves => self.scenario.settings.moves.clear(),
+        }
+        self.take_servers_in(&before);
+    }
+
+    /// All servers are there again and none is drained, and nothing is moved any more.
+    pub(super) fn end_server_work(&mut self) {
+        let before = self.scenario.settings.clone();
+        self.operator.drained = Default::default();
+        self.operator.away = Default::default();
+        self.scenario.settings.moves.clear();
+        self.take_servers_in(&before);
+    }
+
+    /// A gateway that starts has orders from nobody.
+    pub(super) fn forget_orders(&mut self) {
+        self.operator.orders = 0;
+        self.scenario.settings.moves.clear();
+    }
+
+    fn take_servers_in(&mut self, before: &Settings) {
+        let settings = &mut self.scenario.settings;
+        self.operator.configure(&self.original, settings);
+        if let Some(gateway) = &mut self.gateway {
+            gateway.reconfigure(before, settings);
+        }
+    }
+}
+
+impl Operator {
+    /// The servers of these settings, from those that there are.
+    fn configure(&self, original: &Settings, settings: &mut Settings) {
+        let there = (0..original.links.len()).filter(|it| !self.away[*it]).collect::<Vec<_>>();
+        let of = |it: &usize| original.links[*it].clone();
+        settings.links = there.iter().map(of).collect();
+        settings.placements = there.iter().map(|it| original.placements[*it].clone()).collect();
+        settings.drained = there.iter().map(|it| self.drained[*it]).collect();
+        let place_of = |member: &usize| there.iter().position(|it| it == member);
+        for (group, original) in settings.groups.iter_mut().zip(&original.groups) {
+            group.members = original.members.iter().filter_map(place_of).collect();
+        }
+    }
+}
