@@ -5,7 +5,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 SECTIONS=(install format scripts rules lint docs tests seeds no-c examples demo clients mtas kill-gateway
-    take-over kill-kvs paths drivers backlog next-hop age stop reload register crowd large)
+    take-over kill-kvs nodes upgrade paths drivers backlog next-hop age stop reload register crowd large)
 
 usage() {
     cat <<END
@@ -29,6 +29,8 @@ Runs all checks, or the sections named:
   kill-gateway  the gateway is killed ten times under load
   take-over     the gateway is stopped past its lease, and a second one takes its queues over
   kill-kvs      a KVS is killed under load, without and with a spare
+  nodes         a KVS is added, one drained, taken out, and comes back, and copies move, under load
+  upgrade       three KVS and the gateway go to another version of the protocol in turn, under load
   paths         one of two network segments is cut under load, again and again
   drivers       several workers, merged and split, at the gateway and at the KVS
   backlog       mail piles up, the gateway is killed, then a next hop appears
