@@ -5,12 +5,14 @@
 //!
 //! [`wire()`] joins two [`WireEnd`]s in memory. Each is a smoltcp
 //! [`Device`](smoltcp::phy::Device), so that two userspace stacks can talk in one process, without
-//! privileges and in virtual time.
+//! privileges and in virtual time. A [`Port`] is a device that can be waited for.
 
 #![forbid(unsafe_code)]
 
 mod pool;
+mod port;
 mod wire;
 
 pub use pool::{Frame, FramePool};
+pub use port::Port;
 pub use wire::{WireEnd, WireOptions, WireRxToken, WireStatistics, WireTxToken, wire};

@@ -2,12 +2,14 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use smoltcp::phy::{self, Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
 use crate::pool::{Frame, FramePool};
+use crate::port::Port;
 
 /// How a wire behaves.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +22,13 @@ pub struct WireOptions {
     pub ring_frames: usize,
     /// The chance, in parts per million, that a packet is lost on the way.
     pub loss_ppm: u32,
-    /// Seeds the draws of lost packets.
+    /// Likewise, that it arrives twice, if there is room.
+    pub duplicate_ppm: u32,
+    /// Likewise, that it arrives before one that was sent earlier and still waits.
+    pub reorder_ppm: u32,
+    /// Likewise, that one of its bits is another.
+    pub corrupt_ppm: u32,
+    /// Seeds the draws of all these.
     pub seed: u64,
 }
 
@@ -32,6 +40,9 @@ impl Default for WireOptions {
             frame_bytes: 1514,
             ring_frames: 256,
             loss_ppm: 0,
+            duplicate_ppm: 0,
+            reorder_ppm: 0,
+            corrupt_ppm: 0,
             seed: 0,
         }
     }
@@ -72,6 +83,8 @@ pub struct WireStatistics {
     pub lost: u64,
     /// Packets sent here that found the other end's ring full.
     pub overrun: u64,
+    /// Packets sent here that were drawn to arrive twice, or early, or altered.
+    pub troubled: u64,
 }
 
 #[derive(Debug)]
@@ -131,6 +144,18 @@ impl Device for WireEnd {
     }
 }
 
+impl Port for WireEnd {
+    fn has_received(&self) -> bool {
+        self.waiting() > 0
+    }
+
+    fn flush(&mut self) {}
+
+    fn descriptor(&self) -> Option<RawFd> {
+        None
+    }
+}
+
 /// The right to receive one packet. Its frame is taken at [`consume`](phy::RxToken::consume): a
 /// token that is dropped leaves the packet where it was.
 #[derive(Debug)]
@@ -185,9 +210,15 @@ impl Shared {
         frame
     }
 
-    fn end_send(&mut self, side: usize, frame: Frame) {
+    fn end_send(&mut self, side: usize, mut frame: Frame) {
         self.lent -= 1;
-        let lost = self.options.loss_ppm > 0 && self.rng.u32(0..1_000_000) < self.options.loss_ppm;
+        let lost = self.draw(self.options.loss_ppm);
+        if self.draw(self.options.corrupt_ppm) && !frame.packet().is_empty() {
+            let at = self.rng.usize(..frame.packet().len());
+            let length = frame.packet().len();
+            frame.packet_mut(length)[at] ^= 1 << self.rng.u32(..8);
+            self.statistics[side].troubled += 1;
+        }
         let full = self.rings[1 - side].len() >= self.options.ring_frames;
         let statistics = &mut self.statistics[side];
         statistics.sent += 1;
@@ -198,9 +229,32 @@ impl Shared {
             statistics.overrun += 1;
             self.pool.give_back(frame);
         } else {
-            self.rings[1 - side].push_back(frame);
+            self.arrive(side, frame);
         }
         self.assert_conserved();
+    }
+
+    /// A packet arrives at the other end, perhaps twice or before another one.
+    fn arrive(&mut self, side: usize, frame: Frame) {
+        let twice = self.draw(self.options.duplicate_ppm);
+        let early = self.draw(self.options.reorder_ppm);
+        let ring = &mut self.rings[1 - side];
+        if twice && ring.len() + 1 < self.options.ring_frames {
+            let mut copy = self.pool.take().expect("the pool holds full rings and all tokens");
+            copy.packet_mut(frame.packet().len()).copy_from_slice(frame.packet());
+            ring.push_back(copy);
+            self.statistics[side].troubled += 1;
+        }
+        if early && !ring.is_empty() {
+            ring.insert(self.rng.usize(..ring.len()), frame);
+            self.statistics[side].troubled += 1;
+        } else {
+            ring.push_back(frame);
+        }
+    }
+
+    fn draw(&mut self, ppm: u32) -> bool {
+        ppm > 0 && self.rng.u32(0..1_000_000) < ppm
     }
 
     fn lend(&mut self) {
@@ -287,6 +341,26 @@ mod tests {
         assert!(first.len() > 20 && first.len() < 80);
         assert_eq!(first, arrived(1));
         assert_ne!(first, arrived(2));
+    }
+
+    #[test]
+    fn packets_may_come_twice_early_or_altered() {
+        let troubled = |options: WireOptions| {
+            let (mut a, mut b) = wire(options);
+            (0..100_u8).for_each(|byte| send(&mut a, &[byte]));
+            let arrived: Vec<u8> = std::iter::from_fn(|| receive(&mut b)).map(|it| it[0]).collect();
+            (arrived, a.statistics().troubled)
+        };
+        let options = WireOptions::default();
+        let (arrived, count) = troubled(WireOptions { duplicate_ppm: 300_000, ..options });
+        assert!(count > 10 && arrived.len() > 110 && arrived.is_sorted());
+        let (mut arrived, count) = troubled(WireOptions { reorder_ppm: 300_000, ..options });
+        assert!(count > 10 && !arrived.is_sorted());
+        arrived.sort_unstable();
+        assert_eq!(arrived, (0..100).collect::<Vec<u8>>());
+        let (arrived, count) = troubled(WireOptions { corrupt_ppm: 300_000, ..options });
+        let altered = arrived.iter().zip(0..100).filter(|(byte, sent)| **byte != *sent).count();
+        assert!(count > 10 && u64::try_from(altered).unwrap() == count);
     }
 
     fn send(end: &mut WireEnd, packet: &[u8]) {

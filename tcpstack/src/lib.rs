@@ -3,6 +3,8 @@
 //! * [`Transport`] is the interface. Loops are written against it and do not know which stack
 //!   they run on.
 //! * [`KernelTransport`] runs it over non-blocking kernel sockets.
+//! * `UserspaceTransport` (cargo feature `userspace`) runs it in this process: smoltcp over a port of the data
+//!   plane.
 //! * `SimTransport` (cargo feature `sim`) runs it over a simulated network, in virtual time.
 //!
 //! Beside them lie the few things that every worker loop needs and no state machine may touch: a
@@ -56,6 +58,8 @@ mod sim;
 mod table;
 mod time;
 mod transport;
+#[cfg(feature = "userspace")]
+mod userspace;
 
 pub use idle::Idle;
 pub use kernel::{
@@ -69,3 +73,5 @@ pub use time::Instant;
 pub use transport::{
     CloseReason, ConnectionId, Event, ListenerId, OpenError, RecvError, SendError, Transport,
 };
+#[cfg(feature = "userspace")]
+pub use userspace::{UserspaceOptions, UserspaceStatistics, UserspaceTransport};

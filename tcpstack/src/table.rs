@@ -111,12 +111,22 @@ impl<T> Table<T> {
     }
 
     /// All names and values, in the order of their places.
-    #[cfg(feature = "sim")]
+    #[cfg(any(feature = "sim", feature = "userspace"))]
     pub(crate) fn entries(&self) -> impl Iterator<Item = (Key, &T)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| {
             let index = u32::try_from(index).expect("the capacity fits 32 bits");
             let value = slot.value.as_ref()?;
             Some((Key { index, generation: slot.generation }, value))
+        })
+    }
+
+    /// All names and values, in the order of their places.
+    #[cfg(feature = "userspace")]
+    pub(crate) fn entries_mut(&mut self) -> impl Iterator<Item = (Key, &mut T)> {
+        self.slots.iter_mut().enumerate().filter_map(|(index, slot)| {
+            let index = u32::try_from(index).expect("the capacity fits 32 bits");
+            let generation = slot.generation;
+            Some((Key { index, generation }, slot.value.as_mut()?))
         })
     }
 }

@@ -12,6 +12,8 @@ mod linger;
 mod open;
 mod options;
 mod sys;
+#[cfg(feature = "userspace")]
+pub(crate) use self::sys::sleep_until_readable;
 mod wait;
 
 use std::collections::VecDeque;

@@ -10,7 +10,7 @@ use std::time::Duration;
 ///
 /// A signal, a readable descriptor and the end of the time all look the same: the caller looks
 /// again. ppoll(2) is used, not epoll_wait(2), because it takes nanoseconds and several descriptors.
-pub(super) fn sleep_until_readable(descriptors: &[RawFd], timeout: Option<Duration>) {
+pub(crate) fn sleep_until_readable(descriptors: &[RawFd], timeout: Option<Duration>) {
     let mut entries = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; 2];
     assert!(descriptors.len() <= entries.len());
     for (entry, &fd) in entries.iter_mut().zip(descriptors) {

@@ -64,8 +64,7 @@ all! {
     over_smoltcp: crate::userspace::UserspacePair<0>,
 }
 
-// Each lost packet costs a second or so of virtual time, so only tests that wait for events, and
-// not for quiet, mean something here.
+// Only tests that wait for events, and not for quiet, mean something here.
 conformance!(
     over_smoltcp_with_loss,
     crate::userspace::UserspacePair<20_000>,
@@ -74,5 +73,6 @@ conformance!(
         content_survives_short_sends_both_ways,
         many_connections_do_not_mix,
         finish_reaches_the_peer_after_all_bytes,
+        what_was_sent_arrives_after_a_close,
     ]
 );

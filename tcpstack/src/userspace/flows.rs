@@ -1,0 +1,133 @@
+//! The flows of one peer: what was sent to it and not acknowledged, and what it was last told.
+
+use std::time::Duration;
+
+use smoltcp::phy::{ChecksumCapabilities, Device, TxToken};
+use smoltcp::wire::TcpSeqNumber;
+
+use super::recovery::{Recovery, RecoveryLimits};
+use super::segment::{Segment, renew};
+use super::to_smoltcp;
+use crate::time::Instant;
+
+/// See the module. A peer has few flows, so they are looked for one by one.
+#[derive(Debug)]
+pub(super) struct Flows {
+    flows: Vec<Flow>,
+    limits: RecoveryLimits,
+    /// Packets that were sent again.
+    pub(super) sent_again: u64,
+}
+
+#[derive(Debug)]
+struct Flow {
+    local_port: u16,
+    remote_port: u16,
+    recovery: Recovery,
+    /// What was acknowledged last, and the window.
+    told: Option<(TcpSeqNumber, u16)>,
+}
+
+impl Flows {
+    pub(super) fn new(ack_delay: Duration, segments_max: usize) -> Flows {
+        let limits =
+            RecoveryLimits { segments_max, ack_delay, probe_min: PROBE_MIN, probe_max: PROBE_MAX };
+        Flows { flows: Vec::new(), limits, sent_again: 0 }
+    }
+
+    /// The stack sends a packet to this peer.
+    pub(super) fn handle_sent(&mut self, now: Instant, packet: &[u8]) {
+        let Some(segment) = Segment::read(packet, false) else { return };
+        let (local, remote) = (segment.source_port, segment.destination_port);
+        let known = self.flows.iter().position(|it| it.is(local, remote));
+        if segment.is_reset {
+            known.map(|place| self.flows.swap_remove(place));
+            return;
+        }
+        let place = known.unwrap_or(self.flows.len());
+        if known.is_none() {
+            if !segment.is_numbered() {
+                return;
+            }
+            let recovery = Recovery::new(self.limits);
+            self.flows.push(Flow { local_port: local, remote_port: remote, recovery, told: None });
+        }
+        let flow = &mut self.flows[place];
+        flow.told = segment.ack.map(|ack| (ack, segment.window)).or(flow.told);
+        if segment.is_numbered() {
+            flow.recovery.handle_sent(now, segment.from, segment.to, packet);
+        }
+    }
+
+    /// A packet comes from this peer. Returns whether the stack is to see it: what only tells of a gap that is
+    /// seen to already would have it send everything behind the gap again.
+    pub(super) fn handle_received(&mut self, now: Instant, segment: &Segment) -> bool {
+        let (local, remote) = (segment.destination_port, segment.source_port);
+        let Some(place) = self.flows.iter().position(|it| it.is(local, remote)) else {
+            return true;
+        };
+        if segment.is_reset {
+            // If the stack does not believe it, that flow goes on without recovery until it sends again.
+            self.flows.swap_remove(place);
+            return true;
+        }
+        let recovery = &mut self.flows[place].recovery;
+        let Some(ack) = segment.ack else { return true };
+        let ranges = segment.ranges.iter().flatten().map(|&(from, to)| (number(from), number(to)));
+        recovery.handle_ack(now, ack, ranges);
+        !(segment.tells_of_a_gap() && recovery.is_waiting())
+    }
+
+    /// That connection is over.
+    pub(super) fn forget(&mut self, local_port: u16, remote_port: u16) {
+        self.flows.retain(|it| !it.is(local_port, remote_port));
+    }
+
+    /// When something has to be sent again, if nothing is heard.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.flows.iter().filter_map(|flow| flow.recovery.deadline()).min()
+    }
+
+    /// Sends again what is lost, at most so many packets; how many it were.
+    pub(super) fn send_again<D: Device>(
+        &mut self,
+        now: Instant,
+        device: &mut D,
+        checksums: &ChecksumCapabilities,
+        most: usize,
+    ) -> usize {
+        let mut count = 0;
+        for flow in &mut self.flows {
+            while count < most
+                && let Some(packet) = flow.recovery.next_lost(now)
+            {
+                let Some(token) = device.transmit(to_smoltcp(now)) else { break };
+                token.consume(packet.len(), |memory| {
+                    memory.copy_from_slice(packet);
+                    if let Some((ack, window)) = flow.told {
+                        renew(memory, ack, window, checksums);
+                    }
+                });
+                count += 1;
+            }
+        }
+        self.sent_again += u64::try_from(count).expect("few");
+        count
+    }
+}
+
+impl Flow {
+    fn is(&self, local_port: u16, remote_port: u16) -> bool {
+        (self.local_port, self.remote_port) == (local_port, remote_port)
+    }
+}
+
+fn number(raw: u32) -> TcpSeqNumber {
+    TcpSeqNumber(raw.cast_signed())
+}
+
+/// Below this a probe would come before a peer that sleeps has woken.
+const PROBE_MIN: Duration = Duration::from_millis(1);
+
+/// A peer that does not answer is asked five times a second.
+const PROBE_MAX: Duration = Duration::from_millis(200);

@@ -1,0 +1,487 @@
+//! TCP in this process: smoltcp over a [`Port`], which is a queue of a network card (AF_XDP) or a wire in
+//! memory.
+//!
+//! Each peer has an interface and sockets of its own; packets are told apart by their source before smoltcp sees
+//! them. Below it lost segments are found and sent again ([`recovery`]).
+
+mod connection;
+mod device;
+mod flows;
+mod options;
+mod peer;
+mod recovery;
+mod segment;
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, IoSlice};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::RawFd;
+
+use dataplane::Port;
+use smoltcp::iface::SocketHandle;
+use smoltcp::phy::{Medium, RxToken};
+use smoltcp::socket::tcp::{Socket, State};
+
+use self::connection::{Connection, Finding};
+use self::peer::{Peer, capabilities};
+use self::segment::Segment;
+use crate::kernel::sleep_until_readable;
+use crate::table::{Key, Table};
+use crate::time::Instant;
+use crate::transport::{
+    ConnectionId, Event, ListenerId, OpenError, RecvError, SendError, Transport,
+};
+
+pub use self::options::{UserspaceOptions, UserspaceStatistics};
+
+/// A [`Transport`] over a [`Port`]. See the module.
+pub struct UserspaceTransport<P> {
+    port: P,
+    options: UserspaceOptions,
+    /// Places stay; at most `peers_max`.
+    peers: Vec<Peer>,
+    connections: Table<Connection>,
+    listeners: Table<SocketAddr>,
+    /// Sockets that the caller has let go of. They end on their own, or at a time.
+    orphans: Vec<Orphan>,
+    /// What `next_event` has to tell. At most three for each connection: a caller takes all of them in each turn.
+    events: VecDeque<Event>,
+    now: Instant,
+    next_port: u16,
+    random: fastrand::Rng,
+    statistics: UserspaceStatistics,
+}
+
+#[derive(Debug)]
+struct Orphan {
+    peer: usize,
+    handle: SocketHandle,
+    ports: Option<(u16, u16)>,
+    expires_at: Instant,
+}
+
+impl<P: Port> UserspaceTransport<P> {
+    /// TCP over that port.
+    ///
+    /// # Panics
+    /// If the port's packets do not begin with IP.
+    pub fn new(port: P, options: UserspaceOptions) -> UserspaceTransport<P> {
+        assert_eq!(port.capabilities().medium, Medium::Ip, "the port sees to what is below IP");
+        UserspaceTransport {
+            port,
+            peers: Vec::new(),
+            connections: Table::new(options.connections_max),
+            listeners: Table::new(options.listeners_max),
+            orphans: Vec::new(),
+            events: VecDeque::new(),
+            now: Instant::ZERO,
+            next_port: *options.ports.start(),
+            random: fastrand::Rng::with_seed(options.seed),
+            statistics: UserspaceStatistics::default(),
+            options,
+        }
+    }
+
+    /// The port below.
+    pub fn port(&self) -> &P {
+        &self.port
+    }
+
+    /// What was counted so far.
+    pub fn statistics(&self) -> UserspaceStatistics {
+        let sent_again = self.peers.iter().map(Peer::sent_again).sum();
+        UserspaceStatistics { sent_again, ..self.statistics }
+    }
+
+    /// Receives packets, a bounded number.
+    fn receive(&mut self) {
+        for _ in 0..self.options.packets_per_poll {
+            let now = self.now;
+            let Self { port, peers, statistics, .. } = self;
+            let seen_by_stack = capabilities(port);
+            let verifies = port.capabilities().checksum.tcp.rx();
+            let Some((packet, answer)) = port.receive(to_smoltcp(now)) else { break };
+            statistics.received += 1;
+            let newcomer = packet.consume(|packet| {
+                let Some(segment) = Segment::read(packet, verifies) else {
+                    statistics.foreign += 1;
+                    return None;
+                };
+                let Some(peer) = peers.iter_mut().find(|it| it.address == segment.source) else {
+                    return Some((segment.source, packet.to_vec()));
+                };
+                if peer.is_backlog_full(&segment) {
+                    statistics.backlog_full += 1;
+                } else {
+                    peer.handle_packet(now, packet, &segment, answer, seen_by_stack);
+                }
+                None
+            });
+            if let Some((address, packet)) = newcomer {
+                self.meet(address, &packet);
+            }
+        }
+    }
+
+    /// A packet has come from somebody new.
+    fn meet(&mut self, address: IpAddr, packet: &[u8]) {
+        let Some(place) = self.peer_at(address) else {
+            self.statistics.peers_full += 1;
+            return;
+        };
+        let now = self.now;
+        let seen_by_stack = capabilities(&self.port);
+        // It was verified before.
+        let Some(segment) = Segment::read(packet, false) else { return };
+        if let Some(answer) = self.port.transmit(to_smoltcp(now)) {
+            self.peers[place].handle_packet(now, packet, &segment, answer, seen_by_stack);
+        }
+    }
+
+    /// The peer with that address, perhaps a new one in the place of one that is not talked to.
+    fn peer_at(&mut self, address: IpAddr) -> Option<usize> {
+        if let Some(place) = self.peers.iter().position(|it| it.address == address) {
+            return Some(place);
+        }
+        let seed = self.random.u64(..);
+        let mut peer = Peer::new(address, self.now, &mut self.port, &self.options, seed);
+        for (key, listener) in self.listeners.entries() {
+            for _ in 0..self.options.backlog {
+                peer.wait_for_one(key, *listener, &self.options);
+            }
+        }
+        if self.peers.len() < self.options.peers_max {
+            self.peers.push(peer);
+            return Some(self.peers.len() - 1);
+        }
+        let is_idle = |peer: &Peer| {
+            let waits = |handle| peer.sockets.get::<Socket>(handle).state() == State::Listen;
+            peer.connections == 0 && peer.backlog.iter().all(|it| waits(it.handle))
+        };
+        let place = self.peers.iter().position(is_idle)?;
+        self.peers[place] = peer;
+        Some(place)
+    }
+
+    /// Takes in who has connected, while there is room.
+    fn accept(&mut self) {
+        for place in 0..self.peers.len() {
+            let mut number = 0;
+            while number < self.peers[place].backlog.len() {
+                if !self.accept_one(place, number) {
+                    number += 1;
+                }
+            }
+        }
+    }
+
+    /// Looks at one of the sockets that wait for a peer; returns whether another has taken its place.
+    fn accept_one(&mut self, place: usize, number: usize) -> bool {
+        let peer = &mut self.peers[place];
+        let waiting = peer.backlog[number];
+        let socket = peer.sockets.get::<Socket>(waiting.handle);
+        let (state, remote) = (socket.state(), socket.remote_endpoint());
+        match state {
+            State::Listen | State::SynReceived => return false,
+            State::Closed => {
+                peer.remove_socket(waiting.handle, remote.map(|it| (waiting.port, it.port)));
+            }
+            _ if self.connections.is_full() => return false,
+            _ => {
+                let remote = remote.expect("it is connected");
+                let ports = (waiting.port, remote.port);
+                let connection = Connection::new(place, waiting.handle, ports, None);
+                let key = self.connections.insert(connection).expect("it is not full");
+                peer.connections += 1;
+                let peer = SocketAddr::new(peer.address, remote.port);
+                let (listener, connection) = (waiting.listener.into(), key.into());
+                self.events.push_back(Event::Accepted { listener, connection, peer });
+            }
+        }
+        let peer = &mut self.peers[place];
+        peer.backlog.swap_remove(number);
+        if let Some(address) = self.listeners.get(waiting.listener) {
+            peer.wait_for_one(waiting.listener, *address, &self.options);
+        }
+        true
+    }
+
+    /// Looks at every connection.
+    fn inspect(&mut self) {
+        let Self { connections, peers, events, orphans, now, .. } = self;
+        for (key, connection) in connections.entries_mut() {
+            if connection.is_dead {
+                continue;
+            }
+            let id = ConnectionId::from(key);
+            let peer = &mut peers[connection.peer];
+            let socket = peer.socket(connection.handle);
+            match connection.inspect(*now, id, socket) {
+                Finding::Events(found) => events.extend(found.into_iter().flatten()),
+                Finding::Over(reason) => {
+                    socket.abort();
+                    connection.is_dead = true;
+                    orphans.push(Orphan::of(connection, *now));
+                    events.push_back(Event::Closed { connection: id, reason });
+                }
+            }
+        }
+    }
+
+    /// Discards what comes for connections that were let go of, and drops those that have ended.
+    fn finish_orphans(&mut self) {
+        let Self { orphans, peers, now, .. } = self;
+        orphans.retain(|orphan| {
+            let peer = &mut peers[orphan.peer];
+            let socket = peer.socket(orphan.handle);
+            while socket.can_recv() {
+                socket.recv(|bytes| (bytes.len(), ())).expect("it can");
+            }
+            // Closed, and the peer told so.
+            if socket.state() == State::Closed && socket.remote_endpoint().is_none() {
+                peer.remove_socket(orphan.handle, orphan.ports);
+                peer.connections -= 1;
+                return false;
+            }
+            if *now >= orphan.expires_at {
+                socket.abort();
+            }
+            true
+        });
+    }
+
+    fn find(&mut self, id: ConnectionId) -> Option<(&mut Connection, &mut Socket<'static>)> {
+        let connection = self.connections.get_mut(id.into()).filter(|it| !it.is_dead)?;
+        let socket = self.peers[connection.peer].socket(connection.handle);
+        Some((connection, socket))
+    }
+
+    /// Lets go of a connection; what is left of it ends by then.
+    fn let_go(
+        &mut self,
+        id: ConnectionId,
+        expires_at: Instant,
+        end: impl FnOnce(&mut Socket<'static>),
+    ) {
+        let Some(connection) = self.connections.remove(Key::from(id)) else { return };
+        if !connection.is_dead {
+            end(self.peers[connection.peer].socket(connection.handle));
+            self.orphans.push(Orphan::of(&connection, expires_at));
+        }
+    }
+
+    /// A port that no connection to that end uses.
+    fn free_port(&mut self, remote: SocketAddr) -> Option<u16> {
+        let ports = self.options.ports.clone();
+        for _ in ports.clone() {
+            let port = self.next_port;
+            self.next_port = if port == *ports.end() { *ports.start() } else { port + 1 };
+            let used = (port, remote.port());
+            let is_theirs = |peer: usize| self.peers[peer].address == remote.ip();
+            let mut open = self.connections.entries().map(|(_, it)| (it.peer, it.ports));
+            let mut closing = self.orphans.iter().map(|it| (it.peer, it.ports.unwrap_or((0, 0))));
+            let is_used = |(peer, ports): (usize, _)| ports == used && is_theirs(peer);
+            if !open.any(is_used) && !closing.any(is_used) {
+                return Some(port);
+            }
+        }
+        None
+    }
+
+    fn next_stack_deadline(&self) -> Option<Instant> {
+        let connecting = self.connections.entries().filter_map(|(_, it)| it.deadline()).min();
+        let closing = self.orphans.iter().map(|it| it.expires_at).min();
+        let peers = self.peers.iter().filter_map(|peer| peer.due).min();
+        [connecting, closing, peers].into_iter().flatten().min()
+    }
+}
+
+impl Orphan {
+    fn of(connection: &Connection, expires_at: Instant) -> Orphan {
+        let Connection { peer, handle, ports, .. } = *connection;
+        Orphan { peer, handle, ports: Some(ports), expires_at }
+    }
+}
+
+impl<P: Port> Transport for UserspaceTransport<P> {
+    fn listen(&mut self, address: SocketAddr) -> Result<ListenerId, OpenError> {
+        let is_taken = |port| self.listeners.entries().any(|(_, it)| it.port() == port);
+        let mut address = address;
+        if !address.ip().is_unspecified() && address.ip() != self.options.address {
+            return Err(OpenError::Address(ErrorKind::AddrNotAvailable.into()));
+        }
+        if address.port() == 0 {
+            let free = self.options.ports.clone().find(|port| !is_taken(*port));
+            address.set_port(free.ok_or(OpenError::TableFull)?);
+        } else if is_taken(address.port()) {
+            return Err(OpenError::Address(ErrorKind::AddrInUse.into()));
+        }
+        address.set_ip(self.options.address);
+        let key = self.listeners.insert(address).ok_or(OpenError::TableFull)?;
+        for peer in &mut self.peers {
+            for _ in 0..self.options.backlog {
+                peer.wait_for_one(key, address, &self.options);
+            }
+        }
+        Ok(key.into())
+    }
+
+    fn local_address(&self, listener: ListenerId) -> Option<SocketAddr> {
+        self.listeners.get(listener.into()).copied()
+    }
+
+    fn unlisten(&mut self, listener: ListenerId) {
+        let key = Key::from(listener);
+        if self.listeners.remove(key).is_none() {
+            return;
+        }
+        for (place, peer) in self.peers.iter_mut().enumerate() {
+            let (theirs, others) = peer.backlog.drain(..).partition(|it| it.listener == key);
+            peer.backlog = others;
+            let theirs: Vec<_> = theirs;
+            for waiting in theirs {
+                peer.socket(waiting.handle).abort();
+                peer.connections += 1;
+                let (handle, expires_at) = (waiting.handle, self.now);
+                self.orphans.push(Orphan { peer: place, handle, ports: None, expires_at });
+            }
+        }
+    }
+
+    fn connect(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        local: Option<IpAddr>,
+    ) -> Result<ConnectionId, OpenError> {
+        if self.connections.is_full() {
+            return Err(OpenError::TableFull);
+        }
+        let address = self.options.address;
+        let is_ours = local.is_none_or(|local| local == address || local.is_unspecified());
+        if !is_ours || remote.is_ipv4() != address.is_ipv4() {
+            return Err(OpenError::Address(ErrorKind::AddrNotAvailable.into()));
+        }
+        self.now = now;
+        let place = self.peer_at(remote.ip()).ok_or(OpenError::TableFull)?;
+        let port = self.free_port(remote).ok_or(OpenError::TableFull)?;
+        let peer = &mut self.peers[place];
+        let handle = peer
+            .connect(remote.port(), (address, port), &self.options)
+            .ok_or_else(|| OpenError::Address(ErrorKind::InvalidInput.into()))?;
+        peer.connections += 1;
+        let deadline = now + self.options.connect_timeout;
+        let connection = Connection::new(place, handle, (port, remote.port()), Some(deadline));
+        Ok(self.connections.insert(connection).expect("it is not full").into())
+    }
+
+    fn poll(&mut self, now: Instant) {
+        self.now = now;
+        self.receive();
+        self.accept();
+        self.inspect();
+        self.finish_orphans();
+    }
+
+    fn next_event(&mut self) -> Option<Event> {
+        while let Some(event) = self.events.pop_front() {
+            let is_news = match event {
+                Event::Closed { connection, .. } => {
+                    self.connections.remove(connection.into()).is_some()
+                }
+                Event::Readable(id) => {
+                    self.find(id).is_some_and(|(it, socket)| it.is_ready(socket))
+                }
+                Event::Accepted { connection: id, .. }
+                | Event::Connected(id)
+                | Event::Writable(id) => self.find(id).is_some(),
+            };
+            if is_news {
+                return Some(event);
+            }
+        }
+        None
+    }
+
+    fn recv<R>(
+        &mut self,
+        id: ConnectionId,
+        consume: impl FnOnce(&[u8]) -> (usize, R),
+    ) -> Result<R, RecvError> {
+        let (connection, socket) = self.find(id).ok_or(RecvError::Gone)?;
+        connection.recv(socket, consume)
+    }
+
+    fn recv_into(&mut self, id: ConnectionId, into: &mut [u8]) -> Result<usize, RecvError> {
+        self.recv(id, |bytes| {
+            let count = bytes.len().min(into.len());
+            into[..count].copy_from_slice(&bytes[..count]);
+            (count, count)
+        })
+    }
+
+    fn set_receiving(&mut self, id: ConnectionId, receiving: bool) {
+        if let Some((connection, _)) = self.find(id) {
+            connection.receiving = receiving;
+        }
+    }
+
+    fn send(&mut self, id: ConnectionId, slices: &[IoSlice<'_>]) -> Result<usize, SendError> {
+        let (connection, socket) = self.find(id).ok_or(SendError::Gone)?;
+        let mut taken = 0;
+        for slice in slices {
+            let sent = connection.send(socket, slice).ok_or(SendError::Gone)?;
+            taken += sent;
+            if sent < slice.len() {
+                break;
+            }
+        }
+        Ok(taken)
+    }
+
+    fn finish(&mut self, id: ConnectionId) {
+        if let Some((connection, socket)) = self.find(id) {
+            connection.finish(socket);
+        }
+    }
+
+    fn close(&mut self, id: ConnectionId) {
+        self.let_go(id, self.now + self.options.linger_time, Socket::close);
+    }
+
+    fn abort(&mut self, id: ConnectionId) {
+        self.let_go(id, self.now, Socket::abort);
+    }
+
+    fn flush(&mut self, now: Instant) {
+        self.now = now;
+        for peer in &mut self.peers {
+            peer.send(now, &mut self.port);
+        }
+        self.port.flush();
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        if !self.events.is_empty() || self.port.has_received() {
+            return Some(Instant::ZERO);
+        }
+        self.next_stack_deadline()
+    }
+
+    fn wait(&mut self, now: Instant, until: Option<Instant>) {
+        let deadline = [self.next_deadline(), until].into_iter().flatten().min();
+        let Some(descriptor) = self.port.descriptor() else { return };
+        if deadline.is_none_or(|deadline| deadline > now) {
+            sleep_until_readable(&[descriptor], deadline.map(|deadline| deadline - now));
+        }
+    }
+
+    fn wait_descriptor(&self) -> Option<RawFd> {
+        self.port.descriptor()
+    }
+}
+
+fn to_smoltcp(now: Instant) -> smoltcp::time::Instant {
+    let micros = i64::try_from(now.as_nanos() / 1_000).expect("a u64 of nanoseconds fits");
+    smoltcp::time::Instant::from_micros(micros)
+}

@@ -1,0 +1,190 @@
+//! One peer: its own interface and sockets, as smoltcp's cost of a packet grows with the sockets of
+//! an interface.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
+
+use dataplane::Port;
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::phy::{Checksum, DeviceCapabilities, TxToken};
+use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
+use smoltcp::wire::{HardwareAddress, IpCidr};
+
+use super::device::{Incoming, Outgoing};
+use super::flows::Flows;
+use super::options::UserspaceOptions;
+use super::segment::Segment;
+use super::to_smoltcp;
+use crate::table::Key;
+use crate::time::Instant;
+
+pub(super) struct Peer {
+    pub(super) address: IpAddr,
+    interface: Interface,
+    pub(super) sockets: SocketSet<'static>,
+    flows: RefCell<Flows>,
+    /// Sockets that wait for the peer to connect: smoltcp has no backlog.
+    pub(super) backlog: Vec<Waiting>,
+    /// Connections, open and closing.
+    pub(super) connections: usize,
+    /// When there is something to send, if nothing happens; as of the last turn.
+    pub(super) due: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiting {
+    pub(super) listener: Key,
+    pub(super) port: u16,
+    pub(super) handle: SocketHandle,
+}
+
+impl Peer {
+    pub(super) fn new<D: Port>(
+        address: IpAddr,
+        now: Instant,
+        device: &mut D,
+        options: &UserspaceOptions,
+        seed: u64,
+    ) -> Peer {
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let flows = Flows::new(options.ack_delay, segments_max(options));
+        let flows = RefCell::new(flows);
+        let capabilities = capabilities(device);
+        let mut outgoing = Outgoing { device, flows: &flows, now, capabilities };
+        let mut interface = Interface::new(config, &mut outgoing, to_smoltcp(now));
+        // Everybody is on the link: who is not ours never comes so far.
+        interface.update_ip_addrs(|addresses| {
+            let cidr = IpCidr::new(options.address.into(), 0);
+            addresses.push(cidr).expect("room for one address");
+        });
+        let (sockets, backlog) = (SocketSet::new(Vec::new()), Vec::new());
+        Peer { address, interface, sockets, flows, backlog, connections: 0, due: None }
+    }
+
+    pub(super) fn socket(&mut self, handle: SocketHandle) -> &mut Socket<'static> {
+        self.sockets.get_mut::<Socket>(handle)
+    }
+
+    pub(super) fn add_socket(&mut self, options: &UserspaceOptions) -> SocketHandle {
+        let buffer = |bytes| SocketBuffer::new(vec![0; bytes]);
+        let received = buffer(options.receive_buffer_bytes);
+        let mut socket = Socket::new(received, buffer(options.send_buffer_bytes));
+        socket.set_nagle_enabled(false);
+        socket.set_ack_delay(Some(options.ack_delay.into()));
+        socket.set_timeout(options.user_timeout.map(Into::into));
+        self.sockets.add(socket)
+    }
+
+    /// Takes a socket away that is closed.
+    pub(super) fn remove_socket(&mut self, handle: SocketHandle, ports: Option<(u16, u16)>) {
+        self.sockets.remove(handle);
+        if let Some((local, remote)) = ports {
+            self.flows.borrow_mut().forget(local, remote);
+        }
+    }
+
+    /// Waits for one more connection.
+    pub(super) fn wait_for_one(
+        &mut self,
+        listener: Key,
+        address: SocketAddr,
+        options: &UserspaceOptions,
+    ) {
+        let handle = self.add_socket(options);
+        let port = address.port();
+        let socket = self.socket(handle);
+        socket.listen((address.ip(), port)).expect("a new socket, and a port that is not 0");
+        self.backlog.push(Waiting { listener, port, handle });
+    }
+
+    /// Begins to connect.
+    pub(super) fn connect(
+        &mut self,
+        remote_port: u16,
+        local: (IpAddr, u16),
+        options: &UserspaceOptions,
+    ) -> Option<SocketHandle> {
+        let handle = self.add_socket(options);
+        let remote = (self.address, remote_port);
+        let socket = self.sockets.get_mut::<Socket>(handle);
+        if socket.connect(self.interface.context(), remote, local).is_err() {
+            self.sockets.remove(handle);
+            return None;
+        }
+        Some(handle)
+    }
+
+    /// Whether an attempt to connect finds a listener whose backlog is full.
+    pub(super) fn is_backlog_full(&self, segment: &Segment) -> bool {
+        let is_attempt = segment.is_syn && segment.ack.is_none();
+        let mut theirs = self.backlog.iter().filter(|it| it.port == segment.destination_port);
+        let first = theirs.clone().next();
+        is_attempt
+            && first.is_some()
+            && theirs.all(|it| {
+                let socket = self.sockets.get::<Socket>(it.handle);
+                let is_again =
+                    socket.remote_endpoint().is_some_and(|it| it.port == segment.source_port);
+                socket.state() != State::Listen && !is_again
+            })
+    }
+
+    /// A packet has come from this peer.
+    pub(super) fn handle_packet(
+        &mut self,
+        now: Instant,
+        packet: &[u8],
+        segment: &Segment,
+        answer: impl TxToken,
+        capabilities: DeviceCapabilities,
+    ) {
+        if !self.flows.borrow_mut().handle_received(now, segment) {
+            return;
+        }
+        let mut incoming = Incoming::new(packet, answer, &self.flows, now, capabilities);
+        self.interface.poll_ingress_single(to_smoltcp(now), &mut incoming, &mut self.sockets);
+    }
+
+    /// Sends what there is to be sent.
+    pub(super) fn send<D: Port>(&mut self, now: Instant, device: &mut D) {
+        let capabilities = capabilities(device);
+        let checksums = capabilities.checksum.clone();
+        self.flows.borrow_mut().send_again(now, device, &checksums, SENT_AGAIN_PER_TURN);
+        let mut outgoing = Outgoing { device, flows: &self.flows, now, capabilities };
+        for _ in 0..PASSES_PER_TURN {
+            // One packet of each socket.
+            let sent =
+                self.interface.poll_egress(to_smoltcp(now), &mut outgoing, &mut self.sockets);
+            if sent == PollResult::None {
+                break;
+            }
+        }
+        let delay = self.interface.poll_delay(to_smoltcp(now), &self.sockets);
+        let stack = delay.map(|delay| now + delay.into());
+        self.due = [stack, self.flows.borrow().deadline()].into_iter().flatten().min();
+    }
+
+    pub(super) fn sent_again(&self) -> u64 {
+        self.flows.borrow().sent_again
+    }
+}
+
+/// What smoltcp is told of the device. Packets that come are verified before it sees them.
+pub(super) fn capabilities<D: Port>(device: &D) -> DeviceCapabilities {
+    let mut capabilities = device.capabilities();
+    capabilities.checksum.tcp =
+        if capabilities.checksum.tcp.tx() { Checksum::Tx } else { Checksum::None };
+    capabilities
+}
+
+/// Segments of a full send buffer, if they are not very short.
+fn segments_max(options: &UserspaceOptions) -> usize {
+    (options.send_buffer_bytes / SEGMENT_BYTES_USUAL_LEAST).max(64)
+}
+
+const SEGMENT_BYTES_USUAL_LEAST: usize = 64;
+
+/// Bounds of what one turn sends to one peer. The rest follows in the next.
+const SENT_AGAIN_PER_TURN: usize = 64;
+const PASSES_PER_TURN: usize = 256;

@@ -1,0 +1,208 @@
+//! The userspace transport on links that lose, double, reorder and alter packets, in virtual time.
+#![cfg(feature = "userspace")]
+
+use std::io::IoSlice;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use dataplane::{Port, WireEnd, WireOptions, wire};
+use smoltcp::phy::Medium;
+use tcpstack::{
+    ConnectionId, Event, Instant, Transport, UserspaceOptions, UserspaceStatistics,
+    UserspaceTransport,
+};
+
+/// A client that says things, and a server that says them back.
+struct Link {
+    now: Instant,
+    client: UserspaceTransport<WireEnd>,
+    server: UserspaceTransport<WireEnd>,
+    connection: ConnectionId,
+    /// What the server has heard and not said back yet.
+    owed: Vec<u8>,
+    accepted: Option<ConnectionId>,
+    heard: Vec<u8>,
+}
+
+impl Link {
+    fn new(options: WireOptions) -> Link {
+        let frame_bytes = if options.frame_bytes == 1514 { 1500 } else { options.frame_bytes };
+        let (a, b) = wire(WireOptions { medium: Medium::Ip, frame_bytes, ..options });
+        let [near, far] = ["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        let mut client = UserspaceTransport::new(a, UserspaceOptions::new(near, 1));
+        let mut server = UserspaceTransport::new(b, UserspaceOptions::new(far, 2));
+        let now = Instant::from_nanos(1_000_000_000);
+        server.listen(SocketAddr::new(far, 7)).unwrap();
+        let connection = client.connect(now, SocketAddr::new(far, 7), None).unwrap();
+        let (owed, heard) = (Vec::new(), Vec::new());
+        Link { now, client, server, connection, owed, accepted: None, heard }
+    }
+
+    /// One turn of both ends, and time passes until something is due.
+    fn turn(&mut self) {
+        self.client.poll(self.now);
+        while let Some(event) = self.client.next_event() {
+            match event {
+                Event::Readable(name) => {
+                    let heard = &mut self.heard;
+                    let _ = self.client.recv(name, |bytes| {
+                        heard.extend_from_slice(bytes);
+                        (bytes.len(), ())
+                    });
+                }
+                Event::Closed { reason, .. } => panic!("{reason:?}"),
+                _ => {}
+            }
+        }
+        self.client.flush(self.now);
+        self.server.poll(self.now);
+        while let Some(event) = self.server.next_event() {
+            match event {
+                Event::Accepted { connection, .. } => self.accepted = Some(connection),
+                Event::Readable(name) => {
+                    let owed = &mut self.owed;
+                    let _ = self.server.recv(name, |bytes| {
+                        owed.extend_from_slice(bytes);
+                        (bytes.len(), ())
+                    });
+                }
+                Event::Closed { reason, .. } => panic!("{reason:?}"),
+                _ => {}
+            }
+        }
+        if let Some(accepted) = self.accepted {
+            let said = self.server.send(accepted, &[IoSlice::new(&self.owed)]).unwrap();
+            self.owed.drain(..said);
+        }
+        self.server.flush(self.now);
+        let busy = self.client.port().has_received() || self.server.port().has_received();
+        let next = [self.client.next_deadline(), self.server.next_deadline()];
+        let next = next.into_iter().flatten().min().unwrap_or(self.now + TURN);
+        self.now = if busy { self.now + TURN } else { next.max(self.now + TURN) };
+        assert!(self.now < Instant::from_nanos(1_000_000_000_000), "it goes on for ever");
+    }
+
+    /// Says so many bytes and hears them again; how long it took.
+    fn round_trip(&mut self, bytes: &[u8]) -> Duration {
+        let begin = self.now;
+        let (mut said, expected) = (0, self.heard.len() + bytes.len());
+        while self.heard.len() < expected {
+            said += self.client.send(self.connection, &[IoSlice::new(&bytes[said..])]).unwrap();
+            self.turn();
+        }
+        assert!(self.heard.ends_with(bytes));
+        self.heard.clear();
+        self.now - begin
+    }
+
+    /// What both ends counted, added up.
+    fn sent_again(&self) -> u64 {
+        let count = |statistics: UserspaceStatistics| statistics.sent_again;
+        count(self.client.statistics()) + count(self.server.statistics())
+    }
+
+    fn lost(&self) -> u64 {
+        [self.client.port(), self.server.port()].iter().map(|it| it.statistics().lost).sum()
+    }
+}
+
+/// A turn of both ends takes so long, so a round trip is about two.
+const TURN: Duration = Duration::from_micros(10);
+
+#[test]
+fn nothing_is_sent_again_on_a_good_link() {
+    let mut link = Link::new(WireOptions::default());
+    for _ in 0..1_000 {
+        link.round_trip(&[7; 400]);
+    }
+    link.round_trip(&vec![8; 2_000_000]);
+    assert_eq!(link.sent_again(), 0);
+}
+
+#[test]
+fn a_lost_packet_costs_milliseconds_and_not_a_second() {
+    for (loss_ppm, bytes) in [(1_000, 400), (1_000, 10_000), (10_000, 400), (10_000, 10_000)] {
+        let mut link = Link::new(WireOptions { loss_ppm, ..WireOptions::default() });
+        let mut times: Vec<_> = (0..10_000).map(|_| link.round_trip(&vec![7; bytes])).collect();
+        times.sort_unstable();
+        let (p99, most) = (times[times.len() * 99 / 100], times[times.len() - 1]);
+        assert!(link.lost() > 10, "only {} were lost", link.lost());
+        assert!(
+            link.sent_again() <= link.lost() * 4,
+            "{} again for {}",
+            link.sent_again(),
+            link.lost()
+        );
+        // Not what it takes here, but what a stalled link must never come near to.
+        assert!(p99 < Duration::from_millis(5), "{loss_ppm} {bytes}: {p99:?}");
+        assert!(most < Duration::from_millis(50), "{loss_ppm} {bytes}: {most:?}");
+    }
+}
+
+#[test]
+fn a_flight_that_is_lost_altogether_comes_again_at_once() {
+    let mut link = Link::new(WireOptions::default());
+    link.round_trip(&[7; 400]);
+    for packets in [1, 2, 8, 40] {
+        let bytes = vec![9; packets * 1_400];
+        link.client.send(link.connection, &[IoSlice::new(&bytes)]).unwrap();
+        link.client.port().set_loss_ppm(1_000_000);
+        link.client.flush(link.now);
+        link.client.port().set_loss_ppm(0);
+        let begin = link.now;
+        while link.heard.len() < bytes.len() {
+            link.turn();
+        }
+        link.heard.clear();
+        let took = link.now - begin;
+        assert!(took < Duration::from_millis(10), "{packets} packets: {took:?}");
+    }
+}
+
+#[test]
+fn what_is_said_arrives_whole_over_links_that_do_everything() {
+    for seed in 0..40 {
+        let options = WireOptions {
+            loss_ppm: 20_000,
+            duplicate_ppm: 20_000,
+            reorder_ppm: 50_000,
+            corrupt_ppm: 10_000,
+            ring_frames: 64,
+            seed,
+            ..WireOptions::default()
+        };
+        let mut link = Link::new(options);
+        let bytes: Vec<u8> =
+            (0..300_000_u32).map(|at| (at * 31 + at / 251).to_le_bytes()[0]).collect();
+        for part in bytes.chunks(30_000) {
+            link.round_trip(part);
+        }
+    }
+}
+
+#[test]
+fn long_frames_carry_more_at_once() {
+    let mut link = Link::new(WireOptions { frame_bytes: 9_000, ..WireOptions::default() });
+    link.round_trip(&vec![7; 1_000_000]);
+    let long = link.client.statistics().received;
+    let mut link = Link::new(WireOptions::default());
+    link.round_trip(&vec![7; 1_000_000]);
+    assert!(link.client.statistics().received > long * 3);
+}
+
+#[test]
+fn a_peer_beyond_the_bound_is_not_heard_and_one_without_connections_makes_place() {
+    let mut link = Link::new(WireOptions::default());
+    link.round_trip(&[7; 400]);
+    let strangers =
+        UserspaceOptions { peers_max: 1, ..UserspaceOptions::new("10.0.0.1".parse().unwrap(), 1) };
+    let (a, _b) = wire(WireOptions { medium: Medium::Ip, ..WireOptions::default() });
+    let mut client = UserspaceTransport::new(a, strangers);
+    let at = |last| SocketAddr::new([10, 0, 0, last].into(), 7);
+    let first = client.connect(link.now, at(2), None).unwrap();
+    assert!(client.connect(link.now, at(3), None).is_err(), "there is a connection to the other");
+    client.abort(first);
+    client.flush(link.now);
+    client.poll(link.now);
+    assert!(client.connect(link.now, at(3), None).is_ok());
+}
