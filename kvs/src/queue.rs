@@ -213,6 +213,12 @@ impl Queue {
         was_attached
     }
 
+    /// The owner's sessions, and when the last of those that are gone was last heard from (`None`: in this
+    /// turn).
+    pub fn presence(&self) -> (&[SessionId], Option<Instant>) {
+        (&self.sessions, self.left_at)
+    }
+
     /// The turn is over in which the last session left.
     pub fn stamp_left(&mut self, now: Instant) {
         self.left_at.get_or_insert(now);

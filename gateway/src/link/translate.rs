@@ -68,6 +68,7 @@ pub(super) fn translate(event: ClientEvent) -> Option<Reply> {
         }
         ClientEvent::Welcome { .. }
         | ClientEvent::Queues { .. }
+        | ClientEvent::Owner { .. }
         | ClientEvent::Counters { .. }
         | ClientEvent::ProtocolError(_) => return None,
     };

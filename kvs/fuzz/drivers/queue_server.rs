@@ -209,7 +209,10 @@ impl Link {
         let (what, place) = (script.byte(), script.byte() & 7);
         let ops =
             [Op::BlockGet, Op::OpsGet, Op::Drop, Op::HeartBeat, Op::QueueList, Op::Statistics];
-        let op = ops[usize::from(what & 0x0f) % ops.len()];
+        let op = match usize::from(what & 0x0f) {
+            15 => Op::OwnerGet,
+            number => ops[number % ops.len()],
+        };
         let mut header = self.header(op, place, script.byte());
         header.sequence = Sequence(77);
         header.message = MessageId(u64::from(what >> 4));
@@ -217,7 +220,10 @@ impl Link {
             Op::BlockGet => u64::from(script.byte()) << 32 | u64::from(script.u16()),
             _ => script.number(),
         };
-        frame(header, &[])
+        match op {
+            Op::OwnerGet => frame(header, QUEUES[usize::from(place & 3)].as_bytes()),
+            _ => frame(header, &[]),
+        }
     }
 
     fn header(&self, op: Op, place: u8, owner: u8) -> Header {

@@ -395,6 +395,15 @@ impl Client {
         self.control(now, tagged(Op::Statistics, tag), &[]);
     }
 
+    /// Asks for how long the owner of a queue has been silent. Takes nothing from it.
+    ///
+    /// # Panics
+    /// If the server speaks no [`Version::V2`].
+    pub fn owner_get(&mut self, now: Instant, tag: Tag, name: QueueName<'_>) {
+        assert!(self.version() >= Version::V2, "the server does not tell of owners");
+        self.control(now, tagged(Op::OwnerGet, tag), name.as_str().as_bytes());
+    }
+
     #[inline]
     #[expect(clippy::too_many_arguments, reason = "the fields of one request")]
     fn change(
@@ -741,6 +750,15 @@ impl Client {
             Op::Counters => {
                 let counters = decode_counters(body).map_err(in_body_of(header))?;
                 Event::Counters { tag, counters }
+            }
+            Op::Owner => {
+                let field = ProtocolError::Field(Op::Owner);
+                if !body.is_empty() {
+                    return Err(field);
+                }
+                let idle_ms = u32::try_from(header.aux).map_err(|_| field)?;
+                let idle_ms = (idle_ms != u32::MAX).then_some(idle_ms);
+                Event::Owner { tag, epoch: header.epoch, idle_ms }
             }
             op => return Err(ProtocolError::Unexpected(op)),
         })

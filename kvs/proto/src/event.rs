@@ -110,6 +110,16 @@ pub enum Event {
         /// Those that this build knows.
         counters: Vec<(Counter, u64)>,
     },
+    /// Answer to `owner_get`.
+    Owner {
+        /// From the request.
+        tag: Tag,
+        /// The owner's epoch.
+        epoch: Epoch,
+        /// For how many milliseconds nothing has come over the connections by which it is, or was,
+        /// attached; `None`: nobody was.
+        idle_ms: Option<u32>,
+    },
     /// The server broke the protocol. The connection is to be closed.
     ProtocolError(ProtocolError),
 }

@@ -55,7 +55,7 @@ pub enum Version {
     V1 = 1,
     /// [`Attached`](crate::body::Attached) tells how long ago the server last heard from the owner that
     /// the attachment takes the queue from, in four of its bytes that were zero. A Store may have the flag
-    /// [`BACKFILL`](flags::BACKFILL).
+    /// [`BACKFILL`](flags::BACKFILL). There is [`OwnerGet`](Op::OwnerGet).
     V2 = 2,
 }
 
@@ -133,6 +133,8 @@ ops! {
     QueueList = 13,
     /// Reads the server's counters.
     Statistics = 14,
+    /// Asks for how long a queue's owner has been silent, and takes nothing from it. From version 2 on.
+    OwnerGet = 15,
 
     /// Answer to `Hello`.
     Challenge = 129,
@@ -158,9 +160,19 @@ ops! {
     Counters = 139,
     /// Answer to `Drop`.
     Dropped = 140,
+    /// Answer to `OwnerGet`.
+    Owner = 141,
 }
 
 impl Op {
+    /// Whether it has a meaning in that version; a frame with another one is refused.
+    pub const fn is_known_in(self, version: Version) -> bool {
+        match self {
+            Op::OwnerGet | Op::Owner => version as u8 >= Version::V2 as u8,
+            _ => true,
+        }
+    }
+
     /// Whether a client sends it.
     pub const fn is_request(self) -> bool {
         (self as u8) < 128
@@ -270,7 +282,7 @@ pub struct Header {
     /// version, which fits in 32 bits. `BlockGet`: `count_max << 32 | bytes_max`. `OpsGet`: the
     /// transaction number after which to read. `HeartBeat` and its reply: the client's echo.
     /// `Attached`, `Ack`, `Ops` and `Refused`: the queue's transaction number, save `Refused` with
-    /// `WrongWorker`: the right port. `BlockEnd`, `Queues`: how many items or queues came.
+    /// `WrongWorker`: the right port. `BlockEnd`, `Queues`: how many items or queues came. `Owner`: milliseconds of silence.
     pub aux: u64,
     /// The message. `BlockGet`: the last id already read. `BlockEnd`: the last id read now. `Ack`:
     /// how many requests it acknowledges. `Refused`: the op of the request, as a number.
@@ -349,7 +361,8 @@ impl Header {
             return Err(HeaderError::Checksum);
         }
         let version = Version::from_u8(bytes[8]).ok_or(HeaderError::Version(bytes[8]))?;
-        let op = Op::from_u8(bytes[9]).ok_or(HeaderError::Op(bytes[9]))?;
+        let op = Op::from_u8(bytes[9]).filter(|op| op.is_known_in(version));
+        let op = op.ok_or(HeaderError::Op(bytes[9]))?;
         let flags = u16::from_le_bytes([bytes[10], bytes[11]]);
         if flags & !flags::known_in(version) != 0 {
             return Err(HeaderError::Flags(flags));
@@ -386,6 +399,16 @@ mod tests {
         assert_eq!(old, Err(HeaderError::Flags(flags::BACKFILL)));
         let new = header(Version::V2);
         assert_eq!(Header::decode(&new.encode()), Ok(new));
+    }
+
+    #[test]
+    fn an_op_that_a_version_does_not_know_is_refused_in_it() {
+        for op in [Op::OwnerGet, Op::Owner] {
+            let header = |version| Header { version, ..Header::new(op) };
+            let old = Header::decode(&header(Version::V1).encode());
+            assert_eq!(old, Err(HeaderError::Op(op as u8)));
+            assert_eq!(Header::decode(&header(Version::V2).encode()), Ok(header(Version::V2)));
+        }
     }
 
     #[test]

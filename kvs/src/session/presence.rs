@@ -12,7 +12,7 @@
 
 use tcpstack::Instant;
 
-use crate::queue::FormerOwner;
+use crate::queue::{FormerOwner, Queue};
 use crate::table::{QueueRef, QueueTable};
 
 /// Names a connection of a worker while it is open.
@@ -76,13 +76,28 @@ impl Presence {
     /// A queue was taken from its owner by `taker`: the other connections are to end. Says for how many
     /// milliseconds nothing has come from that owner.
     pub(super) fn take_over(&mut self, taker: SessionId, former: FormerOwner) -> u32 {
-        let mut last = former.left_at;
+        let idle = self.silence(&former.sessions, former.left_at);
         for session in former.sessions {
-            let heard = self.heard.get(session.0 as usize).copied().flatten();
-            last = last.zip(heard).map(|(last, heard)| last.max(heard));
             if session != taker && !self.former.contains(&session) {
                 self.former.push(session);
             }
+        }
+        idle
+    }
+
+    /// For how many milliseconds nothing has come from the owner of a queue; `None`: it has had none.
+    pub(super) fn idle_ms(&self, queue: &Queue) -> Option<u32> {
+        let (sessions, left_at) = queue.presence();
+        let is_known = !sessions.is_empty() || left_at != Some(Instant::ZERO);
+        is_known.then(|| self.silence(sessions, left_at))
+    }
+
+    /// Milliseconds since these sessions, and those that had left before, were last heard from.
+    fn silence(&self, sessions: &[SessionId], left_at: Option<Instant>) -> u32 {
+        let mut last = left_at;
+        for session in sessions {
+            let heard = self.heard.get(session.0 as usize).copied().flatten();
+            last = last.zip(heard).map(|(last, heard)| last.max(heard));
         }
         let idle = last.map_or(0, |last| self.now.saturating_since(last).as_millis());
         u32::try_from(idle).unwrap_or(u32::MAX - 1).min(u32::MAX - 1)

@@ -103,6 +103,7 @@ impl Session {
             }
             Op::QueueList => self.handle_queue_list(shared, account, header, body),
             Op::Statistics => self.handle_statistics(shared, header),
+            Op::OwnerGet => self.handle_owner_get(shared, account, header, body),
             op => self.break_off(shared, op),
         }
     }
@@ -275,6 +276,29 @@ impl Session {
             encode_counter(counter, value, &mut body);
         }
         self.answer(shared, reply_to(header, Op::Counters), &body);
+    }
+
+    fn handle_owner_get(
+        &mut self,
+        shared: &mut Shared,
+        account: usize,
+        header: &Header,
+        body: &[u8],
+    ) {
+        let Some(name) = QueueName::parse(body) else {
+            return self.break_off(shared, header.op);
+        };
+        if !name.as_str().starts_with(shared.accounts.get(account).queues.as_str()) {
+            return self.refuse(shared, header, Status::NotYours);
+        }
+        let queue = match shared.table.find(name) {
+            Ok(queue) => queue,
+            Err(missing) => return self.answer_missing(shared, header, missing),
+        };
+        let (found, _) = shared.table.get(queue).expect("just found");
+        let idle_ms = shared.presence.idle_ms(found).unwrap_or(u32::MAX);
+        let (epoch, aux) = (found.epoch(), u64::from(idle_ms));
+        self.answer(shared, Header { epoch, aux, ..reply_to(header, Op::Owner) }, &[]);
     }
 
     /// The queue of a request that only its owner may make; refused otherwise.

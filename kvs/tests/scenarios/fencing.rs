@@ -47,6 +47,33 @@ fn the_seal_tells_for_how_long_the_former_owner_has_been_silent() {
 }
 
 #[test]
+fn whoever_asks_hears_how_long_the_owner_has_been_silent_and_takes_nothing_from_it() {
+    let server = small_server();
+    let mut owner = Link::with_queue(&server);
+    let asked = Instant::now();
+    owner.store(b"mail");
+    owner.acknowledged(1);
+    let mut watcher = Link::new(&server);
+    let at_most = |asked: Instant| asked.elapsed() + Duration::from_millis(1);
+    assert!(watcher.owner_idle("queue").unwrap() <= at_most(asked));
+    let asked = Instant::now();
+    owner.store(b"more");
+    owner.acknowledged(1);
+    assert_eq!(watcher.owner_idle("other"), Err(Status::UnknownQueue));
+    drop(owner);
+    // Told to several, again and again, it stays the same silence.
+    let mut least = Duration::ZERO;
+    for _ in 0..3 {
+        let idle = Link::new(&server).owner_idle("queue").unwrap();
+        assert!(least <= idle && idle <= at_most(asked), "{idle:?}");
+        least = idle;
+    }
+    let foreign = Link::open(server.addresses()[0], "other", "the secret of other").welcomed();
+    assert_eq!({ foreign }.owner_idle("queue"), Err(Status::NotYours));
+    server.stop();
+}
+
+#[test]
 fn a_former_owner_is_sent_away_on_each_of_its_connections_and_nobody_else_is() {
     let server = small_server();
     let mut active = Link::with_queue(&server);

@@ -164,6 +164,27 @@ impl Link {
         self.attached()
     }
 
+    /// Waits until it is welcome.
+    pub(crate) fn welcomed(mut self) -> Link {
+        let event = self.event();
+        assert!(matches!(event, Event::Welcome { .. }), "{event:?}");
+        self
+    }
+
+    /// For how long a queue's owner has been silent.
+    pub(crate) fn owner_idle(&mut self, name: &str) -> Result<Duration, Status> {
+        let name = QueueName::parse(name.as_bytes()).unwrap();
+        self.client.owner_get(now(), Tag(4), name);
+        match self.event() {
+            Event::Owner { tag: Tag(4), epoch, idle_ms } => {
+                assert_eq!(epoch, Epoch(1));
+                Ok(Duration::from_millis(idle_ms.expect("somebody was attached").into()))
+            }
+            Event::Refused(Refusal { status, .. }) => Err(status),
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn attached(&mut self) -> Result<Attached, Status> {
         match self.event() {
             Event::Attached { attached, .. } => Ok(attached),

@@ -132,7 +132,7 @@ fn read(stream: &[u8]) -> Decoded {
             Some(HeaderError::Checksum)
         } else if !(matches!(version, 1 | 2)) {
             Some(HeaderError::Version(version))
-        } else if !(matches!(op, 1..=14 | 129..=140)) {
+        } else if !(matches!(op, 1..=14 | 129..=140) || (matches!(op, 15 | 141) && version == 2)) {
             Some(HeaderError::Op(op))
         } else if flags > if version == 1 { 3 } else { 7 } {
             Some(HeaderError::Flags(flags))
@@ -282,7 +282,7 @@ fn encoded(encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 /// A longer stream says nothing new and takes time.
 const STREAM_SIZE_BYTES_MAX: usize = 200_000;
 
-const OPS: [Op; 26] = [
+const OPS: [Op; 28] = [
     Op::Hello,
     Op::Authenticate,
     Op::Create,
@@ -297,6 +297,7 @@ const OPS: [Op; 26] = [
     Op::HeartBeat,
     Op::QueueList,
     Op::Statistics,
+    Op::OwnerGet,
     Op::Challenge,
     Op::Welcome,
     Op::Attached,
@@ -309,4 +310,5 @@ const OPS: [Op; 26] = [
     Op::Queues,
     Op::Counters,
     Op::Dropped,
+    Op::Owner,
 ];
