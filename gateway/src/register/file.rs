@@ -9,13 +9,16 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::Engine;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Document, Documents, Engine};
 use crate::replication::record::{Record, RegisterAnswer, RegisterCall};
 
 /// The largest file that is read, in bytes; a larger one is not ours.
 const FILE_SIZE_BYTES_MAX: u64 = 64 << 20;
 
-/// A register in a directory: `records.json`, and `lock`.
+/// A register in a directory: `records.json`, `documents.json` for texts, and `lock`.
 #[derive(Debug)]
 pub struct FileRegister {
     directory: PathBuf,
@@ -33,18 +36,19 @@ impl FileRegister {
         fs::create_dir_all(directory)?;
         let register = FileRegister { directory: directory.to_owned(), unsynced: None };
         register.lock()?;
-        register.read()?;
+        register.read_file::<Record>(RECORDS)?;
+        register.read_file::<Document>(DOCUMENTS)?;
         Ok(register)
     }
 
     fn get(&self, key: &str) -> io::Result<Option<Record>> {
         let _lock = self.lock()?;
-        Ok(self.read()?.remove(key))
+        Ok(self.read_file(RECORDS)?.remove(key))
     }
 
-    fn swap(&mut self, key: &str, record: &Record) -> io::Result<RegisterAnswer> {
+    fn swap_record(&mut self, key: &str, record: &Record) -> io::Result<RegisterAnswer> {
         let _lock = self.lock()?;
-        let mut records = self.read()?;
+        let mut records = self.read_file(RECORDS)?;
         let change = (key.to_owned(), record.clone());
         let is_made = self.unsynced.as_ref() == Some(&change) && records.get(key) == Some(record);
         if !is_made {
@@ -53,12 +57,34 @@ impl FileRegister {
                 return Ok(RegisterAnswer::Conflict);
             }
             records.insert(key.to_owned(), record.clone());
-            self.write(&records)?;
+            self.write_file(RECORDS, &records)?;
             self.unsynced = Some(change);
         }
         self.sync_directory()?;
         self.unsynced = None;
         Ok(RegisterAnswer::Swapped)
+    }
+
+    fn get_document(&self, key: &str) -> io::Result<Option<Document>> {
+        let _lock = self.lock()?;
+        Ok(self.read_file(DOCUMENTS)?.remove(key))
+    }
+
+    fn swap_document(&self, key: &str, document: &Document) -> io::Result<bool> {
+        let _lock = self.lock()?;
+        let mut documents = self.read_file::<Document>(DOCUMENTS)?;
+        let version = documents.get(key).map_or(0, |it| it.version);
+        if document.version != version + 1 {
+            return Ok(false);
+        }
+        documents.insert(key.to_owned(), document.clone());
+        self.write_file(DOCUMENTS, &documents)?;
+        self.sync_directory()?;
+        Ok(true)
+    }
+
+    fn failed(&self, error: &io::Error) -> String {
+        format!("{}: {error}", self.directory.display())
     }
 
     /// Held until it is dropped; the kernel lets go of it when the process dies.
@@ -69,29 +95,28 @@ impl FileRegister {
         Ok(file)
     }
 
-    fn read(&self) -> io::Result<BTreeMap<String, Record>> {
-        let path = self.directory.join("records.json");
+    fn read_file<V: DeserializeOwned>(&self, name: &str) -> io::Result<BTreeMap<String, V>> {
+        let path = self.directory.join(name);
         match fs::metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
             Err(error) => return Err(error),
             Ok(metadata) if metadata.len() > FILE_SIZE_BYTES_MAX => {
-                return Err(io::Error::other("records.json is too large to be a register"));
+                return Err(io::Error::other(format!("{name} is too large to be a register's")));
             }
             Ok(_) => {}
         }
         let text = fs::read(path)?;
-        serde_json::from_slice(&text).map_err(|error| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("records.json: {error}"))
-        })
+        serde_json::from_slice(&text)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{name}: {error}")))
     }
 
-    fn write(&self, records: &BTreeMap<String, Record>) -> io::Result<()> {
-        let new = self.directory.join("records.json.new");
+    fn write_file<V: Serialize>(&self, name: &str, values: &BTreeMap<String, V>) -> io::Result<()> {
+        let new = self.directory.join(format!("{name}.new"));
         let mut file = File::create(&new)?;
-        serde_json::to_writer_pretty(&mut file, records)?;
+        serde_json::to_writer_pretty(&mut file, values)?;
         file.write_all(b"\n")?;
         file.sync_all()?;
-        fs::rename(&new, self.directory.join("records.json"))
+        fs::rename(&new, self.directory.join(name))
     }
 
     fn sync_directory(&self) -> io::Result<()> {
@@ -103,13 +128,25 @@ impl Engine for FileRegister {
     fn call(&mut self, key: &str, call: &RegisterCall) -> RegisterAnswer {
         let answer = match call {
             RegisterCall::Read => self.get(key).map(RegisterAnswer::Read),
-            RegisterCall::Swap(record) => self.swap(key, record),
+            RegisterCall::Swap(record) => self.swap_record(key, record),
         };
-        answer.unwrap_or_else(|error| {
-            RegisterAnswer::Failed(format!("{}: {error}", self.directory.display()))
-        })
+        answer.unwrap_or_else(|error| RegisterAnswer::Failed(self.failed(&error)))
     }
 }
+
+impl Documents for FileRegister {
+    fn read(&mut self, key: &str) -> Result<Option<Document>, String> {
+        self.get_document(key).map_err(|error| self.failed(&error))
+    }
+
+    fn swap(&mut self, key: &str, document: &Document) -> Result<bool, String> {
+        self.swap_document(key, document).map_err(|error| self.failed(&error))
+    }
+}
+
+/// The records; and the texts, which are longer and change for other reasons.
+const RECORDS: &str = "records.json";
+const DOCUMENTS: &str = "documents.json";
 
 #[cfg(test)]
 mod tests {
@@ -181,6 +218,23 @@ mod tests {
         // Another gateway that asks for the very same never made it.
         let mut other = FileRegister::open(&directory.0).unwrap();
         assert_eq!(other.call("g", &change), RegisterAnswer::Conflict);
+    }
+
+    #[test]
+    fn texts_have_a_file_of_their_own_and_of_two_that_replace_one_version_one_wins() {
+        let directory = Directory::new("texts");
+        let mut register = FileRegister::open(&directory.0).unwrap();
+        let text = |version, text: &str| Document { version, text: text.into() };
+        assert_eq!(register.read("gw/settings"), Ok(None));
+        assert_eq!(register.swap("gw/settings", &text(1, "a\n")), Ok(true));
+        let mut other = FileRegister::open(&directory.0).unwrap();
+        assert_eq!(other.swap("gw/settings", &text(1, "b")), Ok(false));
+        assert_eq!(other.swap("gw/settings", &text(3, "b")), Ok(false));
+        assert_eq!(other.swap("gw/owner", &text(1, "c")), Ok(true));
+        assert_eq!(register.read("gw/settings"), Ok(Some(text(1, "a\n"))));
+        assert!(!directory.0.join(RECORDS).exists());
+        fs::write(directory.0.join(DOCUMENTS), "[]").unwrap();
+        assert!(register.read("gw/owner").unwrap_err().contains(DOCUMENTS));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A register in a store of keys and values with revisions.
 
-use super::Engine;
 use super::stored::{Judgement, Stored, WriterId};
+use super::{Document, Documents, Engine};
 use crate::replication::record::{Record, RegisterAnswer, RegisterCall};
 
 /// Begins every key.
@@ -42,13 +42,13 @@ impl<S: Store> KeyedRegister<S> {
         KeyedRegister { store, writer }
     }
 
-    fn read(&mut self, key: &str) -> Result<RegisterAnswer, String> {
+    fn read_record(&mut self, key: &str) -> Result<RegisterAnswer, String> {
         let kept = self.store.get(key)?;
         let stored = kept.map(|kept| parse(key, &kept.value)).transpose()?;
         Ok(RegisterAnswer::Read(stored.map(|stored| stored.record)))
     }
 
-    fn swap(&mut self, key: &str, record: &Record) -> Result<RegisterAnswer, String> {
+    fn swap_record(&mut self, key: &str, record: &Record) -> Result<RegisterAnswer, String> {
         let wanted = Stored { writer: self.writer, record: record.clone() };
         let present = self.store.get(key)?;
         let stored = present.as_ref().map(|kept| parse(key, &kept.value)).transpose()?;
@@ -75,11 +75,37 @@ impl<S: Store> Engine for KeyedRegister<S> {
     fn call(&mut self, key: &str, call: &RegisterCall) -> RegisterAnswer {
         let key = format!("{PREFIX}{key}");
         let answer = match call {
-            RegisterCall::Read => self.read(&key),
-            RegisterCall::Swap(record) => self.swap(&key, record),
+            RegisterCall::Read => self.read_record(&key),
+            RegisterCall::Swap(record) => self.swap_record(&key, record),
         };
         answer.unwrap_or_else(RegisterAnswer::Failed)
     }
+}
+
+impl<S: Store> Documents for KeyedRegister<S> {
+    fn read(&mut self, key: &str) -> Result<Option<Document>, String> {
+        let key = format!("{PREFIX}{key}");
+        let kept = self.store.get(&key)?;
+        kept.map(|kept| parse_document(&key, &kept.value)).transpose()
+    }
+
+    fn swap(&mut self, key: &str, document: &Document) -> Result<bool, String> {
+        let key = format!("{PREFIX}{key}");
+        let present = self.store.get(&key)?;
+        let before = present.as_ref().map(|kept| parse_document(&key, &kept.value)).transpose()?;
+        if before.map_or(0, |it| it.version).checked_add(1) != Some(document.version) {
+            return Ok(false);
+        }
+        let value = serde_json::to_vec(document).map_err(|error| error.to_string())?;
+        let revision = present.map_or(0, |kept| kept.revision);
+        let instead = self.store.replace(&key, revision, value)?;
+        // The store may have been asked more than once on the way.
+        Ok(instead.is_none_or(|value| parse_document(&key, &value).as_ref() == Ok(document)))
+    }
+}
+
+fn parse_document(key: &str, value: &[u8]) -> Result<Document, String> {
+    serde_json::from_slice(value).map_err(|error| format!("the value of {key}: {error}"))
 }
 
 /// What is no record of ours is an error, and never an empty place.
@@ -92,6 +118,7 @@ mod tests {
     use std::collections::{BTreeMap, VecDeque};
     use std::sync::{Arc, Mutex};
 
+    use super::super::document::keep;
     use super::super::stored::tests::record;
     use super::*;
 
@@ -239,6 +266,28 @@ mod tests {
         ours.store.fates = [Fate::Answered, Fate::SentTwice].into();
         assert_eq!(ours.call("g", &swap(1)), RegisterAnswer::Swapped);
         assert_eq!(store.values.lock().unwrap().revision, 1);
+    }
+
+    #[test]
+    fn texts_are_kept_beside_the_records_and_of_two_that_replace_one_version_one_wins() {
+        let store = FakeStore::default();
+        let mut ours = register(&store, 1);
+        assert_eq!(ours.read("gw/settings"), Ok(None));
+        let text = |version, text: &str| Document { version, text: text.into() };
+        assert_eq!(ours.swap("gw/settings", &text(1, "a = 1\n")), Ok(true));
+        assert_eq!(register(&store, 2).swap("gw/settings", &text(1, "b")), Ok(false));
+        assert_eq!(register(&store, 2).swap("gw/settings", &text(3, "b")), Ok(false));
+        ours.store.fates = [Fate::Answered, Fate::SentTwice].into();
+        assert_eq!(ours.swap("gw/settings", &text(2, "c")), Ok(true));
+        assert_eq!(keep(&mut ours, "gw/settings", "c"), Ok(Some(2)), "it is there already");
+        assert_eq!(keep(&mut ours, "gw/settings", "d"), Ok(Some(3)));
+        assert_eq!(ours.read("gw/settings"), Ok(Some(text(3, "d"))));
+        assert!(store.values.lock().unwrap().kept.keys().eq(["/hikyaku/gw/settings"]));
+        ours.store.fates = [Fate::Answered, Fate::Answered, Fate::AnswerLost].into();
+        assert!(keep(&mut ours, "gw/settings", "e").is_err());
+        assert_eq!(keep(&mut ours, "gw/settings", "e"), Ok(Some(4)), "it was done");
+        store.values.lock().unwrap().replace("/hikyaku/gw/owner", 0, b"{}");
+        assert!(ours.read("gw/owner").unwrap_err().contains("/hikyaku/gw/owner"));
     }
 
     #[test]

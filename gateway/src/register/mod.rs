@@ -6,8 +6,9 @@
 //! * [`mod@file`] keeps them in a directory, for gateways that share one machine.
 //! * [`etcd`] keeps them in etcd, for gateways that do not; `keyed` is how, [`stored`] what.
 //!
-//! [`thread`] carries calls out for the workers, who never wait for an engine.
+//! Beside the records there are texts, by [`document`]. [`thread`] carries calls out for the workers, who never wait for an engine.
 
+pub mod document;
 pub mod etcd;
 pub mod file;
 mod keyed;
@@ -22,6 +23,7 @@ use config::Secret;
 
 use crate::replication::record::{RegisterAnswer, RegisterCall};
 
+pub use document::{Document, Documents};
 pub use etcd::EtcdSettings;
 pub use file::FileRegister;
 pub use stored::{Judgement, Stored, WriterId};
@@ -78,7 +80,7 @@ impl fmt::Display for RegisterSettings {
 ///
 /// # Errors
 /// With the register's name and what is wrong with it.
-pub fn open(settings: &RegisterSettings, writer: WriterId) -> io::Result<Box<dyn Engine>> {
+pub fn open(settings: &RegisterSettings, writer: WriterId) -> io::Result<Box<dyn Documents>> {
     match settings {
         RegisterSettings::Directory(directory) => match FileRegister::open(directory) {
             Ok(register) => Ok(Box::new(register)),

@@ -35,7 +35,7 @@ impl RegisterThread {
     /// # Errors
     /// If the thread cannot be started.
     pub fn start(
-        mut engine: Box<dyn Engine>,
+        mut engine: Box<impl Engine + ?Sized + 'static>,
         mut deliver: impl FnMut(Asker, RegisterAnswer) + Send + 'static,
     ) -> io::Result<RegisterThread> {
         let (calls, incoming): (_, Receiver<(Asker, String, RegisterCall)>) = channel();

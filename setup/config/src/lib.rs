@@ -60,6 +60,7 @@
 
 mod difference;
 mod document;
+mod excerpt;
 mod field;
 mod mistake;
 mod nearest;
@@ -69,8 +70,9 @@ mod units;
 
 pub use difference::{Difference, differences};
 pub use document::Document;
+pub use excerpt::excerpt;
 pub use field::Field;
 pub use mistake::{MISTAKES_MAX, Mistake, Mistakes};
 pub use secret::{FILE_BYTES_MAX, Secret, read_file, read_file_up_to};
 pub use table::{Integer, PathOrList, Table};
-pub use units::{show_bytes, show_duration};
+pub use units::{parse_duration, show_bytes, show_duration};

@@ -9,7 +9,7 @@ pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
 }
 
 /// Reads a time such as "500 ms", "2s" or "1 h".
-pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     number.checked_mul(factor(&TIME_UNITS, unit)?).map(Duration::from_nanos)
 }
