@@ -5,7 +5,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 SECTIONS=(install format scripts rules lint docs tests seeds no-c examples demo clients mtas kill-gateway
-    take-over kill-kvs nodes upgrade paths drivers backlog next-hop age stop reload register crowd large)
+    take-over sender kill-kvs nodes upgrade paths drivers backlog next-hop age stop reload register crowd large)
 
 usage() {
     cat <<END
@@ -28,6 +28,7 @@ Runs all checks, or the sections named:
   mtas          odd mail from and to Postfix, OpenSMTPD and Exim, and to aiosmtpd, and its reports
   kill-gateway  the gateway is killed ten times under load
   take-over     the gateway is stopped past its lease, and a second one takes its queues over
+  sender        the gateway is killed, and the sender programs deliver what it had until it returns
   kill-kvs      a KVS is killed under load, without and with a spare
   nodes         a KVS is added, one drained, taken out, and comes back, and copies move, under load
   upgrade       three KVS and the gateway go to another version of the protocol in turn, under load
@@ -114,6 +115,7 @@ run_section() {
         build_release
         "$BIN/kvs" --config setup/examples/kvs.toml --check
         "$BIN/gateway" --config setup/examples/gateway.toml --check
+        "$BIN/gateway" take-over --config setup/examples/sender.toml --check
         ;;
     demo) setup/demo.sh --messages 2000 ;;
     *) "setup/scenarios/$1.sh" ;;

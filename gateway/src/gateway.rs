@@ -115,6 +115,11 @@ impl Gateway {
         self.board.clone()
     }
 
+    /// Whether every thread has ended.
+    pub fn has_ended(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
     /// Waits until every thread has ended.
     ///
     /// # Errors
@@ -122,7 +127,7 @@ impl Gateway {
     pub fn join(self) -> Result<(), Fatal> {
         let mut result = Ok(());
         for thread in self.threads {
-            let ended = thread.join().unwrap_or_else(|_| Err(Fatal("a thread panicked".into())));
+            let ended = thread.join().unwrap_or_else(|_| Err(Fatal::panic()));
             result = result.and(ended);
         }
         drop(self.register);

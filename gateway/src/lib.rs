@@ -11,6 +11,7 @@
 //! * [`register`] keeps the records of ownership.
 //! * [`turn`] is one turn of that work; [`worker`] is a thread around it, [`gateway`] all of them,
 //!   made from their [`settings`]; [`reload`] gives them other ones while they run.
+//! * [`take_over`] is the sender program, which delivers what another gateway has left.
 //! * [`status`] is what the operator sees of all that.
 
 pub mod api;
@@ -28,5 +29,6 @@ pub mod replication;
 pub mod settings;
 pub mod shard;
 pub mod status;
+pub mod take_over;
 pub mod turn;
 pub mod worker;

@@ -3,16 +3,24 @@
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use gateway::gateway::Gateway;
+use gateway::register::{self, WriterId};
 use gateway::reload::Reloader;
 use gateway::settings::Settings;
 use gateway::status::orders::{Of, Order};
 use gateway::status::server::StatusSocket;
 use gateway::status::{About, Snapshot, client};
+use gateway::take_over::Ending;
+use gateway::take_over::charge::{Keeper, take_charge};
+use gateway::take_over::program::run_senders;
+use gateway::take_over::seat::{Holder, Kind};
+use gateway::take_over::sender::Start;
+use gateway::take_over::settings::SenderSettings;
+use gateway::worker::Shared;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tcpstack::Clock;
@@ -50,6 +58,29 @@ enum Command {
     /// it is. Exit status: 0 if that is done, 1 if it is not, for the reason that is printed, 2 if the arguments or the
     /// configuration are wrong.
     Move(MoveArguments),
+    /// Delivers what other gateways have left at their servers: the sender program, for the machine of a server.
+    ///
+    /// With --of alone the queues of that gateway are taken over at once, whoever has them, and the program ends
+    /// when it has handed them back. Otherwise it stands by, and takes over when nobody has owned the queues for a
+    /// while. Exit status: 0 if it was told to end or has handed the queues back, 1 if it could not take over or the
+    /// queues were taken from it, 2 if the arguments or the configuration are wrong.
+    TakeOver(TakeOverArguments),
+}
+
+#[derive(clap::Args, Debug)]
+struct TakeOverArguments {
+    /// The sender program's configuration file.
+    #[arg(long, value_name = "FILE", default_value = "sender.toml")]
+    config: PathBuf,
+    /// Of this gateway only.
+    #[arg(long, value_name = "NAME")]
+    of: Option<String>,
+    /// Stand by for that gateway, with this delay ("60s") in the place of the configured one.
+    #[arg(long, value_name = "TIME", requires = "of", value_parser = parse_time)]
+    after: Option<Duration>,
+    /// Checks the configuration and ends.
+    #[arg(long)]
+    check: bool,
 }
 
 /// Which gateway is meant.
@@ -110,6 +141,7 @@ fn main() -> ExitCode {
     match arguments.command {
         Some(Command::Status(arguments)) => return show_status(arguments),
         Some(Command::Move(arguments)) => return give_order(arguments),
+        Some(Command::TakeOver(arguments)) => return take_over(arguments),
         None => {}
     }
     let path = arguments.config.expect("required without a subcommand");
@@ -201,50 +233,158 @@ fn show_status(arguments: StatusArguments) -> ExitCode {
     }
 }
 
+/// What signals and orders are for, once there is something.
+#[derive(Default)]
+struct Running {
+    workers: Option<(Reloader, Arc<Shared>)>,
+    /// SIGHUP came before.
+    is_reload_asked: bool,
+}
+
+impl Running {
+    fn snapshot(running: &Mutex<Running>, about: &About) -> Snapshot {
+        let workers = locked(running).workers.as_ref().map(|(_, workers)| workers.clone());
+        let parts = workers.as_ref().map(|it| it.ask_status(STATUS_PATIENCE)).unwrap_or_default();
+        let snapshot = Snapshot::of(about, Clock::new().unix_ms(), &parts);
+        Snapshot { is_starting: workers.is_none(), ..snapshot }
+    }
+
+    fn follow(&mut self, order: &Order) -> Result<String, String> {
+        match &mut self.workers {
+            Some((reloader, _)) => reloader.follow(order),
+            None => Err("it is starting".into()),
+        }
+    }
+}
+
+fn locked(running: &Mutex<Running>) -> MutexGuard<'_, Running> {
+    running.lock().expect("nobody panics while holding it")
+}
+
 fn run(path: PathBuf, text: String, settings: Settings) -> Result<(), String> {
-    let mut seed = [0; 8];
-    getrandom::fill(&mut seed).map_err(|error| format!("no random numbers: {error}"))?;
+    let mut random = fastrand::Rng::with_seed(seed()?);
+    let text_of = |error: std::io::Error| error.to_string();
     // Before the start: a signal that comes meanwhile waits.
-    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]);
-    let mut signals = signals.map_err(|error| error.to_string())?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(text_of)?;
     let handle = signals.handle();
     let socket = settings.status_socket.as_deref().map(StatusSocket::bind).transpose()?;
-    let about = About {
+    let writer = WriterId(random.u64(..));
+    let mut register = register::open(&settings.register, writer).map_err(text_of)?;
+    let (ending, running) = (Arc::new(Ending::default()), Arc::new(Mutex::<Running>::default()));
+    let (asked, ours) = (ending.clone(), running.clone());
+    let waiting = std::thread::spawn(move || {
+        signals.forever().for_each(|signal| handle_signal(signal, &asked, &mut locked(&ours)));
+    });
+    let (told, ordered, about) = (running.clone(), running.clone(), about(&settings));
+    let snapshot = move || Running::snapshot(&told, &about);
+    let follow = move |order: &Order| locked(&ordered).follow(order);
+    let serving = socket.map(|socket| socket.serve(snapshot, follow)).transpose();
+    let serving = serving.map_err(text_of)?;
+    let name = settings.name.clone();
+    let (kind, life, since_unix_ms) = (Kind::Gateway, random.u64(..), Clock::new().unix_ms());
+    let me = Holder { kind, name: name.clone(), life, since_unix_ms };
+    let begin = |register| {
+        let gateway = Gateway::start(&settings, random.u64(..)).map_err(text_of)?;
+        let keeper = Keeper::start(register, &name).map_err(text_of)?;
+        let stopper = gateway.stopper();
+        let reloader = Reloader::new(path, text, settings, gateway.board(), stopper.clone());
+        let mut reloader = reloader.with_keeper(keeper);
+        let mut running = locked(&running);
+        if running.is_reload_asked {
+            reloader.reload();
+        }
+        if ending.is_asked() {
+            stopper.stop();
+        }
+        running.workers = Some((reloader, stopper));
+        Ok(gateway)
+    };
+    let result = match take_charge(register.as_mut(), &me, &ending) {
+        true => begin(register).and_then(|gateway| gateway.join().map_err(|fatal| fatal.0)),
+        false => Ok(()),
+    };
+    drop(serving);
+    handle.close();
+    let _ = waiting.join();
+    info!("stopped");
+    result
+}
+
+fn handle_signal(signal: i32, ending: &Ending, running: &mut Running) {
+    match (signal, &mut running.workers) {
+        (SIGHUP, Some((reloader, _))) => reloader.reload(),
+        (SIGHUP, None) => running.is_reload_asked = true,
+        (_, workers) => {
+            info!(signal, "stopping: no more mail is accepted, what is under way is finished");
+            ending.ask();
+            if let Some((_, stopper)) = workers {
+                stopper.stop();
+            }
+        }
+    }
+}
+
+fn about(settings: &Settings) -> About {
+    About {
         name: settings.name.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         process: std::process::id(),
         started_unix_ms: Clock::new().unix_ms(),
         register: settings.register.to_string(),
+    }
+}
+
+fn seed() -> Result<u64, String> {
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(|error| format!("no random numbers: {error}"))?;
+    Ok(u64::from_le_bytes(seed))
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let time = config::parse_duration(text).filter(|time| *time >= Duration::from_secs(1));
+    time.ok_or_else(|| "give a time of one second or more, such as 60s".into())
+}
+
+/// The sender program.
+fn take_over(arguments: TakeOverArguments) -> ExitCode {
+    let wrong = |why: &dyn std::fmt::Display| {
+        eprintln!("{}", why.to_string().trim_end());
+        ExitCode::from(EXIT_CONFIGURATION)
     };
-    let gateway = Gateway::start(&settings, u64::from_le_bytes(seed));
-    let gateway = gateway.map_err(|error| error.to_string())?;
-    let stopper = gateway.stopper();
-    let asked = gateway.stopper();
-    let snapshot =
-        move || Snapshot::of(&about, Clock::new().unix_ms(), &asked.ask_status(STATUS_PATIENCE));
-    let reloader = Reloader::new(path, text, settings, gateway.board(), gateway.stopper());
-    let reloader = Arc::new(Mutex::new(reloader));
-    let ordered = reloader.clone();
-    let follow =
-        move |order: &Order| ordered.lock().expect("nobody panics while holding it").follow(order);
-    let serving = socket.map(|socket| socket.serve(snapshot, follow)).transpose();
-    let serving = serving.map_err(|error| error.to_string())?;
-    let waiting = std::thread::spawn(move || {
-        for signal in &mut signals {
-            if signal == SIGHUP {
-                reloader.lock().expect("nobody panics while holding it").reload();
-                continue;
-            }
-            info!(signal, "stopping: no more mail is accepted, what is under way is finished");
-            stopper.stop();
+    let path = &arguments.config;
+    let text = match config::read_file(path) {
+        Ok(text) => text,
+        Err(why) => return wrong(&why),
+    };
+    let mut settings = match SenderSettings::parse(path, &text) {
+        Ok(settings) => settings,
+        Err(mistakes) => return wrong(&mistakes),
+    };
+    if let Some(of) = &arguments.of {
+        settings.duties.retain(|duty| duty.of == *of);
+        if settings.duties.is_empty() {
+            return wrong(&format!("{}: there is no [[take_over]] of {of:?}", path.display()));
         }
-    });
-    let result = gateway.join();
-    drop(serving);
-    handle.close();
-    let _ = waiting.join();
-    info!("stopped");
-    result.map_err(|fatal| fatal.0)
+    }
+    if arguments.check {
+        println!("{}: correct", path.display());
+        return ExitCode::SUCCESS;
+    }
+    let start = match (&arguments.of, arguments.after) {
+        (Some(_), None) => Start::AtOnce,
+        _ => Start::StandBy,
+    };
+    for duty in &mut settings.duties {
+        duty.after = arguments.after.unwrap_or(duty.after);
+    }
+    begin_to_log(settings.log_json);
+    match seed().and_then(|seed| run_senders(settings, start, seed)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            error!("{why}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Records go to standard error. `RUST_LOG` chooses, the default is `info`.

@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 use crate::board::Board;
 use crate::settings::Settings;
 use crate::status::QueueStatus;
+use crate::take_over::charge::Keeper;
 use crate::worker::Shared;
 
 /// Takes new configurations in. Belongs to the thread that waits for signals.
@@ -31,6 +32,8 @@ pub struct Reloader {
     orders: u64,
     board: Arc<Board>,
     shared: Arc<Shared>,
+    /// Has the register keep what is in force, for a sender.
+    keeper: Option<Keeper>,
 }
 
 /// Why a new configuration is not taken.
@@ -57,7 +60,15 @@ impl Reloader {
         shared: Arc<Shared>,
     ) -> Reloader {
         settings.log_suspensions(None);
-        Reloader { path, text, settings, number: 1, orders: 0, board, shared }
+        Reloader { path, text, settings, number: 1, orders: 0, board, shared, keeper: None }
+    }
+
+    /// Has the register keep what is in force, now and after each change.
+    #[must_use]
+    pub fn with_keeper(mut self, keeper: Keeper) -> Reloader {
+        keeper.keep(&self.text);
+        self.keeper = Some(keeper);
+        self
     }
 
     /// Reads the file again and has the gateway work by it, unless something is wrong with it. Logs
@@ -69,6 +80,9 @@ impl Reloader {
                 for it in differences.iter().take(DIFFERENCES_LOGGED_MAX) {
                     let (before, after) = (shown(&it.before), shown(&it.after));
                     info!(key = it.key, before, after, "the configuration has changed");
+                }
+                if let Some(keeper) = &self.keeper {
+                    keeper.keep(&self.text);
                 }
                 info!(
                     configuration = self.number,

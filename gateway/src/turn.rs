@@ -33,6 +33,20 @@ pub enum Parcel {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fatal(pub String);
 
+impl Fatal {
+    /// A thread has panicked: a broken invariant of ours.
+    pub fn panic() -> Fatal {
+        Fatal(PANIC.into())
+    }
+
+    /// Whether it is that.
+    pub fn is_panic(&self) -> bool {
+        self.0 == PANIC
+    }
+}
+
+const PANIC: &str = "a thread panicked";
+
 /// What a turn reaches outside of its worker: the other workers and the register.
 pub trait Surroundings {
     /// Puts a parcel on its way to another worker.

@@ -48,6 +48,8 @@ const COUNTERS_EVERY: Duration = Duration::from_secs(60);
 pub struct Shared {
     /// Set once, to leave in good order.
     stopping: AtomicBool,
+    /// How long deliveries under way may take then, in milliseconds, if that is not the usual.
+    grace_ms: AtomicU64,
     /// Set once, to leave as things are: the queues are not ours, or a worker has panicked.
     aborting: AtomicBool,
     /// Fronts that have not stopped yet.
@@ -74,6 +76,7 @@ impl Shared {
         let sleeper = |waker| Sleeper { asleep: AtomicBool::new(false), waker };
         Shared {
             stopping: AtomicBool::new(false),
+            grace_ms: AtomicU64::new(u64::MAX),
             aborting: AtomicBool::new(false),
             fronts_left: AtomicUsize::new(fronts),
             settings: Mutex::new(None),
@@ -87,6 +90,13 @@ impl Shared {
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         self.wake_all();
+    }
+
+    /// The same, but deliveries under way get so much time at most.
+    pub fn stop_within(&self, grace: Duration) {
+        let grace = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        self.grace_ms.store(grace, Ordering::SeqCst);
+        self.stop();
     }
 
     /// Ends every worker before its next turn: nothing more is answered, stored or delivered.
@@ -379,7 +389,9 @@ impl Worker {
             // What it had to say must have reached the shards.
             let heard = !self.rings.has_waiting();
             let stopped = front.is_stopped() && heard && !(lingering && patient);
-            let overdue = now.saturating_since(since) >= FRONT_GRACE.max(front.drain_time());
+            let grace = Duration::from_millis(self.shared.grace_ms.load(Ordering::SeqCst));
+            let overdue =
+                now.saturating_since(since) >= FRONT_GRACE.max(front.drain_time()).min(grace);
             if !stop.front_done && (stopped || overdue) {
                 stop.front_done = true;
                 self.shared.fronts_left.fetch_sub(1, Ordering::SeqCst);

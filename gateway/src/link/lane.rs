@@ -349,7 +349,7 @@ fn queue_name(name: &str) -> QueueName<'_> {
 }
 
 /// The same time on the link's own scale; both count from one origin.
-pub(super) fn wire(now: Instant) -> kvs_proto::Instant {
+pub(crate) fn wire(now: Instant) -> kvs_proto::Instant {
     kvs_proto::Instant::from_nanos(now.as_nanos())
 }
 

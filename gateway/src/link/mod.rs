@@ -34,6 +34,7 @@ use self::translate::{translate, translate_second};
 use crate::message::QueueIndex;
 use crate::replication::request::{Ask, Outlet, Reply, Request};
 
+pub(crate) use self::lane::wire;
 pub use self::path::PathState;
 
 /// Most receive calls on one lane in one turn, so that no server starves the others.
@@ -725,4 +726,4 @@ fn ends_connection(status: Status) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,6 +1,6 @@
 //! Links over a simulated network, with a server that has two workers and two addresses.
 
-mod server;
+pub(crate) mod server;
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ fn theirs(segment: u8) -> IpAddr {
     [10, segment, 1, 1].into()
 }
 
-pub(super) fn settings() -> LinkSettings {
+pub(crate) fn settings() -> LinkSettings {
     LinkSettings {
         message_size_max: 1000,
         server: "a".into(),

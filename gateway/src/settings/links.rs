@@ -8,6 +8,7 @@ use config::Table;
 use kvs_proto::Version;
 use kvs_proto::auth::Secret;
 
+use super::kept::Local;
 use super::{Group, server_name_is_allowed};
 use crate::link::{LinkSettings, Route};
 use crate::replication::cohort::BACKUPS;
@@ -19,11 +20,15 @@ pub(super) fn read_links(
     root: &Table<'_>,
     directory: &Path,
     message_size_max: u64,
+    local: Option<&Local>,
 ) -> Vec<LinkSettings> {
     let account = root.string("account").not_empty().required();
-    let secret =
-        root.secret("secret", "secret_file", |path| config::read_file(&directory.join(path)));
-    let secret = secret.required();
+    let account = local.and_then(|local| local.account.clone()).unwrap_or(account);
+    let secret = local.map(|local| local.secret.clone()).unwrap_or_else(|| {
+        let secret =
+            root.secret("secret", "secret_file", |path| config::read_file(&directory.join(path)));
+        secret.required()
+    });
     let versions = Version::OLDEST as u8..=Version::CURRENT as u8;
     let version_max = root.integer("protocol_max").range(versions).default(Version::CURRENT as u8);
     let version_max = Version::from_u8(version_max).unwrap_or(Version::CURRENT);
@@ -57,7 +62,7 @@ pub(super) fn read_links(
         }
         let address = table.address("address").required();
         let local = read_local(&table, "local");
-        let standby = read_standby(&table, address);
+        let standby = read_standby(&table, Some(address));
         links.push(LinkSettings {
             server,
             address,
@@ -78,7 +83,7 @@ pub(super) fn read_links(
 }
 
 /// The server's address on the second network segment, and ours there.
-fn read_standby(table: &Table<'_>, address: SocketAddr) -> Option<Route> {
+pub(crate) fn read_standby(table: &Table<'_>, address: Option<SocketAddr>) -> Option<Route> {
     let standby = table.address("standby_address").optional();
     let local = read_local(table, "standby_local");
     let Some(standby) = standby else {
@@ -87,17 +92,18 @@ fn read_standby(table: &Table<'_>, address: SocketAddr) -> Option<Route> {
         }
         return None;
     };
-    if standby == address {
+    if Some(standby) == address {
         table.mistake_at("standby_address", "this is `address`; give one on another segment");
-    } else if standby.port() != address.port() {
-        let port = address.port();
+    } else if let Some(port) = address.map(|it| it.port())
+        && standby.port() != port
+    {
         let why = format!("a server has one port at all its addresses: {port}, as in `address`");
         table.mistake_at("standby_address", why);
     }
     Some((standby, local))
 }
 
-fn read_local(table: &Table<'_>, key: &'static str) -> Option<IpAddr> {
+pub(crate) fn read_local(table: &Table<'_>, key: &'static str) -> Option<IpAddr> {
     let text = table.string(key).optional()?;
     let address = text.parse::<IpAddr>();
     if address.is_err() {

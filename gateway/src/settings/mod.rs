@@ -2,6 +2,7 @@
 
 mod change;
 mod delivery;
+pub mod kept;
 mod links;
 mod policy;
 mod queues;
@@ -21,12 +22,14 @@ use config::{Document, Mistakes, Table};
 use kvs_proto::body::QueueName;
 
 use self::delivery::read_delivery;
+use self::kept::Local;
 use self::links::{read_drained, read_groups, read_links, read_placement, read_placements};
+pub(crate) use self::links::{read_local, read_standby};
 use self::queues::read_queues;
-use self::reception::read_reception;
-use self::register::read_register;
+use self::reception::{read_listen, read_reception};
+pub(crate) use self::register::read_register;
 use self::reports::read_reports;
-use self::threads::read_threads;
+pub(crate) use self::threads::read_threads;
 use crate::front::{
     AddressSet, DeliveryConfig, FrontConfig, REPORT_SIZE_BYTES_MAX, ReceptionConfig, ReportConfig,
 };
@@ -34,6 +37,7 @@ use crate::link::LinkSettings;
 use crate::message::QueueIndex;
 use crate::queue::{QueuePolicy, RetryPolicy};
 use crate::register::RegisterSettings;
+use crate::register::document::{TEXT_BYTES_MAX, kept_size_bytes};
 use crate::replication::cohort::{BACKUPS, MoveOrder, Policy, UnitSettings};
 use crate::replication::placement::Placement;
 use crate::replication::record::LEASE_DEFAULT;
@@ -161,16 +165,28 @@ impl Settings {
     /// Every mistake that was found.
     pub fn parse(path: &Path, text: &str) -> Result<Settings, Mistakes> {
         let label = path.display().to_string();
-        let document = Document::parse(&label, text);
+        Settings::read(&label, path.parent().unwrap_or(Path::new(".")), text, None)
+    }
+
+    /// Reads a file, or with `local` what is kept of one.
+    fn read(
+        label: &str,
+        directory: &Path,
+        text: &str,
+        local: Option<&Local>,
+    ) -> Result<Settings, Mistakes> {
+        let document = Document::parse(label, text);
         let root = document.root();
-        let directory = path.parent().unwrap_or(Path::new("."));
         let name = root.string("name").check(|name| server_name_is_allowed(name)).required();
         let hostname = root.string("hostname").not_empty().required();
         let memory_bytes = root.bytes("memory").range(1 << 20..=1 << 46).default(1 << 30);
         let message_size_max =
             root.bytes("message_size_max").range(1024..=200 << 20).default(20 << 20);
-        let register = read_register(&root, directory);
-        let links = read_links(&root, directory, message_size_max);
+        let register = match local {
+            Some(local) => local.register.clone(),
+            None => read_register(&root, directory),
+        };
+        let links = read_links(&root, directory, message_size_max, local);
         let placement = read_placement(&root.table("placement"));
         let placements = read_placements(&root);
         let drained = read_drained(&root);
@@ -182,7 +198,9 @@ impl Settings {
             root.mistake_at("message_size_max", format!("{why}: such mail could never be stored"));
         }
         let times = root.table("times");
-        let mut reception = read_reception(&root, &times, message_size_max, memory_bytes, routes);
+        let listen = if local.is_none() { read_listen(&root) } else { Vec::new() };
+        let mut reception =
+            read_reception(&root, &times, message_size_max, memory_bytes, routes, listen);
         reception.known_recipients = queues.iter().map(|it| it.known_recipients.clone()).collect();
         let delivery = read_delivery(&root, destinations);
         let reports = read_reports(&root, &name, &queues);
@@ -194,12 +212,20 @@ impl Settings {
             accept_loss: false,
             placement,
         };
-        let threads = read_threads(&root);
-        let formats = [("text", false), ("json", true)];
+        let threads = local.map_or_else(|| read_threads(&root), |local| local.threads.clone());
         let resync_rate =
             root.table("limits").bytes("resync_rate").range(1 << 10..=1 << 40).optional();
-        let log_json = root.choice("log", &formats).default(false);
-        let status_socket = read_status_socket(&root, directory);
+        let (log_json, status_socket) = match local {
+            Some(local) => (local.log_json, local.status_socket.clone()),
+            None => (read_log(&root), read_status_socket(&root, directory)),
+        };
+        let kept_bytes = kept_size_bytes(&kept::kept(text));
+        if kept_bytes > TEXT_BYTES_MAX {
+            root.mistake(format!(
+                "{kept_bytes} bytes of this file would be kept in the register, at most \
+                 {TEXT_BYTES_MAX} can be: make lists shorter, or make two gateways of it"
+            ));
+        }
         document.finish()?;
         Ok(Settings {
             name,
@@ -277,6 +303,11 @@ impl Settings {
         })
     }
 
+    /// The register's keys of the records of its queues, in order.
+    pub fn record_keys(&self) -> Vec<String> {
+        self.cohorts().into_iter().map(|cohort| cohort.key).collect()
+    }
+
     /// All cohorts: their servers and queues.
     pub fn cohorts(&self) -> Vec<CohortSettings> {
         let mut cohorts = BTreeMap::new();
@@ -299,13 +330,18 @@ impl Settings {
     }
 }
 
+/// Whether records are logged as JSON.
+pub(crate) fn read_log(root: &Table<'_>) -> bool {
+    root.choice("log", &[("text", false), ("json", true)]).default(false)
+}
+
 /// A switch of the operator's, on by default; returns whether it is suspended.
 fn read_switch(table: &Table<'_>, key: &'static str) -> bool {
     table.choice(key, &[("on", false), ("suspended", true)]).default(false)
 }
 
 /// The socket's path, if it is not too long for one.
-fn read_status_socket(root: &Table<'_>, directory: &Path) -> Option<PathBuf> {
+pub(crate) fn read_status_socket(root: &Table<'_>, directory: &Path) -> Option<PathBuf> {
     let path = directory.join(root.string("status_socket").not_empty().optional()?);
     if path.as_os_str().len() > PATH_LEN_MAX {
         let why =
@@ -316,7 +352,7 @@ fn read_status_socket(root: &Table<'_>, directory: &Path) -> Option<PathBuf> {
 }
 
 /// Names become parts of names at the servers.
-fn server_name_is_allowed(name: &str) -> Result<(), String> {
+pub(crate) fn server_name_is_allowed(name: &str) -> Result<(), String> {
     match QueueName::parse(name.as_bytes()) {
         Some(_) => Ok(()),
         None => Err("give 1 to 255 printable ASCII characters".into()),

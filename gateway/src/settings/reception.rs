@@ -24,15 +24,9 @@ pub(super) fn read_reception(
     message_size_max: u64,
     memory_bytes: u64,
     routes: Routes,
+    listen: Vec<SocketAddr>,
 ) -> ReceptionConfig {
     let limits = root.table("limits");
-    let listen: Vec<SocketAddr> = root.addresses("listen").not_empty().required();
-    let mut seen = BTreeSet::new();
-    for (item, address) in listen.iter().enumerate() {
-        if address.port() != 0 && !seen.insert(*address) {
-            root.mistake_at_item("listen", item, format!("{address} is named twice"));
-        }
-    }
     let relay = read_relay(root);
     let exempt = read_networks(&limits, "exempt_networks");
     ReceptionConfig {
@@ -77,6 +71,18 @@ pub(super) fn read_reception(
         known_recipients: Vec::new(),
         client_limits: read_client_limits(&limits, memory_bytes / 8),
     }
+}
+
+/// Where mail is received.
+pub(super) fn read_listen(root: &Table<'_>) -> Vec<SocketAddr> {
+    let listen: Vec<SocketAddr> = root.addresses("listen").not_empty().required();
+    let mut seen = BTreeSet::new();
+    for (item, address) in listen.iter().enumerate() {
+        if address.port() != 0 && !seen.insert(*address) {
+            root.mistake_at_item("listen", item, format!("{address} is named twice"));
+        }
+    }
+    listen
 }
 
 /// What a session lets pass, from the table of its class of clients.

@@ -8,7 +8,7 @@ use config::{PathOrList, Table};
 use crate::register::{EtcdSettings, RegisterSettings};
 
 /// `register` and, for etcd, `register_user` with its password.
-pub(super) fn read_register(root: &Table<'_>, directory: &Path) -> RegisterSettings {
+pub(crate) fn read_register(root: &Table<'_>, directory: &Path) -> RegisterSettings {
     let wants = "the path of a directory in quotes, or a list of etcd's members, such as \
                  [\"http://10.0.0.1:2379\"]";
     let register = root.path_or_list("register", wants, parse_member).required();

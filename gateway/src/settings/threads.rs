@@ -7,7 +7,7 @@ use config::Table;
 use super::{Drivers, Threads};
 
 /// The table `[threads]`; without it one thread runs everything.
-pub(super) fn read_threads(root: &Table<'_>) -> Threads {
+pub(crate) fn read_threads(root: &Table<'_>) -> Threads {
     let threads = root.table("threads");
     let split = threads.choice("drivers", &[("merged", false), ("split", true)]).default(false);
     let drivers = if split {

@@ -40,6 +40,43 @@ pub struct Snapshot {
     pub queues: Vec<QueueStatus>,
     /// What has been counted since the start, by worker.
     pub counters: Vec<WorkerCounters>,
+    /// It has not begun: it waits for the register, or for a sender that has its queues.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_starting: bool,
+    /// Of a sender program: how it is. It has queues when it is in charge of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<SenderStatus>,
+}
+
+/// How a sender program is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SenderStatus {
+    /// The server that it sits beside.
+    pub beside: String,
+    /// What it does.
+    pub state: SenderState,
+    /// How many senders take over before it, if it knows.
+    pub rank: Option<usize>,
+    /// After how long without an owner it takes over.
+    pub takes_over_after_ms: Option<u64>,
+    /// For how long the owner has been silent.
+    pub owner_silent_ms: Option<u64>,
+    /// Why it could not take over, if it could not.
+    pub trouble: Option<String>,
+}
+
+/// What a sender program does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SenderState {
+    /// It waits until the queues are without an owner.
+    StandingBy,
+    /// It starts to work.
+    TakingOver,
+    /// It owns the queues and delivers.
+    InCharge,
+    /// It finishes what is under way: somebody else takes the queues.
+    Leaving,
 }
 
 /// Which gateway it is.
@@ -217,12 +254,17 @@ impl Snapshot {
             servers: servers(&queues),
             queues,
             counters: there().map(|part| part.counters.clone()).collect(),
+            is_starting: false,
+            sender: None,
         }
     }
 
-    /// Whether every worker has answered, and every queue is in service with all of its copies.
+    /// Whether every worker has answered, and every queue is in service with all of its copies; of a sender, whether
+    /// it could take over.
     pub fn is_well(&self) -> bool {
-        self.silent_workers.is_empty() && self.queues.iter().all(QueueStatus::is_well)
+        let has_trouble = self.sender.as_ref().is_some_and(|it| it.trouble.is_some());
+        let is_whole = self.silent_workers.is_empty() && !has_trouble && !self.is_starting;
+        is_whole && self.queues.iter().all(QueueStatus::is_well)
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::{CopyState, QueueStatus, RegisterStatus, ServiceState, Snapshot};
+use super::{
+    CopyState, QueueStatus, RegisterStatus, SenderState, SenderStatus, ServiceState, Snapshot,
+};
 use crate::link::PathState;
 
 const TITLES: [&str; 13] = [
@@ -104,11 +106,42 @@ fn head(snapshot: &Snapshot) -> String {
             ),
         };
     }
+    if snapshot.is_starting {
+        text.push_str(
+            "STARTING: it waits for the register, or for a sender program that has its queues\n",
+        );
+    }
+    if let Some(sender) = &snapshot.sender {
+        text.push_str(&sender_line(sender));
+    }
     for worker in &snapshot.silent_workers {
         let _ = writeln!(text, "WORKER {worker} DOES NOT ANSWER: its queues are missing here");
     }
     text.push('\n');
     text
+}
+
+fn sender_line(sender: &SenderStatus) -> String {
+    let mut text = format!("sender program beside {}: ", sender.beside);
+    text.push_str(match sender.state {
+        SenderState::StandingBy => "stands by",
+        SenderState::TakingOver => "takes over",
+        SenderState::InCharge => "owns the queues",
+        SenderState::Leaving => "leaves the queues",
+    });
+    if sender.state == SenderState::StandingBy {
+        if let Some(after) = sender.takes_over_after_ms {
+            let _ = write!(text, ", takes over after {} without an owner", duration(after));
+        }
+        let _ = match sender.owner_silent_ms {
+            Some(silent) => write!(text, ", the owner was heard {} ago", duration(silent)),
+            None => write!(text, ", nobody tells of an owner"),
+        };
+    }
+    if let Some(trouble) = &sender.trouble {
+        let _ = write!(text, "\nTROUBLE: {trouble}");
+    }
+    text + "\n"
 }
 
 /// One row for each server, whole, so that rows can be picked out of the table.

@@ -66,6 +66,8 @@ fn snapshot_of(queues: Vec<QueueStatus>) -> Snapshot {
         servers: servers(&queues),
         queues,
         counters: Vec::new(),
+        is_starting: false,
+        sender: None,
     }
 }
 
@@ -103,4 +105,39 @@ fn a_gateway_that_tells_less_is_understood() {
     value["queues"][0]["copies"][0].as_object_mut().unwrap().remove("is_drained");
     let told = serde_json::from_value::<Snapshot>(value).unwrap();
     assert!(told.servers.is_empty() && told.is_well());
+}
+
+#[test]
+fn a_sender_says_what_it_does_and_whether_it_could_take_over() {
+    let mut sender = SenderStatus {
+        beside: "a".into(),
+        state: SenderState::StandingBy,
+        rank: Some(0),
+        takes_over_after_ms: Some(60_000),
+        owner_silent_ms: Some(700),
+        trouble: None,
+    };
+    let of = |sender: &SenderStatus, queues| {
+        let sender = Some(sender.clone());
+        Snapshot { sender, ..snapshot(queues, CopyState::Spare) }
+    };
+    let standing = text(&of(&sender, 0));
+    let expected = "sender program beside a: stands by, takes over after 1 min 0 s without an owner, \
+                    the owner was heard 700 ms ago\n";
+    assert!(standing.contains(expected) && of(&sender, 0).is_well(), "{standing}");
+    sender.trouble = Some("no settings".into());
+    assert!(!of(&sender, 0).is_well() && text(&of(&sender, 0)).contains("TROUBLE: no settings"));
+    sender = SenderStatus { state: SenderState::InCharge, trouble: None, ..sender };
+    assert!(text(&of(&sender, 1)).contains("sender program beside a: owns the queues\n"));
+    let json = serde_json::to_value(of(&sender, 1)).unwrap();
+    assert_eq!(json["sender"]["state"], "in_charge");
+    let without = serde_json::to_value(snapshot(1, CopyState::Spare)).unwrap();
+    assert!(without.get("sender").is_none());
+}
+
+#[test]
+fn a_gateway_that_has_not_begun_is_not_well() {
+    let starting = Snapshot { is_starting: true, ..snapshot(0, CopyState::Spare) };
+    assert!(!starting.is_well() && text(&starting).contains("STARTING: it waits for"));
+    assert!(snapshot(0, CopyState::Spare).is_well());
 }

@@ -13,7 +13,7 @@ use kvs_proto::{
 };
 use tcpstack::{ConnectionId, Event, ListenerId, SimTransport, Transport};
 
-pub(super) struct Server {
+pub(crate) struct Server {
     transport: SimTransport,
     listeners: BTreeMap<ListenerId, SocketAddr>,
     connections: BTreeMap<ConnectionId, Connection>,
@@ -21,11 +21,15 @@ pub(super) struct Server {
     /// Its life, as each of its addresses tells it.
     pub(super) lives: BTreeMap<SocketAddr, u64>,
     /// Where each queue lives that does not live at the first port.
-    pub(super) ports: BTreeMap<String, u16>,
+    pub(crate) ports: BTreeMap<String, u16>,
     /// How often it answered that.
-    pub(super) wrong_workers: usize,
+    pub(crate) wrong_workers: usize,
     /// It does nothing, as if it were stopped.
-    pub(super) is_stopped: bool,
+    pub(crate) is_stopped: bool,
+    /// For how long the owners of the queues that it knows have been silent.
+    pub(crate) idle_ms: BTreeMap<String, u64>,
+    /// The version that it speaks.
+    pub(crate) version_max: Version,
 }
 
 #[derive(Default)]
@@ -46,7 +50,7 @@ struct Connection {
 const NONCE: [u8; 16] = [7; 16];
 
 impl Server {
-    pub(super) fn new(mut transport: SimTransport, addresses: &[SocketAddr]) -> Server {
+    pub(crate) fn new(mut transport: SimTransport, addresses: &[SocketAddr]) -> Server {
         let mut listeners = BTreeMap::new();
         for address in addresses {
             listeners.insert(transport.listen(*address).unwrap(), *address);
@@ -60,6 +64,8 @@ impl Server {
             ports: BTreeMap::new(),
             wrong_workers: 0,
             is_stopped: false,
+            idle_ms: BTreeMap::new(),
+            version_max: Version::CURRENT,
         }
     }
 
@@ -86,7 +92,7 @@ impl Server {
         }
     }
 
-    pub(super) fn turn(&mut self, now: tcpstack::Instant) {
+    pub(crate) fn turn(&mut self, now: tcpstack::Instant) {
         if self.is_stopped {
             return;
         }
@@ -135,7 +141,7 @@ impl Server {
                 let checksum = if body.is_empty() { 0 } else { kvs_proto::checksum(&body) };
                 let length = u32::try_from(body.len()).unwrap();
                 let reply = Header {
-                    version: Version::CURRENT,
+                    version: self.version_max,
                     body_length: length,
                     body_checksum: checksum,
                     ..reply
@@ -149,7 +155,7 @@ impl Server {
 
     fn answer(&mut self, id: ConnectionId, header: &Header, body: &[u8]) -> (Header, Vec<u8>) {
         let connection = self.connections.get_mut(&id).unwrap();
-        let (version, incarnation) = (Version::CURRENT, Incarnation(self.lives[&connection.at]));
+        let (version, incarnation) = (self.version_max, Incarnation(self.lives[&connection.at]));
         let reply = |op| Header {
             queue: header.queue,
             sequence: header.sequence,
@@ -186,13 +192,19 @@ impl Server {
                 (Header::new(Op::Welcome), proof.to_vec())
             }
             Op::HeartBeat => (reply(Op::HeartBeatReply), Vec::new()),
-            Op::Attach => {
+            Op::Attach | Op::OwnerGet => {
                 let name = String::from_utf8(body.to_vec()).unwrap();
                 let first = self.listeners.values().map(SocketAddr::port).min().unwrap();
                 let port = self.ports.get(&name).copied().unwrap_or(first);
                 if port != connection.at.port() {
                     self.wrong_workers += 1;
                     return (refused(Status::WrongWorker, port.into()), Vec::new());
+                }
+                if header.op == Op::OwnerGet {
+                    return match self.idle_ms.get(&name) {
+                        Some(idle_ms) => (Header { aux: *idle_ms, ..reply(Op::Owner) }, Vec::new()),
+                        None => (refused(Status::UnknownQueue, 0), Vec::new()),
+                    };
                 }
                 let queue = self.queues.entry(name.clone()).or_default();
                 if sender < queue.owner {
