@@ -12,10 +12,21 @@ fn every_order_of_events_keeps_the_invariants() {
     assert!(found.states > 1000, "{found:?}");
 }
 
+#[test]
+fn no_successor_acts_before_the_lease_has_run_out() {
+    // Time stands still, so a lease never does; and the search goes far enough to find one that does not wait.
+    let bounds = deep(1, 0);
+    let found = search(bounds, None);
+    assert_eq!(found.broken, None, "{found:?}");
+}
+
+fn deep(faults: u32, passes: u32) -> Bounds {
+    Bounds { operations: 1, faults, passes, depth: 18, states_max: 60_000 }
+}
+
 /// Of which the invariants tell, or the production code, which stops at what cannot be.
 fn must_find(flaw: Flaw, faults: u32, passes: u32, invariants: &[Invariant]) {
-    let bounds = Bounds { operations: 1, faults, passes, depth: 18, states_max: 60_000 };
-    let found = search(bounds, Some(flaw));
+    let found = search(deep(faults, passes), Some(flaw));
     println!("{flaw:?}: {found:?}");
     let (broken, _) = found.broken.expect("the flaw is found");
     assert!(invariants.contains(&broken.invariant), "{broken:?}");
