@@ -58,6 +58,13 @@ enum Command {
     /// it is. Exit status: 0 if that is done, 1 if it is not, for the reason that is printed, 2 if the arguments or the
     /// configuration are wrong.
     Move(MoveArguments),
+    /// Has a running gateway deliver from queues of which neither the register nor a server can say whose they are.
+    ///
+    /// Without a lease a gateway keeps its mail and delivers none: somebody may have taken its queues over. Where all
+    /// servers with copies are gone, or the register is, nobody can tell it. Say that none has, and only if you know
+    /// it: else mail is delivered twice. It holds until the register or such a server is back. Exit status: 0 if
+    /// that is done, 1 if it is not, for the reason that is printed, 2 if the arguments or the configuration are wrong.
+    Resume(ResumeArguments),
     /// Delivers what other gateways have left at their servers: the sender program, for the machine of a server.
     ///
     /// With --of alone the queues of that gateway are taken over at once, whoever has them, and the program ends
@@ -92,6 +99,15 @@ struct Whom {
     /// The socket.
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
     socket: Option<PathBuf>,
+}
+
+#[derive(clap::Args, Debug)]
+struct ResumeArguments {
+    #[command(flatten)]
+    whom: Whom,
+    /// No other gateway and no sender program has taken the queues over since this one lost its lease.
+    #[arg(long, required = true)]
+    no_take_over_happened: bool,
 }
 
 #[derive(clap::Args, Debug)]
@@ -140,7 +156,8 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command {
         Some(Command::Status(arguments)) => return show_status(arguments),
-        Some(Command::Move(arguments)) => return give_order(arguments),
+        Some(Command::Move(arguments)) => return move_copies(arguments),
+        Some(Command::Resume(arguments)) => return resume(arguments),
         Some(Command::TakeOver(arguments)) => return take_over(arguments),
         None => {}
     }
@@ -189,11 +206,7 @@ fn socket_of(whom: Whom) -> Result<PathBuf, ExitCode> {
     }
 }
 
-fn give_order(arguments: MoveArguments) -> ExitCode {
-    let socket = match socket_of(arguments.whom) {
-        Ok(socket) => socket,
-        Err(failure) => return failure,
-    };
+fn move_copies(arguments: MoveArguments) -> ExitCode {
     let of = match (arguments.queue, arguments.group) {
         (Some(queue), _) => Of::Queue(queue),
         (None, Some(group)) => Of::Group(group),
@@ -203,7 +216,20 @@ fn give_order(arguments: MoveArguments) -> ExitCode {
         (Some(from), Some(to)) => Order::Move { of, from, to },
         _ => Order::CancelMove { of },
     };
-    match client::give(&socket, &order) {
+    give_order(arguments.whom, &order)
+}
+
+fn resume(arguments: ResumeArguments) -> ExitCode {
+    assert!(arguments.no_take_over_happened, "it is required");
+    give_order(arguments.whom, &Order::Resume)
+}
+
+fn give_order(whom: Whom, order: &Order) -> ExitCode {
+    let socket = match socket_of(whom) {
+        Ok(socket) => socket,
+        Err(failure) => return failure,
+    };
+    match client::give(&socket, order) {
         Ok(done) => {
             println!("{done}");
             ExitCode::SUCCESS

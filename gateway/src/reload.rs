@@ -166,6 +166,7 @@ impl Reloader {
             return Err(ReloadError::Fixed(fixed));
         }
         settings.moves = self.settings.moves.clone();
+        settings.resume = self.settings.resume;
         self.let_go_of(&settings.servers_gone(&self.settings))?;
         settings.change_board(&self.settings, &self.board);
         self.shared.reconfigure(Arc::new(settings.clone()));

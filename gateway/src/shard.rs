@@ -56,6 +56,8 @@ pub struct CohortSettings {
     pub drained: Vec<bool>,
     /// Copies that are to go from one of them to another.
     pub order: Option<MoveOrder>,
+    /// The newest order to go on without a lease.
+    pub resume: u64,
     /// Its queues.
     pub queues: Vec<(UnitSettings, QueuePolicy)>,
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # One of two KVS is killed under load: it stays away, and by min_sync = 1 the gateway goes on with the
 # other; or it comes back empty, and by min_sync = 2 the gateway accepts nothing until it is filled; or
-# there is a spare, which takes its place while mail is accepted. Nothing that was answered 250 is lost or
-# altered.
+# there is a spare, which takes its place while mail is accepted. Or both die, and the gateway delivers what it
+# has only when it is told that nobody else has it. Nothing that was answered 250 is lost or altered.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../lib.sh
 . "$(dirname "$0")/../lib.sh"
@@ -16,6 +16,7 @@ main() {
     (stays_away)
     (comes_back)
     (is_replaced)
+    (both_die)
 }
 
 stays_away() {
@@ -64,6 +65,38 @@ is_replaced() {
     say "clean although each of three KVS was killed; the longest wait for a 250 was" \
         "$(jq '.smtp.dot_to_250.max_us / 1000 | round' "$SCRATCH/load.json") ms"
 }
+
+# Mail goes to the next hop more slowly than it comes, so that some is left when both servers die.
+both_die() {
+    local accepted=1500 delivered
+    begin
+    prepare_system
+    sed -i 's/^rate_max = .*/rate_max = 200/' "$SCRATCH/gateway.toml"
+    start_system --ledger "$SCRATCH/sink.ledger" --status "$SCRATCH/sink.status"
+    start_load "$accepted"
+    await_load || die "not all mail was accepted"
+    "$BIN/gateway" resume --no-take-over-happened --config "$SCRATCH/gateway.toml" >"$SCRATCH/resume.txt" 2>&1 &&
+        die "the gateway goes on without a lease although it has one"
+    grep -q 'nothing to do' "$SCRATCH/resume.txt" || die "the gateway does not say that it has its lease"
+    kill_hard kvs-a
+    kill_hard kvs-b
+    await 10 shows_no_lease || die "the status does not show that the gateway has no lease"
+    delivered=$(delivered)
+    [ "$delivered" -lt "$accepted" ] || die "nothing was left when the servers died"
+    "$BIN/gateway" resume --config "$SCRATCH/gateway.toml" 2>/dev/null &&
+        die "the gateway goes on although nobody has said that no take-over happened"
+    "$BIN/gateway" resume --no-take-over-happened --config "$SCRATCH/gateway.toml"
+    await 60 sink_has "$accepted" || die "the sink does not have all mail"
+    judge --order 100
+    say "clean although both KVS were killed: $((accepted - delivered)) messages were delivered when it was told to go on"
+}
+
+shows_no_lease() {
+    is_well || true
+    grep -q 'no lease' "$SCRATCH/status.txt"
+}
+
+delivered() { status_json; jq '[.counters[].front.delivery.delivered // 0] | add' "$SCRATCH/status.json"; }
 
 # Its first link was that of the start.
 has_returned() { [ "$(grep 'link up' "$SCRATCH/gateway.log" | grep -c "server=$1 ")" -ge 2 ]; }

@@ -1,4 +1,4 @@
-//! Copies that the operator has moved: orders to the running gateway, which no file has.
+//! What the operator has the running gateway do, and no file says: copies move, queues go on without a lease.
 
 use std::sync::Arc;
 
@@ -17,24 +17,51 @@ impl Reloader {
     /// # Errors
     /// Why not; nothing has changed then.
     pub fn follow(&mut self, order: &Order) -> Result<String, String> {
-        let (Order::Move { of, .. } | Order::CancelMove { of }) = order;
-        let queues = self.queues_of(of)?;
-        // What is over is forgotten.
-        let is_on =
-            |key: &String| queues.iter().any(|it| it.cohort == *key && it.moving_to.is_some());
-        let keys = queues.iter().map(|it| it.cohort.clone()).collect::<Vec<_>>();
-        self.settings.moves.retain(|key, _| !keys.contains(key) || is_on(key));
         let done = match order {
-            Order::Move { from, to, .. } => self.begin_move(&queues, from, to),
-            Order::CancelMove { .. } => self.cancel_move(&queues),
+            Order::Move { of, from, to } => {
+                let queues = self.queues_to_move(of)?;
+                self.begin_move(&queues, from, to)
+            }
+            Order::CancelMove { of } => {
+                let queues = self.queues_to_move(of)?;
+                self.cancel_move(&queues)
+            }
+            Order::Resume => self.resume(),
         }?;
         info!(?order, done, "an order of the operator's is followed");
         self.shared.reconfigure(Arc::new(self.settings.clone()));
         Ok(done)
     }
 
-    /// The queues that are meant, with those that share their records, as they are now.
-    fn queues_of(&self, of: &Of) -> Result<Vec<QueueStatus>, String> {
+    /// The queues that are meant; which of their moves are over is forgotten.
+    fn queues_to_move(&mut self, of: &Of) -> Result<Vec<QueueStatus>, String> {
+        let queues = self.queues_of(of)?;
+        let is_on =
+            |key: &String| queues.iter().any(|it| it.cohort == *key && it.moving_to.is_some());
+        let keys = queues.iter().map(|it| it.cohort.clone()).collect::<Vec<_>>();
+        self.settings.moves.retain(|key, _| !keys.contains(key) || is_on(key));
+        Ok(queues)
+    }
+
+    /// Has those queues go on without a lease of which nobody can say whose they are.
+    fn resume(&mut self) -> Result<String, String> {
+        let queues = self.queues()?;
+        let meant = queues.iter().filter(|it| it.must_be_told).collect::<Vec<_>>();
+        let Some(first) = meant.first() else {
+            return Err(
+                "each queue has its lease, or may still learn whose it is: nothing to do".into()
+            );
+        };
+        let (count, name) = (meant.len(), &first.queue);
+        let done =
+            format!("what is in {count} queues, {name} among them, is delivered without a lease");
+        self.orders += 1;
+        self.settings.resume = self.orders;
+        Ok(done)
+    }
+
+    /// All queues, as they are now, in order.
+    fn queues(&self) -> Result<Vec<QueueStatus>, String> {
         let parts = self.shared.ask_status(STATUS_PATIENCE);
         if parts.iter().any(Option::is_none) {
             return Err("a worker does not say how its queues are: try again".into());
@@ -42,6 +69,12 @@ impl Reloader {
         let mut queues =
             parts.iter().flatten().flat_map(|it| it.queues.clone()).collect::<Vec<_>>();
         queues.sort_by_key(|queue| queue.index);
+        Ok(queues)
+    }
+
+    /// The queues that are meant, with those that share their records, as they are now.
+    fn queues_of(&self, of: &Of) -> Result<Vec<QueueStatus>, String> {
+        let mut queues = self.queues()?;
         match of {
             Of::Queue(name) => {
                 let cohort = queues.iter().find(|it| it.queue == *name).map(|it| it.cohort.clone());

@@ -213,6 +213,22 @@ fn a_move_is_ordered_until_it_is_over_or_called_off() {
 }
 
 #[test]
+fn queues_go_on_without_a_lease_when_told_and_only_where_nobody_can_say_whose_they_are() {
+    let told = |settings: Option<&Settings>| {
+        let copies = [("a", CopyState::Ng), ("b", CopyState::Ng)];
+        let must_be_told = settings.is_none_or(|it| it.resume == 0);
+        vec![QueueStatus { must_be_told, is_resumed: !must_be_told, ..queue_of(&copies) }]
+    };
+    let (reloader, ()) = with_worker(&told, |reloader| {
+        let done = reloader.follow(&Order::Resume).unwrap();
+        assert!(done.contains("1 queues, d0.example among them"), "{done}");
+        assert!(reloader.follow(&Order::Resume).unwrap_err().contains("nothing to do"));
+        assert_eq!(reloader.take(with_spare()), Ok(Vec::new()), "a reload does not forget it");
+    });
+    assert_eq!(reloader.settings.resume, 1);
+}
+
+#[test]
 fn a_move_that_cannot_be_is_refused_and_it_is_said_why() {
     let refused = |copies: &[(&str, CopyState)], order: &Order| {
         let told = |_: Option<&Settings>| vec![queue_of(copies)];

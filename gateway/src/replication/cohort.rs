@@ -13,6 +13,7 @@ mod lease;
 mod members;
 mod moves;
 mod recovery;
+mod resume;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ pub use members::BACKUPS;
 use members::{Member, Proof, Role};
 pub use moves::MoveOrder;
 use moves::Moves;
+use resume::Resume;
 use unit::Service;
 pub use unit::{Unit, UnitSettings};
 
@@ -149,6 +151,7 @@ pub struct Cohort {
     moves: Moves,
     /// Until when we may act; 0 without a lease.
     lease_until: Instant,
+    resume: Resume,
     /// The latest time that we were told.
     now: Instant,
     /// When fills that were held back go on.
@@ -202,6 +205,7 @@ impl Cohort {
             is_patient: false,
             moves: Moves::default(),
             lease_until: Instant::ZERO,
+            resume: Resume::default(),
             now: Instant::ZERO,
             fill_again_at: None,
             refresh: true,
@@ -310,6 +314,9 @@ impl Cohort {
         self.members[member].is_gone = false;
         self.members[member].proof = Proof::None;
         self.refresh = true;
+        if self.members[member].counts() {
+            self.end_resume("a server is there again that has copies");
+        }
         match self.phase {
             Phase::Gathering { .. } => self.seal(member, outlets.of(member)),
             Phase::Serving | Phase::Claiming => self.welcome(now, member, incarnation, outlets),
@@ -404,6 +411,7 @@ impl Cohort {
         else {
             panic!("the register answers each call once")
         };
+        self.note_register(!matches!(answer, RegisterAnswer::Failed(_)));
         match (call, answer) {
             (_, RegisterAnswer::Read(record)) => self.handle_record(record),
             (RegisterCall::Swap(record), RegisterAnswer::Swapped) => {

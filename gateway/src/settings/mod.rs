@@ -89,6 +89,8 @@ pub struct Settings {
     /// Copies that are to go from one server to another, by the cohort's key. Not from the file: orders of the
     /// operator's to the running gateway.
     pub moves: BTreeMap<String, MoveOrder>,
+    /// The newest order to go on without leases; 0 before there is one.
+    pub resume: u64,
     /// The groups: which servers back queues up.
     pub groups: Vec<Group>,
     /// The queues, by index.
@@ -242,6 +244,7 @@ impl Settings {
             placements,
             drained,
             moves: BTreeMap::new(),
+            resume: 0,
             groups,
             queues,
             log_json,
@@ -321,6 +324,7 @@ impl Settings {
                 placements: group.members.iter().map(|it| self.placements[*it].clone()).collect(),
                 drained: group.members.iter().map(|it| self.drained[*it]).collect(),
                 order: self.moves.get(&name).cloned(),
+                resume: self.resume,
                 queues: Vec::new(),
                 key: name,
             });

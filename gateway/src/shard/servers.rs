@@ -27,6 +27,7 @@ impl<T: Transport> Shard<T> {
             let Some(settings) = cohorts.iter().find(|it| it.key == key) else { continue };
             let places = team.cohort.set_servers(servers_of(settings, servers), &state.board);
             team.cohort.set_move(settings.order.clone());
+            team.cohort.resume(now, settings.resume, &state.board);
             for (place, server) in places.into_iter().zip(&settings.members) {
                 let link = links.place_of_server(&servers[*server].server);
                 let link = link.expect("there is one for each server");

@@ -149,6 +149,12 @@ pub struct QueueStatus {
     pub register: RegisterStatus,
     /// For how long it may act as it is.
     pub lease_left_ms: u64,
+    /// It has no lease, and nobody can say whether it is still its gateway's: `gateway resume` may.
+    #[serde(default)]
+    pub must_be_told: bool,
+    /// The operator has said so: it delivers without a lease.
+    #[serde(default)]
+    pub is_resumed: bool,
     /// The server that a copy is being moved to, if one is.
     #[serde(default)]
     pub moving_to: Option<String>,

@@ -25,6 +25,8 @@ pub enum Order {
         /// Of which queues.
         of: Of,
     },
+    /// Queues of which nobody can say whose they are have not been taken over: what is in them is to be delivered.
+    Resume,
 }
 
 /// Queues. Those that share a record in the register move together.

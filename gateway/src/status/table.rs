@@ -161,6 +161,11 @@ fn rows_of(queue: &QueueStatus) -> Vec<[String; 13]> {
     if queue.register == RegisterStatus::Failed {
         service.push_str(", no register");
     }
+    if queue.is_resumed {
+        service.push_str(", without lease");
+    } else if queue.must_be_told {
+        service.push_str(", no lease");
+    }
     let rows = queue.copies.iter().map(|copy| {
         [
             queue.queue.clone(),

@@ -36,6 +36,8 @@ pub(crate) fn queue_of(copies: &[(&str, CopyState)]) -> QueueStatus {
         record_version: Some(9),
         register: RegisterStatus::Idle,
         lease_left_ms: 900,
+        must_be_told: false,
+        is_resumed: false,
         moving_to: None,
         cannot_move: false,
         copies: copies.iter().map(|(kvs, state)| copy(kvs, *state)).collect(),
@@ -95,6 +97,17 @@ fn a_server_that_is_drained_is_named_with_what_is_left_there() {
     let (shows, _) = shown(vec![drained()]);
     assert!(shows.contains("\nb is drained: it has no copies, and may be taken away\n"), "{shows}");
     assert!(snapshot_of(vec![draining()]).is_well(), "it counts until another one does");
+}
+
+#[test]
+fn a_queue_without_a_lease_says_so_and_whether_it_goes_on_all_the_same() {
+    let shown = |must_be_told, is_resumed| {
+        let queue = queue_of(&[("a", CopyState::Ng), ("b", CopyState::Ng)]);
+        text(&snapshot_of(vec![QueueStatus { must_be_told, is_resumed, ..queue }]))
+    };
+    assert!(shown(true, false).contains(", no lease "));
+    assert!(shown(false, true).contains(", without lease "));
+    assert!(!shown(false, false).contains("lease"));
 }
 
 #[test]

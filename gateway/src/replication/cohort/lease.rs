@@ -39,7 +39,16 @@ impl Cohort {
         outlets: &mut impl Outlets,
         board: &Board,
     ) {
-        let until = if self.phase == Phase::Serving { self.renew(outlets) } else { Instant::ZERO };
+        let until = match self.phase {
+            Phase::Serving if self.is_resumed() => Instant::MAX,
+            Phase::Serving => self.renew(outlets),
+            _ => Instant::ZERO,
+        };
+        self.set_lease(now, until, board);
+    }
+
+    /// The lease lasts until then.
+    pub(super) fn set_lease(&mut self, now: Instant, until: Instant, board: &Board) {
         if until == self.lease_until {
             return;
         }

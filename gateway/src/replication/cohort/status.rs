@@ -26,7 +26,10 @@ impl Cohort {
             let copies = (0..self.members.len())
                 .filter(|member| !self.members[*member].leaving.is_removed)
                 .map(|member| self.copy_status(unit, member, links[member], unix_ms));
-            let lease = self.lease_until.saturating_since(now);
+            let lease = match self.is_resumed() {
+                true => Duration::ZERO,
+                false => self.lease_until.saturating_since(now),
+            };
             queues.push(QueueStatus {
                 index: unit.queue_index().0,
                 queue: unit.name().to_owned(),
@@ -41,6 +44,8 @@ impl Cohort {
                 record_version: self.record.as_ref().map(|record| record.version),
                 register: self.register_status(),
                 lease_left_ms: milliseconds(lease),
+                must_be_told: self.must_be_told(now),
+                is_resumed: self.is_resumed(),
                 moving_to: self.moving_to().map(str::to_owned),
                 cannot_move: self.is_stuck(),
                 copies: copies.collect(),
@@ -66,6 +71,7 @@ impl Cohort {
     fn register_status(&self) -> RegisterStatus {
         match self.register {
             RegisterState::Idle => RegisterStatus::Idle,
+            _ if self.register_fails() => RegisterStatus::Failed,
             RegisterState::Wanted(_) | RegisterState::Waiting(_) => RegisterStatus::Asked,
             RegisterState::Failed { .. } => RegisterStatus::Failed,
         }

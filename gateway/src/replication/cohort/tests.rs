@@ -5,6 +5,7 @@ mod corners;
 mod joining;
 mod leases;
 mod moves;
+mod resume;
 mod server;
 mod spares;
 mod status;

@@ -27,6 +27,8 @@ pub(super) struct World {
     pub(super) committed: Vec<(u32, MessageId)>,
     pub(super) fatal: Option<String>,
     pub(super) serial: u64,
+    /// The register cannot be used.
+    pub(super) register_fails: bool,
 }
 
 pub(super) const SERVER_NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -106,6 +108,7 @@ impl World {
             committed: Vec::new(),
             fatal: None,
             serial: 0,
+            register_fails: false,
         };
         (0..servers).for_each(|member| world.link_up(member));
         world.settle();
@@ -203,6 +206,7 @@ impl World {
 
     pub(super) fn register(&mut self, call: RegisterCall) -> RegisterAnswer {
         match call {
+            _ if self.register_fails => RegisterAnswer::Failed("it is away".into()),
             RegisterCall::Read => RegisterAnswer::Read(self.record.clone()),
             RegisterCall::Swap(record) => {
                 let version = self.record.as_ref().map_or(0, |record| record.version);
