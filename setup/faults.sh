@@ -182,13 +182,18 @@ choose_victim() {
     VICTIM=${victims[$1 % 3]}
     COUNTED=$(count_logged "$TAKEN_IN")
     READY=$(count_logged "$PATH_READY")
+    RECORDS=$(grep 'queues claimed' "$SCRATCH/gateway.log" | grep -o 'cohort=[^ ]*' | sort -u | wc -l)
 }
-# The victim, and what the gateway had said before it failed.
+# The victim, how many records name it, and what the gateway had said before it failed.
 VICTIM=
+RECORDS=
 COUNTED=
 READY=
 
-await_replaced() { await_said "$TAKEN_IN" $((COUNTED + 1)) "there are not two copies again without $VICTIM"; }
+# Of the queues of every record.
+await_replaced() {
+    await_said "$TAKEN_IN" $((COUNTED + RECORDS)) "there are not two copies of each queue again without $VICTIM"
+}
 
 await_back() { await_said "$PATH_READY" $((READY + 1)) "$VICTIM does not come back"; }
 
