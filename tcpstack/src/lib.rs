@@ -68,7 +68,9 @@ pub use kernel::{
 };
 pub use pin::{PinError, pin_current_thread};
 #[cfg(feature = "sim")]
-pub use sim::{SimNetwork, SimOptions, SimPath, SimStatistics, SimTransport};
+pub use sim::{
+    SimAttempts, SimNetwork, SimOptions, SimPath, SimStatistics, SimTapped, SimTransport,
+};
 pub use time::Instant;
 pub use transport::{
     CloseReason, ConnectionId, Event, ListenerId, OpenError, RecvError, SendError, Transport,

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tcpstack::{
-    CloseReason, ConnectionId, Event, Instant, OpenError, RecvError, SendError, SimNetwork,
-    SimOptions, SimPath, SimTransport, Transport,
+    CloseReason, ConnectionId, Event, Instant, OpenError, RecvError, SendError, SimAttempts,
+    SimNetwork, SimOptions, SimPath, SimTransport, Transport,
 };
 
 const A: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
@@ -184,6 +184,82 @@ fn drawn_resets_happen() {
     pair.settle();
     assert_eq!(pair.closed.len(), 2);
     assert_eq!(pair.network.statistics().resets, 2);
+}
+
+#[test]
+fn connections_that_are_lost_end_by_time_out_where_something_is_sent_and_nowhere_else() {
+    let mut pair = Pair::new(1, steady());
+    pair.send(0, b"on its way");
+    assert_eq!(pair.network.lose_connections(B, A), 1);
+    pair.run_for(2 * USER_TIMEOUT);
+    assert_eq!(pair.closed, [(0, CloseReason::TimedOut)]);
+    assert_eq!(pair.receive(1), b"");
+    pair.ends[1].abort(pair.names[1]);
+    pair.settle();
+    assert_eq!((pair.network.connection_count(), pair.network.statistics().lost), (0, 1));
+}
+
+#[test]
+fn an_attempt_to_connect_is_lost_without_notice() {
+    let mut pair = Pair::new(1, steady());
+    let lost_ppm = 1_000_000;
+    pair.network.set_attempts(SimAttempts { lost_ppm, ..SimAttempts::default() });
+    let address = SocketAddr::new(B, 25);
+    let name = pair.ends[0].connect(pair.network.now(), address, None).unwrap();
+    pair.ends[0].close(name);
+    pair.ends[0].connect(pair.network.now(), address, None).unwrap();
+    pair.run_for(steady().connect_timeout);
+    assert_eq!(pair.closed, [(0, CloseReason::TimedOut)]);
+    assert_eq!(pair.network.statistics().accepted, 1, "that of the beginning");
+}
+
+#[test]
+fn an_attempt_that_comes_late_succeeds_for_an_opener_that_may_have_given_up() {
+    let late = SimAttempts { late_ppm: 1_000_000, late_max: Duration::from_secs(60), lost_ppm: 0 };
+    let (mut timed_out, mut reset) = (0, 0);
+    for seed in 0..20 {
+        let mut pair = Pair::new(seed, steady());
+        pair.network.set_attempts(late);
+        pair.ends[0].connect(pair.network.now(), SocketAddr::new(B, 25), None).unwrap();
+        pair.run_for(Duration::from_secs(200));
+        timed_out += pair.closed.iter().filter(|it| **it == (0, CloseReason::TimedOut)).count();
+        reset += pair.closed.iter().filter(|it| **it == (1, CloseReason::Reset)).count();
+        assert_eq!(pair.network.statistics().accepted, 2);
+    }
+    assert!((5..20).contains(&timed_out), "{timed_out} openers gave up");
+    assert_eq!(reset, timed_out, "the other end hears of each");
+}
+
+#[test]
+fn a_suspended_host_takes_nothing_in_and_loses_nothing() {
+    let mut pair = Pair::new(1, SimOptions { user_timeout: None, ..steady() });
+    pair.network.set_frozen(B, true);
+    pair.send(0, b"to b");
+    pair.send(1, b"sent before");
+    pair.settle();
+    assert_eq!((pair.receive(0), pair.receive(1)), (b"sent before".to_vec(), vec![]));
+    pair.network.set_frozen(B, false);
+    pair.settle();
+    assert_eq!(pair.receive(1), b"to b");
+}
+
+#[test]
+fn what_a_program_sends_and_takes_is_noted_on_the_port_that_is_listened_to() {
+    let mut pair = Pair::new(1, steady());
+    pair.network.tap(A, 25);
+    pair.send(0, b"EHLO");
+    pair.send(1, b"250 ok");
+    pair.settle();
+    pair.receive(0);
+    pair.receive(1);
+    let tapped = pair.network.take_tapped();
+    let seen = tapped.iter().map(|it| (it.is_sent, &it.bytes[..])).collect::<Vec<_>>();
+    assert_eq!(seen, [(true, &b"EHLO"[..]), (false, b"250 ok")]);
+    assert!(tapped.iter().all(|it| it.local.ip() == A && it.remote == SocketAddr::new(B, 25)));
+    assert_eq!(pair.network.take_tapped(), []);
+    pair.network.tap(B, 26);
+    pair.send(1, b"250 again");
+    assert_eq!(pair.network.take_tapped(), [], "another port");
 }
 
 #[test]

@@ -27,7 +27,7 @@ use session::{Ending, Recipient, Session, Settings, Work};
 /// What an [`SmtpLoad`] sends, and how.
 #[derive(Clone, Debug)]
 pub struct SmtpConfig {
-    /// To whom. Sessions take turns with the addresses.
+    /// To whom. Sessions take turns with the addresses; with each failure in a row one turns to the next.
     pub to: Vec<SocketAddr>,
     /// The mail.
     pub mail: GeneratorConfig,
@@ -352,7 +352,8 @@ impl<T: Transport> SmtpLoad<T> {
     }
 
     fn connect(&mut self, lane: usize, now: Instant) {
-        let remote = self.config.to[lane % self.config.to.len()];
+        let to = &self.config.to;
+        let remote = to[(lane + self.lanes[lane].failures as usize) % to.len()];
         let Ok(id) = self.transport.connect(now, remote, None) else {
             return self.pause(lane, now);
         };

@@ -16,6 +16,8 @@ pub(super) struct Connection {
     pub(super) ends: [End; 2],
     /// `ways[side]` leads from that side to the other.
     pub(super) ways: [Way; 2],
+    /// Nothing arrives any more, and nobody is told.
+    pub(super) lost: bool,
 }
 
 /// What a host knows of a connection.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::connection::{Connection, End, EndState, Item, Side, Way};
-use super::options::{SimOptions, SimPath, SimStatistics};
+use super::options::{SimAttempts, SimOptions, SimPath, SimStatistics, SimTapped};
 use super::trace::Trace;
 use crate::table::Table;
 use crate::time::Instant;
@@ -32,12 +32,20 @@ pub(super) struct Engine {
     pub(super) blocked: BTreeSet<(IpAddr, IpAddr)>,
     /// Ways that are slower or faster than the rest.
     pub(super) paths: BTreeMap<(IpAddr, IpAddr), SimPath>,
+    /// What becomes of attempts to connect that begin now.
+    pub(super) attempts: SimAttempts,
+    /// Hosts that are listened to, each at the connections from and to a port.
+    pub(super) taps: BTreeSet<(usize, u16)>,
+    /// What they have sent and taken since that was last asked for.
+    pub(super) tapped: Vec<SimTapped>,
 }
 
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) addresses: Vec<IpAddr>,
     pub(super) up: bool,
+    /// Suspended: its kernel takes nothing in.
+    pub(super) frozen: bool,
     /// The next port for `connect` and for port 0.
     pub(super) next_port: u16,
 }
@@ -95,6 +103,9 @@ impl Engine {
             next_connection: 0,
             blocked: BTreeSet::new(),
             paths: BTreeMap::new(),
+            attempts: SimAttempts::default(),
+            taps: BTreeSet::new(),
+            tapped: Vec::new(),
         }
     }
 
@@ -135,19 +146,36 @@ impl Engine {
         self.next_connection += 1;
         let ends = [End::new(client), End::new(EndState::Absent)];
         let ways = [Way::default(), Way::default()];
-        self.connections.insert(id, Connection { addresses, ends, ways });
-        self.push(id, 0, Item::Syn);
+        let lost = self.chance(self.attempts.lost_ppm);
+        self.statistics.lost += u64::from(lost);
+        self.connections.insert(id, Connection { addresses, ends, ways, lost });
+        let late = self.draw_lateness();
+        self.push_after(id, 0, Item::Syn, late);
         self.connections.get_mut(&id).expect("just made").ends[0].progress_at = self.now;
         self.arm_timer(id, 0, self.now + self.options.connect_timeout);
         id
     }
 
+    /// By how much an attempt to connect, or the answer to one, comes late.
+    fn draw_lateness(&mut self) -> Duration {
+        if !self.chance(self.attempts.late_ppm) {
+            return Duration::ZERO;
+        }
+        self.statistics.late += 1;
+        draw(&mut self.rng, self.attempts.late_max)
+    }
+
     /// Sends something on its way.
     pub(super) fn push(&mut self, id: u64, from: Side, item: Item) {
+        self.push_after(id, from, item, Duration::ZERO);
+    }
+
+    /// Sends something on its way, which takes so much longer than usual.
+    fn push_after(&mut self, id: u64, from: Side, item: Item, late: Duration) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let route = (connection.addresses[from].ip(), connection.addresses[1 - from].ip());
         let path = self.paths.get(&route).copied().unwrap_or(self.options.path);
-        let delay = path.delay + draw(&mut self.rng, path.jitter) + TICK;
+        let delay = path.delay + draw(&mut self.rng, path.jitter) + TICK + late;
         let way = &mut connection.ways[from];
         let due = way.last_due.max(self.now + delay);
         way.last_due = due;
@@ -155,8 +183,23 @@ impl Engine {
         self.schedule(due, Due::Way { connection: id, from });
     }
 
+    /// Notes what a program sends or takes, if somebody listens.
+    pub(super) fn note_tapped(&mut self, id: u64, side: Side, is_sent: bool, bytes: &[u8]) {
+        if self.taps.is_empty() || bytes.is_empty() {
+            return;
+        }
+        let Some(connection) = self.connections.get(&id) else { return };
+        let (local, remote) = (connection.addresses[side], connection.addresses[1 - side]);
+        let host = self.host_of[&local.ip()];
+        if [local, remote].iter().any(|it| self.taps.contains(&(host, it.port()))) {
+            let bytes = bytes.to_vec();
+            self.tapped.push(SimTapped { at: self.now, local, remote, is_sent, bytes });
+        }
+    }
+
     /// Sends bytes, cut at drawn places.
     pub(super) fn push_bytes(&mut self, id: u64, from: Side, mut bytes: Vec<u8>) {
+        self.note_tapped(id, from, true, &bytes);
         self.expect_acknowledgement(id, from, bytes.len());
         while !bytes.is_empty() {
             let mut length = bytes.len().min(self.options.piece_bytes_max);
@@ -245,7 +288,10 @@ impl Engine {
     }
 
     fn is_blocked(&self, route: (IpAddr, IpAddr)) -> bool {
-        let up = self.host_of.get(&route.1).is_some_and(|&host| self.hosts[host].up);
+        let up = self.host_of.get(&route.1).is_some_and(|&host| {
+            let Host { up, frozen, .. } = self.hosts[host];
+            up && !frozen
+        });
         !up || self.blocked.contains(&route)
     }
 
@@ -253,6 +299,10 @@ impl Engine {
     fn run_way(&mut self, id: u64, from: Side) {
         while let Some(connection) = self.connections.get_mut(&id) {
             let route = (connection.addresses[from].ip(), connection.addresses[1 - from].ip());
+            if connection.lost {
+                connection.ways[from].items.clear();
+                return;
+            }
             let way = &connection.ways[from];
             let due = way.items.front().is_some_and(|&(due, _)| due <= self.now);
             if way.stalled || !due {
@@ -326,7 +376,8 @@ impl Engine {
         let connection = self.connections.get_mut(&id).expect("the caller has it");
         connection.ends[1] = End::new(EndState::Named { transport: index, name });
         connection.ends[1].connecting = false;
-        self.push(id, 1, Item::SynAck);
+        let late = self.draw_lateness();
+        self.push_after(id, 1, Item::SynAck, late);
     }
 
     fn arrive_at_orphan(&mut self, id: u64, side: Side, since: Instant, item: Item) {

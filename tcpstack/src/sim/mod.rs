@@ -22,5 +22,5 @@ mod trace;
 mod transport;
 
 pub use network::SimNetwork;
-pub use options::{SimOptions, SimPath, SimStatistics};
+pub use options::{SimAttempts, SimOptions, SimPath, SimStatistics, SimTapped};
 pub use transport::SimTransport;

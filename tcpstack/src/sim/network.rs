@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::connection::{Connection, EndState, Item, Way};
 use super::engine::{Engine, Host, TransportState};
-use super::options::{SimOptions, SimPath, SimStatistics};
+use super::options::{SimAttempts, SimOptions, SimPath, SimStatistics, SimTapped};
 use super::transport::SimTransport;
 use crate::table::Table;
 use crate::time::Instant;
@@ -46,7 +46,12 @@ impl SimNetwork {
         assert!(known.len() <= 1, "the addresses belong to different hosts");
         let host = known.first().copied().unwrap_or(engine.hosts.len());
         if host == engine.hosts.len() {
-            engine.hosts.push(Host { addresses: Vec::new(), up: true, next_port: FIRST_PORT });
+            engine.hosts.push(Host {
+                addresses: Vec::new(),
+                up: true,
+                frozen: false,
+                next_port: FIRST_PORT,
+            });
         }
         assert!(engine.hosts[host].up, "the host is down");
         for &address in addresses {
@@ -89,6 +94,22 @@ impl SimNetwork {
     /// content), of time-outs and of ordered faults, in order.
     pub fn trace_hash(&self) -> u64 {
         self.engine.borrow().trace.hash()
+    }
+
+    /// From now on what the programs of the host with this address send and take is noted, on connections
+    /// from and to that port. Whoever asks for this takes it soon: it grows without a bound.
+    ///
+    /// # Panics
+    /// If there is no such host.
+    pub fn tap(&self, address: IpAddr, port: u16) {
+        let mut engine = self.engine.borrow_mut();
+        let host = engine.host_of[&address];
+        engine.taps.insert((host, port));
+    }
+
+    /// What the hosts that are listened to have sent and taken since this was last asked, in order.
+    pub fn take_tapped(&self) -> Vec<SimTapped> {
+        std::mem::take(&mut self.engine.borrow_mut().tapped)
     }
 
     /// What has happened so far.
@@ -168,6 +189,46 @@ impl SimNetwork {
         ids.len()
     }
 
+    /// Loses all connections between two addresses without notice: nothing arrives any more, and each end
+    /// finds out when it has sent something for long enough, or never; how many there were.
+    pub fn lose_connections(&self, a: IpAddr, b: IpAddr) -> usize {
+        let mut engine = self.engine.borrow_mut();
+        let engine = &mut *engine;
+        engine.trace.record(FAULT_CODE);
+        let mut count = 0;
+        for connection in engine.connections.values_mut().filter(|it| !it.lost) {
+            let [first, second] = connection.addresses.map(|address| address.ip());
+            if (first, second) == (a, b) || (second, first) == (a, b) {
+                connection.lost = true;
+                connection.ways = [Way::default(), Way::default()];
+                count += 1;
+            }
+        }
+        engine.connections.retain(|_, connection| !connection.is_over());
+        engine.statistics.lost += u64::try_from(count).expect("64 bits");
+        count
+    }
+
+    /// From now on this becomes of attempts to connect.
+    pub fn set_attempts(&self, attempts: SimAttempts) {
+        let mut engine = self.engine.borrow_mut();
+        engine.trace.record(FAULT_CODE);
+        engine.attempts = attempts;
+    }
+
+    /// The host with this address is suspended, or wakes up: in between its kernel takes nothing in. (Its
+    /// programs take no turns either, which is the simulator's business.)
+    ///
+    /// # Panics
+    /// If there is no such host.
+    pub fn set_frozen(&self, address: IpAddr, frozen: bool) {
+        let mut engine = self.engine.borrow_mut();
+        engine.trace.record(FAULT_CODE);
+        let host = engine.host_of[&address];
+        engine.hosts[host].frozen = frozen;
+        engine.resume_stalled();
+    }
+
     /// The host with this address stops without a word: its transports are dead (all names gone, no
     /// events, nothing can be opened), and what is sent to it gets nowhere. Its peers notice by
     /// their user time-out, or by a reset if they send after [`SimNetwork::restart_host`].
@@ -208,6 +269,7 @@ impl SimNetwork {
         let host = engine.host_of[&address];
         assert!(!engine.hosts[host].up, "the host is up");
         engine.hosts[host].up = true;
+        engine.hosts[host].frozen = false;
         engine.resume_stalled();
     }
 

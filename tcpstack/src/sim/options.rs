@@ -1,6 +1,9 @@
 //! How the simulated network behaves, and what it counts.
 
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use crate::time::Instant;
 
 /// The time that a piece takes from one address to another: `delay`, and up to `jitter` more,
 /// drawn for each piece.
@@ -10,6 +13,18 @@ pub struct SimPath {
     pub delay: Duration,
     /// The most that is added.
     pub jitter: Duration,
+}
+
+/// What becomes of attempts to connect. Chances are in parts per million.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct SimAttempts {
+    /// The chance that nothing of a connection ever arrives: neither end hears of that.
+    pub lost_ppm: u32,
+    /// The chance that the attempt comes late, and that its answer does.
+    pub late_ppm: u32,
+    /// By how much at most; drawn. With more than `connect_timeout` there are connections whose opener has
+    /// given up.
+    pub late_max: Duration,
 }
 
 /// How the simulated network behaves. Chances are in parts per million.
@@ -83,4 +98,23 @@ pub struct SimStatistics {
     pub bytes: u64,
     /// How often something could not go on its way, because of a partition or a dead host.
     pub stalls: u64,
+    /// Attempts to connect, and connections, that were lost without notice.
+    pub lost: u64,
+    /// Attempts to connect, and answers to them, that came late because that was asked for.
+    pub late: u64,
+}
+
+/// What the program of a host that is listened to has sent or taken, by one call.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SimTapped {
+    /// When.
+    pub at: Instant,
+    /// The host's end of the connection.
+    pub local: SocketAddr,
+    /// The other one.
+    pub remote: SocketAddr,
+    /// It was sent; else it was taken.
+    pub is_sent: bool,
+    /// What.
+    pub bytes: Vec<u8>,
 }

@@ -169,6 +169,7 @@ impl Transport for SimTransport {
         // The network is not borrowed here: the consumer may use other transports.
         let (taken, result) = consume(&piece[start..]);
         let (mut engine, id, side) = self.find(connection).expect("this borrows the transport");
+        engine.note_tapped(id, side, false, &piece[start..start + taken]);
         engine.end(id, side).put_back(piece, start + taken);
         if taken > 0 {
             engine.push(id, side, Item::Window(taken));
@@ -192,6 +193,7 @@ impl Transport for SimTransport {
         if filled == 0 {
             return Err(Self::nothing(end));
         }
+        engine.note_tapped(id, side, false, &into[..filled]);
         engine.push(id, side, Item::Window(filled));
         Ok(filled)
     }
