@@ -50,6 +50,9 @@ pub const LOG_MAX: usize = 4 * LOG_HIGH;
 /// Changes in a queue's log at which the queue stops accepting: a copy is slow or away.
 pub const LOG_HIGH: usize = 16 * 1024;
 
+/// Why a gateway stops that the register knows as the owner no more.
+const SUPERSEDED: &str = "another gateway has changed the record: it owns the queues now";
+
 /// Queues of one cohort that are fetched at the same time.
 const FETCHES_MAX: usize = 4;
 
@@ -413,13 +416,16 @@ impl Cohort {
         };
         self.note_register(!matches!(answer, RegisterAnswer::Failed(_)));
         match (call, answer) {
-            (_, RegisterAnswer::Read(record)) => self.handle_record(record),
+            (_, RegisterAnswer::Read(record)) if self.phase == Phase::Reading => {
+                self.handle_record(record);
+            }
+            (_, RegisterAnswer::Read(record)) => self.handle_record_again(record.as_ref()),
             (RegisterCall::Swap(record), RegisterAnswer::Swapped) => {
                 self.record = Some(record);
                 self.handle_recorded(now, outlets);
             }
             (_, RegisterAnswer::Conflict) => {
-                self.stop("another gateway has changed the record: it owns the queues now".into());
+                self.stop(SUPERSEDED.into());
             }
             (call, RegisterAnswer::Failed(error)) => {
                 warn!(cohort = %self.key, %error, "the register cannot be used; trying again");

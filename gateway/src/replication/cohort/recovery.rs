@@ -4,8 +4,8 @@ use super::super::record::{Record, RecordedMember, RegisterCall};
 use super::super::request::{Answer, Outlet, Outlets};
 use super::unit::Service;
 use super::{
-    BACKUPS, Cohort, FETCHES_MAX, Instant, Member, Phase, RETRY_DELAY, RegisterState, Role, error,
-    info, warn,
+    BACKUPS, Cohort, FETCHES_MAX, Instant, Member, Phase, RETRY_DELAY, RegisterState, Role,
+    SUPERSEDED, error, info, warn,
 };
 use crate::board::Board;
 use crate::message::StoredMessage;
@@ -62,6 +62,10 @@ impl Cohort {
     pub(super) fn maintain_gathering(&mut self, now: Instant) {
         let Phase::Gathering { since } = &mut self.phase else { return };
         let since = *since.get_or_insert(now);
+        if !matches!(self.register, RegisterState::Idle) {
+            // It is asked whether the loss of all copies still concerns us.
+            return;
+        }
         let waited = now >= since + self.policy.recovery_wait;
         let Some(record) = self.record.clone() else {
             let first = self.first_set(true);
@@ -152,12 +156,22 @@ impl Cohort {
         self.claim(1, Vec::new(), members);
     }
 
-    /// No recorded copy is left. That is an alarm, never a new empty queue.
+    /// No recorded copy is left. That is an alarm, never a new empty queue; but the record is as old as our
+    /// start, and meanwhile another gateway may have recorded other copies. So it is read again before.
     fn handle_all_lost(&mut self, record: Record) {
         if record.queues.is_empty() || self.policy.accept_loss {
             warn!(cohort = %self.key, "no recorded copy is left; starting anew with empty queues");
             self.claim(record.version + 1, record.queues, Vec::new());
             return;
+        }
+        self.register = RegisterState::Wanted(RegisterCall::Read);
+    }
+
+    /// The register said how things are now that every copy is lost which was recorded when we began.
+    pub(super) fn handle_record_again(&mut self, record: Option<&Record>) {
+        let identity = |it: &Record| (it.version, it.epoch);
+        if record.map(identity) != self.record.as_ref().map(identity) {
+            return self.stop(SUPERSEDED.into());
         }
         self.stop(
             "every recorded copy is lost: the servers have restarted, and their memory was the \

@@ -373,6 +373,25 @@ fn all_copies_lost_is_an_alarm_and_never_an_empty_queue() {
     world.assert_in_step();
 }
 
+/// A gateway that began before another one recorded other copies, and got no further.
+#[test]
+fn all_copies_lost_is_no_alarm_for_whom_another_gateway_has_replaced() {
+    let mut world = World::new(2);
+    world.store(0);
+    world.settle();
+    world.link_down(0);
+    world.link_down(1);
+    world.restart_gateway(false);
+    let present = world.record.as_mut().expect("it was announced");
+    (present.version, present.epoch) = (present.version + 1, present.epoch.next());
+    world.servers.iter_mut().for_each(|server| server.restart());
+    world.link_up(0);
+    world.link_up(1);
+    world.settle();
+    let why = world.fatal.expect("it is not the owner");
+    assert!(why.contains("another gateway has changed the record"), "{why}");
+}
+
 #[test]
 fn a_lost_register_beside_full_servers_is_an_alarm() {
     let mut world = World::new(2);
