@@ -143,6 +143,12 @@ impl Queue {
         self.last_sequence
     }
 
+    /// Whether it refused a change of this epoch and its owner may not have heard of that: it may have applied
+    /// what came behind, and then its history is its own.
+    pub fn has_refused(&self) -> bool {
+        self.results.has_refusals()
+    }
+
     /// What its own bounds still allow, whatever memory there is.
     pub fn credit(&self) -> Credit {
         Credit::new(

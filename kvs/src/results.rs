@@ -48,6 +48,11 @@ impl Results {
         }
     }
 
+    /// Whether there are refusals that the owner may not have heard of.
+    pub(crate) fn has_refusals(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
     /// How an earlier change ended; `None` if that is forgotten.
     pub(crate) fn get(&self, sequence: Sequence) -> Option<Status> {
         if sequence < self.known_from {

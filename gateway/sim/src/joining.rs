@@ -6,7 +6,7 @@ use gateway::queue::{Change, MailQueue};
 use kvs::arena::Cursor;
 use kvs_proto::{BodyDigest, MessageId, Transaction, body_digest};
 
-use crate::check::{Difference, queues};
+use crate::check::{Difference, owner_of, queues};
 use crate::scenario::server_name;
 use crate::world::{Server, World};
 
@@ -15,8 +15,8 @@ use crate::world::{Server, World};
 /// # Errors
 /// What does not.
 pub(crate) fn check_joining(world: &World) -> Result<(), Difference> {
-    let Some(gateway) = world.gateway() else { return Ok(()) };
     for (index, name) in queues(world) {
+        let Some(gateway) = owner_of(world, index, &name) else { continue };
         let unit = gateway.unit(index);
         for (place, answered) in unit.live_answered().filter(|_| unit.is_open()) {
             let place = gateway.server_of(index, place);

@@ -8,7 +8,9 @@
 //! * [`scenario`] is what is drawn from the seed: how the system is set up and who sends what.
 //! * [`plan`] is what goes wrong, and when.
 //! * [`world`] has the hosts, and moves time.
-//! * [`gateway_host`], [`kvs_host`] and [`register`] are processes that crash and return.
+//! * [`gateway_host`], [`kvs_host`] and [`register`] are processes that crash and return, [`gateways`] those of
+//!   one name.
+//! * [`dialogue`] reads what gateways send and take by SMTP.
 //! * [`check`] compares copies and budgets, while the world runs and at its end.
 //! * [`invariants`] looks after each step whether what must always hold does.
 //! * `joining` compares copies that are being filled.
@@ -23,7 +25,9 @@
 
 pub mod check;
 pub mod chronicle;
+pub mod dialogue;
 pub mod gateway_host;
+pub mod gateways;
 pub mod invariants;
 mod joining;
 pub mod kvs_host;

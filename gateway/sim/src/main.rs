@@ -60,6 +60,8 @@ enum Faults {
     Crashes,
     /// Only paths to the servers fail, on one of two network segments at a time.
     Paths,
+    /// Processes are stopped for a while, and another gateway takes the queues over.
+    TakeOvers,
     /// The gateway and a server crash, and connections, paths and the next hop fail.
     All,
 }
@@ -153,6 +155,7 @@ impl From<Faults> for FaultLevel {
             Faults::None => FaultLevel::None,
             Faults::Crashes => FaultLevel::Crashes,
             Faults::Paths => FaultLevel::Paths,
+            Faults::TakeOvers => FaultLevel::TakeOvers,
             Faults::All => FaultLevel::All,
         }
     }

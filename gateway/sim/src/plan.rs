@@ -2,6 +2,7 @@
 
 mod nodes;
 mod servers;
+mod take_overs;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +21,7 @@ use crate::scenario::{
 
 pub use nodes::Node;
 pub use servers::ServerWork;
+pub use take_overs::Trouble;
 
 /// One thing that happens to the world.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -115,6 +117,24 @@ pub enum Fault {
         /// How long.
         lasts: Duration,
     },
+    /// A process is stopped for a while, as by SIGSTOP: its host's kernel goes on.
+    Pause {
+        /// Whose.
+        node: Node,
+        /// How long.
+        lasts: Duration,
+    },
+    /// The gateway is in trouble for a while, and another one of the same name is started on another host.
+    TakeOver {
+        /// What trouble.
+        trouble: Trouble,
+        /// How long it lasts.
+        lasts: Duration,
+        /// When the other one starts.
+        after: Duration,
+    },
+    /// That other one starts.
+    SuccessorStart,
     /// When the gateway next asks the register to drop a server, it dies before the answer comes,
     /// and the other server with it.
     Ambush,
@@ -164,6 +184,13 @@ impl Plan {
                 plan.add_path_faults_in_turn(begin, servers, options.seed);
                 return plan;
             }
+            FaultLevel::TakeOvers => {
+                plan.add_take_overs(begin, scenario, options);
+                if options.sabotage.is_none() {
+                    plan.add_pauses(begin, scenario, options.seed);
+                }
+                return plan;
+            }
             FaultLevel::Crashes | FaultLevel::All => {}
         }
         // In the middle, so that something is under way at each of them.
@@ -199,6 +226,8 @@ impl Plan {
                 plan.add_outages(begin, load_time, options.seed);
                 plan.add_node_faults(begin, scenario, options.seed);
                 plan.add_server_work(begin, scenario, options.seed);
+                plan.add_pauses(begin, scenario, options.seed);
+                plan.add_take_overs(begin, scenario, options);
             }
             if scenario.has_standby {
                 plan.add_path_faults(begin, scenario, options.seed);

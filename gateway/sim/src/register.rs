@@ -20,10 +20,13 @@ pub struct SimRegister {
     calls: VecDeque<Call>,
     /// Until when it is not as it should be, and how.
     outage: Option<(Outage, Instant)>,
+    /// The life of a gateway that it is out of reach for, and until when.
+    cut_off: Option<(u64, Instant)>,
     /// What becomes of calls in an outage.
     rng: Rng,
-    /// Which life of the gateway asks.
-    writer: WriterId,
+    /// The last life of a gateway that has begun.
+    last_life: u64,
+    lease_told_ms: Option<u64>,
     swaps: u64,
     repeats: u64,
 }
@@ -43,6 +46,7 @@ pub enum Outage {
 
 #[derive(Debug)]
 struct Call {
+    life: u64,
     worker: usize,
     errand: RegisterErrand,
     /// When it is carried out, if at all and not done.
@@ -67,16 +71,24 @@ impl SimRegister {
             records: BTreeMap::new(),
             calls: VecDeque::new(),
             outage: None,
+            cut_off: None,
             rng: Rng::with_seed(seed),
-            writer: WriterId(0),
+            last_life: 0,
+            lease_told_ms: None,
             swaps: 0,
             repeats: 0,
         }
     }
 
-    /// Another life of the gateway begins.
-    pub fn begin_life(&mut self) {
-        self.writer.0 += 1;
+    /// Another life of a gateway begins: the name that the register knows it by.
+    pub fn begin_life(&mut self) -> u64 {
+        self.last_life += 1;
+        self.last_life
+    }
+
+    /// Sabotage: whoever reads a record is told that the lease is so short.
+    pub fn belittle_leases(&mut self, lease_ms: u64) {
+        self.lease_told_ms = Some(lease_ms);
     }
 
     /// Something is wrong with it until then.
@@ -87,19 +99,31 @@ impl SimRegister {
     /// Nothing is wrong with it any more, but for calls under way.
     pub fn end_outage(&mut self) {
         self.outage = None;
+        self.cut_off = None;
     }
 
-    /// Takes a call of a worker of the gateway.
-    pub fn ask(&mut self, now: Instant, worker: usize, errand: RegisterErrand, draw: u64) {
+    /// It is out of reach for that life of the gateway until then.
+    pub fn cut_off(&mut self, life: u64, until: Instant) {
+        self.cut_off = Some((life, until));
+    }
+
+    /// Takes a call of a worker of that gateway.
+    pub fn ask(
+        &mut self,
+        now: Instant,
+        (life, worker): (u64, usize),
+        errand: RegisterErrand,
+        draw: u64,
+    ) {
         // One thread carries the calls out, in order.
         let begins = self.calls.back().map_or(now, |call| call.due.max(now));
         let due = begins + part(CALL_TIME_MAX, draw);
         let answer = RegisterAnswer::Failed("the register does not answer".into());
         let mut call =
-            Call { worker, errand, carried_out_at: Some(due), due, answer, is_lost: false };
-        if let Some((outage, until)) = self.outage
-            && begins < until
-        {
+            Call { life, worker, errand, carried_out_at: Some(due), due, answer, is_lost: false };
+        let is_cut_off = self.cut_off.is_some_and(|(of, until)| of == life && begins < until);
+        let outage = self.outage.filter(|(_, until)| begins < *until).map(|(outage, _)| outage);
+        if let Some(outage) = is_cut_off.then_some(Outage::Unreachable).or(outage) {
             self.spoil(outage, begins, &mut call);
         }
         self.calls.push_back(call);
@@ -110,26 +134,26 @@ impl SimRegister {
         self.calls.front().map(|call| call.carried_out_at.unwrap_or(call.due))
     }
 
-    /// The next answer that is due: for which worker, which of its cohorts, and what.
+    /// The next answer that is due: for which gateway and worker, which of its cohorts, and what.
     ///
     /// # Panics
     /// If a record's epoch would go back.
-    pub fn poll(&mut self, now: Instant) -> Option<(usize, usize, RegisterAnswer)> {
+    pub fn poll(&mut self, now: Instant) -> Option<(u64, usize, usize, RegisterAnswer)> {
         if self.calls.front()?.carried_out_at.is_some_and(|at| at <= now) {
             self.carry_out_first();
         }
         self.calls.front().filter(|call| call.due <= now)?;
         let call = self.calls.pop_front()?;
-        Some((call.worker, call.errand.cohort, call.answer))
+        Some((call.life, call.worker, call.errand.cohort, call.answer))
     }
 
-    /// The process that asked is gone: the call under way is carried out if `done`, the others are
-    /// not.
-    pub fn abandon(&mut self, done: bool) {
-        if done && self.calls.front().is_some_and(|call| call.carried_out_at.is_some()) {
+    /// The process that asked is gone: its call under way is carried out if `done`, its others are not.
+    pub fn abandon(&mut self, life: u64, done: bool) {
+        let is_due = |call: &Call| call.life == life && call.carried_out_at.is_some();
+        if done && self.calls.front().is_some_and(is_due) {
             self.carry_out_first();
         }
-        self.calls.clear();
+        self.calls.retain(|call| call.life != life);
     }
 
     /// The records by key.
@@ -183,14 +207,14 @@ impl SimRegister {
     fn carry_out_first(&mut self) {
         let Some(mut call) = self.calls.pop_front() else { return };
         call.carried_out_at = None;
-        let answer = self.carry_out(&call.errand);
+        let answer = self.carry_out(call.life, &call.errand);
         if !call.is_lost {
             call.answer = answer;
         }
         self.calls.push_front(call);
     }
 
-    fn carry_out(&mut self, errand: &RegisterErrand) -> RegisterAnswer {
+    fn carry_out(&mut self, life: u64, errand: &RegisterErrand) -> RegisterAnswer {
         let present = self.records.get(&errand.key);
         let record = match &errand.call {
             RegisterCall::Read => {
@@ -198,7 +222,8 @@ impl SimRegister {
             }
             RegisterCall::Swap(record) => record.clone(),
         };
-        let wanted = Stored { writer: self.writer, record };
+        let record = Record { lease_ms: self.lease_told_ms.unwrap_or(record.lease_ms), ..record };
+        let wanted = Stored { writer: WriterId(life), record };
         match wanted.judge(present) {
             Judgement::Conflicts => return RegisterAnswer::Conflict,
             Judgement::IsMade => self.repeats += 1,
@@ -223,6 +248,7 @@ mod tests {
     use super::*;
     use kvs_proto::Epoch;
 
+    const ONE: u64 = 0;
     const LATE: Instant = Instant::from_nanos(60_000_000_000);
 
     fn swap(version: u64) -> RegisterErrand {
@@ -235,12 +261,12 @@ mod tests {
     #[test]
     fn the_first_of_two_that_replace_one_version_wins() {
         let mut register = SimRegister::new(1);
-        register.ask(Instant::ZERO, 0, swap(1), 5);
+        register.ask(Instant::ZERO, (ONE, 0), swap(1), 5);
         assert_eq!(register.poll(Instant::ZERO), None);
-        assert_eq!(register.poll(LATE), Some((0, 3, RegisterAnswer::Swapped)));
-        register.begin_life();
-        register.ask(Instant::ZERO, 1, swap(1), 5);
-        assert_eq!(register.poll(LATE), Some((1, 3, RegisterAnswer::Conflict)));
+        assert_eq!(register.poll(LATE), Some((ONE, 0, 3, RegisterAnswer::Swapped)));
+        let other = register.begin_life();
+        register.ask(Instant::ZERO, (other, 1), swap(1), 5);
+        assert_eq!(register.poll(LATE), Some((other, 1, 3, RegisterAnswer::Conflict)));
         assert_eq!(register.swaps(), 1);
     }
 
@@ -248,8 +274,10 @@ mod tests {
     fn a_call_of_a_dead_process_is_done_at_once_or_never() {
         for done in [true, false] {
             let mut register = SimRegister::new(1);
-            register.ask(Instant::ZERO, 0, swap(1), 5);
-            register.abandon(done);
+            register.ask(Instant::ZERO, (ONE, 0), swap(1), 5);
+            register.abandon(7, true);
+            assert_eq!(register.swaps(), 0, "another one's");
+            register.abandon(ONE, done);
             assert_eq!(register.swaps(), u64::from(done));
             assert_eq!(register.next_at(), None);
         }
@@ -260,29 +288,39 @@ mod tests {
         for (outage, done) in [(Outage::Unreachable, 0), (Outage::AnswersLost, 1)] {
             let mut register = SimRegister::new(1);
             register.begin_outage(outage, LATE);
-            register.ask(Instant::ZERO, 0, swap(1), 5);
-            let Some((0, 3, RegisterAnswer::Failed(_))) = register.poll(LATE) else {
+            register.ask(Instant::ZERO, (ONE, 0), swap(1), 5);
+            let Some((ONE, 0, 3, RegisterAnswer::Failed(_))) = register.poll(LATE) else {
                 panic!("the call does not fail in {outage:?}");
             };
             assert_eq!(register.swaps(), done);
             // It is repeated when the outage is over.
             register.end_outage();
-            register.ask(LATE, 0, swap(1), 5);
+            register.ask(LATE, (ONE, 0), swap(1), 5);
             let answer = register.poll(LATE + CALL_TIME_MAX);
-            assert_eq!(answer, Some((0, 3, RegisterAnswer::Swapped)));
+            assert_eq!(answer, Some((ONE, 0, 3, RegisterAnswer::Swapped)));
             assert_eq!((register.swaps(), register.repeats()), (1, done));
         }
+    }
+
+    #[test]
+    fn it_is_out_of_reach_for_one_gateway_and_not_for_another() {
+        let mut register = SimRegister::new(1);
+        register.cut_off(ONE, LATE);
+        register.ask(Instant::ZERO, (ONE, 0), swap(1), 5);
+        assert!(matches!(register.poll(LATE), Some((ONE, 0, 3, RegisterAnswer::Failed(_)))));
+        register.ask(Instant::ZERO, (9, 0), swap(1), 5);
+        assert_eq!(register.poll(LATE), Some((9, 0, 3, RegisterAnswer::Swapped)));
     }
 
     #[test]
     fn a_slow_call_is_carried_out_before_it_is_answered() {
         let mut register = SimRegister::new(1);
         register.begin_outage(Outage::Slow, LATE);
-        register.ask(Instant::ZERO, 0, swap(1), 5);
+        register.ask(Instant::ZERO, (ONE, 0), swap(1), 5);
         let carried_out_at = register.next_at().unwrap();
         assert_eq!((register.poll(carried_out_at), register.swaps()), (None, 1));
         let answered_at = register.next_at().unwrap();
         assert!(answered_at > carried_out_at);
-        assert_eq!(register.poll(answered_at), Some((0, 3, RegisterAnswer::Swapped)));
+        assert_eq!(register.poll(answered_at), Some((ONE, 0, 3, RegisterAnswer::Swapped)));
     }
 }

@@ -32,6 +32,8 @@ pub struct Report {
     pub turns: u64,
     /// How often all that must always hold was checked.
     pub checks: u64,
+    /// What owners did whose copies a later one had sealed, while their leases lasted.
+    pub acts_in_time: u64,
     /// The hash of everything that happened; equal for equal runs.
     pub trace_hash: u64,
     /// The last things that happened, oldest first.
@@ -110,6 +112,7 @@ impl Report {
             wall_time: Duration::ZERO,
             turns: 0,
             checks: 0,
+            acts_in_time: 0,
             trace_hash: 0,
             tail: Vec::new(),
         }
@@ -120,6 +123,7 @@ impl Report {
         let happened = |kind| self.faults.get(kind).is_some_and(|count| *count > 0);
         let tested = match self.options.faults {
             FaultLevel::None => true,
+            FaultLevel::TakeOvers => happened("second gateway"),
             FaultLevel::Paths => ["partition", "slow path", "reset"].into_iter().any(happened),
             FaultLevel::Crashes | FaultLevel::All => {
                 let died = happened("server crash") || happened("server death without return");

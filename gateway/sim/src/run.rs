@@ -39,6 +39,7 @@ pub fn run_with(options: Options, chronicle: &Chronicle) -> Report {
                 report.failures.push(failure);
             }
             report.checks = invariants.looks();
+            report.acts_in_time = invariants.acts_in_time();
             judge(&mut world, &mut report);
         }))
     });

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gateway::api::{Command, Notice, Ticket};
+use gateway::api::{Command, Notice, Outcome, Ticket};
 use gateway::message::{Message, QueueIndex};
 use gateway::turn::Parcel;
 use kvs_proto::MessageId;
@@ -20,8 +20,12 @@ pub enum Sabotage {
     Reorder,
     /// One byte of it is changed before it is stored.
     Alter,
+    /// That it was delivered is forgotten at once.
+    Forget,
     /// A server that crashed never returns.
     KeepServerDown,
+    /// A gateway's lease never ends, and its successor believes that it does.
+    EternalLease,
 }
 
 /// Sits between the workers of a gateway and tampers with what passes.
@@ -32,6 +36,13 @@ pub struct Saboteur {
     countdown: u32,
     acted: bool,
     held: Option<(usize, QueueIndex, Parcel)>,
+}
+
+impl Sabotage {
+    /// Whether it is done to what passes between the workers of a gateway.
+    pub fn is_of_parcels(self) -> bool {
+        !matches!(self, Sabotage::KeepServerDown | Sabotage::EternalLease)
+    }
 }
 
 impl Saboteur {
@@ -54,6 +65,12 @@ impl Saboteur {
                 if self.is_a_store_s_turn() =>
             {
                 self.tamper(from, to, queue, ticket, &message)
+            }
+            Parcel::Command(Command::Outcome { queue, id, outcome: Outcome::Settled })
+                if self.sabotage == Sabotage::Forget && self.is_its_turn() =>
+            {
+                let outcome = Outcome::NotAttempted;
+                vec![(to, Parcel::Command(Command::Outcome { queue, id, outcome }))]
             }
             Parcel::Notice(notice @ Notice::Attempt { .. })
                 if self.sabotage == Sabotage::Reorder =>
@@ -96,7 +113,10 @@ impl Saboteur {
                 vec![store(ticket, message.clone()), store(forged, message.clone())]
             }
             Sabotage::Alter => vec![store(ticket, Arc::new(altered(message)))],
-            Sabotage::Reorder | Sabotage::KeepServerDown => unreachable!("not done to stores"),
+            Sabotage::Reorder
+            | Sabotage::Forget
+            | Sabotage::KeepServerDown
+            | Sabotage::EternalLease => unreachable!("not done to stores"),
         }
     }
 

@@ -14,6 +14,7 @@ use loadgen::content::{GeneratorConfig, SizeMix};
 use loadgen::smtp::{Pace, SmtpConfig};
 use tcpstack::{SimOptions, SimPath};
 
+use crate::gateways::SMTP;
 use crate::sabotage::Sabotage;
 
 /// What a run is asked to be.
@@ -46,17 +47,26 @@ pub enum FaultLevel {
     /// Only paths between the gateway and the servers fail, on one network segment at a time. There
     /// are two.
     Paths,
-    /// The gateway and a server crash, and connections, paths and the next hop fail.
+    /// Processes are stopped for a while, and another gateway of the same name takes the queues over.
+    TakeOvers,
+    /// The gateway and a server crash, and connections, paths and the next hop fail, beside all that the
+    /// other levels have.
     All,
 }
 
 impl FaultLevel {
+    /// Whether another gateway may take the queues over.
+    pub fn has_take_overs(self) -> bool {
+        matches!(self, FaultLevel::TakeOvers | FaultLevel::All)
+    }
+
     /// As the command line says it.
     pub fn name(self) -> &'static str {
         match self {
             FaultLevel::None => "none",
             FaultLevel::Crashes => "crashes",
             FaultLevel::Paths => "paths",
+            FaultLevel::TakeOvers => "take-overs",
             FaultLevel::All => "all",
         }
     }
@@ -96,6 +106,7 @@ impl Scenario {
         // Sabotage of copies is of a pair.
         let spare = options.sabotage.is_none() && Rng::with_seed(options.seed ^ SPARES).bool();
         let mut of_paths = Rng::with_seed(options.seed ^ PATHS);
+        let mut of_leases = Rng::with_seed(options.seed ^ LEASES);
         let has_standby = of_paths.bool() && options.sabotage.is_none();
         let has_standby = has_standby || options.faults == FaultLevel::Paths;
         let shape = Shape {
@@ -112,6 +123,12 @@ impl Scenario {
             expiry_s: *of_reports.choice([5, 10_000, 10_000].iter()).expect("not empty"),
             has_standby,
             path_deadline_ms: *of_paths.choice([150, 300].iter()).expect("not empty"),
+            lease_ms: match options.sabotage {
+                Some(Sabotage::EternalLease) => 1_000_000,
+                // The bounds on pauses are for the usual one.
+                _ if options.faults == FaultLevel::Paths => 1000,
+                _ => *of_leases.choice([400, 1000, 2000].iter()).expect("not empty"),
+            },
             hedge_after_ms: *of_paths.choice([0, 2, 10, 30].iter()).expect("not empty"),
             memory_mib: 16,
             messages_max: 20_000,
@@ -161,6 +178,14 @@ impl Scenario {
         }
     }
 
+    /// The queue, by place, that an address's mail goes to.
+    pub fn queue_of(&self, address: &str) -> Option<usize> {
+        let (_, domain) = address.rsplit_once('@')?;
+        let named = |name: &str| self.settings.queues.iter().position(|it| *it.name == *name);
+        let reports = (domain == REPORTS_DOMAIN).then(|| named(REPORTS_QUEUE).unwrap_or(0));
+        named(domain).or(reports)
+    }
+
     /// What the queues are called at the servers, by place.
     pub fn copy_names(&self) -> Vec<String> {
         self.settings.queues.iter().map(|queue| format!("gw/{}", queue.name)).collect()
@@ -203,6 +228,8 @@ struct Shape {
     has_standby: bool,
     path_deadline_ms: u64,
     hedge_after_ms: u64,
+    /// How long a server's answer lets the gateway act.
+    lease_ms: u64,
     /// The gateway's budget.
     memory_mib: u32,
     /// Of each queue.
@@ -223,7 +250,8 @@ fn senders(options: &Options, queues: u32, load_time: Duration, rng: &mut Rng) -
         let rate = f64::from(u32::try_from(mails).unwrap_or(u32::MAX).max(1)) / seconds;
         let pipelining = rng.bool();
         senders.push(SmtpConfig {
-            to: vec![GATEWAY_SMTP],
+            // Where nobody is, the next one is asked.
+            to: if options.faults.has_take_overs() { SMTP.to_vec() } else { vec![GATEWAY_SMTP] },
             mail: GeneratorConfig {
                 run,
                 seed: rng.u64(..),
@@ -260,6 +288,7 @@ fn configuration(shape: &Shape) -> String {
     let names = names.collect::<Vec<_>>().join(", ");
     let Shape { has_standby, path_deadline_ms, hedge_after_ms, memory_mib, messages_max, .. } =
         *shape;
+    let lease_ms = shape.lease_ms;
     let drivers = match split {
         0 => "drivers = \"merged\"\nworkers = 1".to_owned(),
         links => format!("drivers = \"split\"\nlink_workers = {links}\nsmtp_workers = 1"),
@@ -284,6 +313,7 @@ networks = ["10.0.0.0/8"]
 
 [times]
 heart_beat = "200 ms"
+lease = "{lease_ms} ms"
 link_deadline = "1 s"
 path_deadline = "{path_deadline_ms} ms"
 hedge_after = "{hedge_after_ms} ms"
@@ -318,9 +348,9 @@ kvs = [{names}]
         // Mail comes from senders of one domain, and reports go there.
         let (name, domains) = match queue {
             0 if !reports_apart => {
-                ("d0.example".into(), "\"d0.example\", \"sender.example\"".into())
+                ("d0.example".into(), format!("\"d0.example\", \"{REPORTS_DOMAIN}\""))
             }
-            queue if queue == queues => ("reports".into(), "\"sender.example\"".to_owned()),
+            queue if queue == queues => (REPORTS_QUEUE.into(), format!("\"{REPORTS_DOMAIN}\"")),
             queue => (format!("d{queue}.example"), format!("\"d{queue}.example\"")),
         };
         let expiry_s = if reports_apart && queue < queues { expiry_s } else { 10_000 };
@@ -336,8 +366,17 @@ kvs = [{names}]
     text
 }
 
+/// Where mail comes from, and reports go.
+const REPORTS_DOMAIN: &str = "sender.example";
+
+/// The queue for reports, if they have one of their own.
+const REPORTS_QUEUE: &str = "reports";
+
 /// Makes the draw of spare servers differ from the others of its seed.
 const SPARES: u64 = 0x5eed_5a3e_0000_0001;
+
+/// That of leases.
+const LEASES: u64 = 0x5eed_0e25_1025_0000;
 
 /// And that of how much room there is.
 const ROOM: u64 = 0x5eed_0400_3000_0000;

@@ -20,6 +20,7 @@ pub struct Tally {
     delivered: u64,
     refused: u64,
     duplicates: u64,
+    acts_in_time: u64,
 }
 
 impl Tally {
@@ -41,6 +42,7 @@ impl Tally {
         self.delivered += report.counts.delivered;
         self.refused += report.counts.bounced;
         self.duplicates += report.counts.duplicates_allowed;
+        self.acts_in_time += report.acts_in_time;
     }
 
     /// Whether no run failed, and next to none was vacuous.
@@ -54,12 +56,13 @@ impl Tally {
         let faults = self.faults.iter().map(|(kind, count)| format!("{kind:?}:{count}"));
         let faults = faults.collect::<Vec<_>>().join(",");
         let Tally { seeds, turns, checks, accepted, delivered, refused, duplicates, .. } = self;
+        let acts = self.acts_in_time;
         format!(
             "{{\"seeds\":{seeds},\"failed\":{:?},\"vacuous\":{:?},\"vacuous_percent\":{:.3},\
              \"simulated_hours\":{:.3},\"wall_s\":{:.1},\"simulated_hours_per_wall_s\":{:.5},\
              \"turns\":{turns},\"checks\":{checks},\"mails_acknowledged\":{accepted},\
              \"delivered\":{delivered},\"refused\":{refused},\"duplicates\":{duplicates},\
-             \"faults\":{{{faults}}}}}",
+             \"acts_in_time\":{acts},\"faults\":{{{faults}}}}}",
             self.failed,
             self.vacuous,
             self.vacuous_percent(),
@@ -78,7 +81,8 @@ impl Tally {
              {hours:.2} hours simulated in {wall_s:.1} s: {:.4} hours per second\n\
              {} turns of processes, {} checks of all invariants\n\
              {} mails acknowledged for a recipient: {} delivered, {} refused for good, \
-             {} duplicates, each allowed\n",
+             {} duplicates, each allowed\n\
+             {} acts of former owners whose leases lasted\n",
             self.seeds,
             self.failed.len(),
             self.vacuous.len(),
@@ -90,6 +94,7 @@ impl Tally {
             self.delivered,
             self.refused,
             self.duplicates,
+            self.acts_in_time,
         );
         for (kind, count) in &self.faults {
             text.push_str(&format!("{count:>10} {kind}\n"));

@@ -48,6 +48,11 @@ impl PathWatch {
             Fault::ServerDeath { .. } => self.trouble_nodes(Instant::from_nanos(u64::MAX / 2)),
             Fault::SlowNode { lasts, .. } => self.trouble_nodes(now + lasts),
             Fault::GatewayReturn | Fault::ServerReturn { .. } => self.trouble_nodes(now),
+            Fault::Pause { lasts, .. } => self.trouble_nodes(now + lasts),
+            // Each of two gateways takes the other's copies away.
+            Fault::TakeOver { .. } | Fault::SuccessorStart => {
+                self.nodes_troubled_until = Instant::MAX;
+            }
             // A copy that is made while bounds are low may be full later, in reach or not.
             Fault::Reload { change: QueueChange::Bounds(_), .. } => {
                 self.nodes_troubled_until = Instant::MAX;
@@ -127,17 +132,19 @@ impl PathWatch {
         self.queues.clear();
     }
 
-    /// What was done so far, by the present gateway too.
-    pub fn counts(&self, gateway: Option<&GatewayHost>) -> PathCounts {
+    /// What was done so far, by the present gateways too.
+    pub fn counts<'g>(&self, gateways: impl IntoIterator<Item = &'g GatewayHost>) -> PathCounts {
         let mut counts = self.counts;
-        for link in gateway.into_iter().flat_map(GatewayHost::link_counters) {
-            counts.switches += link.switches;
-            counts.hedges += link.hedges;
-            counts.hedges_first += link.hedges_first;
+        for gateway in gateways {
+            for link in gateway.link_counters() {
+                counts.switches += link.switches;
+                counts.hedges += link.hedges;
+                counts.hedges_first += link.hedges_first;
+            }
+            let cohorts = gateway.cohort_counters();
+            counts.fills += cohorts.fills;
+            counts.repairs += cohorts.repairs;
         }
-        let cohorts = gateway.map(GatewayHost::cohort_counters).unwrap_or_default();
-        counts.fills += cohorts.fills;
-        counts.repairs += cohorts.repairs;
         counts
     }
 

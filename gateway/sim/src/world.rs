@@ -8,6 +8,7 @@ mod hosts;
 mod inflict;
 mod servers;
 mod step;
+mod take_over;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,13 +27,13 @@ use tcpstack::{Instant, SimNetwork, SimTransport};
 use self::servers::Operator;
 use crate::chronicle::Chronicle;
 use crate::gateway_host::GatewayHost;
+use crate::gateways::{self, PLACES, Running, SMTP, Sighting};
 use crate::plan::{Node, Plan};
 use crate::register::SimRegister;
 use crate::report::PathCounts;
 use crate::sabotage::{Sabotage, Saboteur};
 use crate::scenario::{
-    FaultLevel, GATEWAY_SMTP, GATEWAY_STANDBY, Options, SERVERS, SINK, STANDBYS, Scenario,
-    UNIX_ORIGIN_MS, sender_host,
+    FaultLevel, Options, SERVERS, SINK, STANDBYS, Scenario, UNIX_ORIGIN_MS, sender_host,
 };
 use crate::watch::PathWatch;
 
@@ -45,8 +46,12 @@ pub struct World {
     rng: Rng,
     network: SimNetwork,
     register: SimRegister,
-    gateway: Option<GatewayHost>,
-    gateway_life: u64,
+    /// By place.
+    gateways: [Option<Running>; PLACES],
+    /// Where the gateway that ended last ran.
+    last_place: usize,
+    /// What was seen of gateways since that was last asked for.
+    sightings: Vec<Sighting>,
     /// What the queues are called at the servers.
     copy_names: Vec<String>,
     /// The queues whose bounds were others for a while.
@@ -67,6 +72,8 @@ pub struct World {
     busy: BTreeMap<Process, Instant>,
     /// Nodes that are slow: how long a turn takes at most, and until when.
     slow_nodes: Vec<(Node, Duration, Instant)>,
+    /// Nodes whose process is stopped, and until when.
+    paused_nodes: Vec<(Node, Instant)>,
     fault_counts: BTreeMap<&'static str, u64>,
     chronicle: Chronicle,
     fatal: Option<String>,
@@ -86,7 +93,8 @@ pub struct Server {
 /// Something that takes turns.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Process {
-    Gateway(usize),
+    /// By place, a worker.
+    Gateway(usize, usize),
     Server(usize),
     Sink,
     Sender(usize),
@@ -106,10 +114,13 @@ impl World {
         chronicle.note(&scenario.summary);
         let plan = Plan::draw(options, BEGIN, &scenario, &mut rng);
         if scenario.has_standby {
-            network.host_with(&[GATEWAY_SMTP.ip(), GATEWAY_STANDBY]);
             for (address, standby) in SERVERS.iter().zip(STANDBYS).take(scenario.servers) {
                 network.host_with(&[address.ip(), standby.ip()]);
             }
+        }
+        for (place, smtp) in SMTP.iter().enumerate() {
+            network.host_with(&gateways::addresses(place, scenario.has_standby));
+            network.tap(smtp.ip(), smtp.port());
         }
         let ledger = Rc::new(RefCell::new(Ledger::new(policy(options, &scenario))));
         let config = SinkConfig {
@@ -124,7 +135,7 @@ impl World {
             let transport = network.host(sender_host(place));
             SmtpLoad::new(transport, config.clone(), BEGIN, Box::new(ledger.clone()))
         });
-        let sabotage = options.sabotage.filter(|it| *it != Sabotage::KeepServerDown);
+        let sabotage = options.sabotage.filter(|it| it.is_of_parcels());
         let countdown = u32::try_from(options.mails / 3).unwrap_or(u32::MAX);
         let mut world = World {
             senders: senders.collect(),
@@ -132,8 +143,9 @@ impl World {
             sink: sink.expect("the sink's address is its own"),
             // By draws of its own, so that other faults stay what they are.
             register: SimRegister::new(options.seed ^ FATES),
-            gateway: None,
-            gateway_life: 0,
+            gateways: [None, None],
+            last_place: 0,
+            sightings: Vec::new(),
             copy_names: scenario.copy_names(),
             reloaded: BTreeSet::new(),
             operator: Operator::default(),
@@ -142,10 +154,14 @@ impl World {
             // Only then are there paths that are slow for a while.
             in_flight_time_max: match options.faults {
                 FaultLevel::All => LATE,
-                FaultLevel::None | FaultLevel::Crashes | FaultLevel::Paths => Duration::ZERO,
+                FaultLevel::None
+                | FaultLevel::Crashes
+                | FaultLevel::Paths
+                | FaultLevel::TakeOvers => Duration::ZERO,
             },
             ambush: false,
             slow_nodes: Vec::new(),
+            paused_nodes: Vec::new(),
             fault_counts: BTreeMap::new(),
             fatal: None,
             turns: 0,
@@ -162,7 +178,10 @@ impl World {
         for server in 0..world.servers.len() {
             world.start_server(server);
         }
-        world.start_gateway();
+        if options.sabotage == Some(Sabotage::EternalLease) {
+            world.register.belittle_leases(1000);
+        }
+        world.start_gateway(0);
         world
     }
 
@@ -181,11 +200,6 @@ impl World {
         &self.plan
     }
 
-    /// Which life of the gateway the present one is, or the last one was.
-    pub fn gateway_life(&self) -> u64 {
-        self.gateway_life
-    }
-
     /// What a queue, by its place, is called at the servers.
     pub fn copy_name(&self, queue: usize) -> &str {
         &self.copy_names[queue]
@@ -196,9 +210,34 @@ impl World {
         self.reloaded.contains(&queue)
     }
 
-    /// The gateway, if it is up.
+    /// The gateway, if one is up: of two the one that was started last.
     pub fn gateway(&self) -> Option<&GatewayHost> {
-        self.gateway.as_ref()
+        self.newest().map(|it| &it.host)
+    }
+
+    /// The gateway that was started last of those that are up.
+    fn newest(&self) -> Option<&Running> {
+        self.gateways.iter().flatten().max_by_key(|it| it.life)
+    }
+
+    /// The gateways that are up.
+    pub fn gateways(&self) -> impl Iterator<Item = &Running> {
+        self.gateways.iter().flatten()
+    }
+
+    /// The gateway at a place, if it is up.
+    pub fn gateway_at(&self, place: usize) -> Option<&Running> {
+        self.gateways[place].as_ref()
+    }
+
+    /// Whether a node's process takes turns.
+    pub fn is_awake(&self, node: Node) -> bool {
+        self.paused_until(node).is_none()
+    }
+
+    /// What was seen on the SMTP connections of gateways since this was last asked.
+    pub fn take_sightings(&mut self) -> Vec<Sighting> {
+        std::mem::take(&mut self.sightings)
     }
 
     /// A server, if it is up.
@@ -247,7 +286,8 @@ impl World {
 
     /// What the links with two paths did so far.
     pub fn path_counts(&self) -> PathCounts {
-        self.paths.counts(self.gateway.as_ref())
+        let present = self.gateways().filter(|it| !it.is_counted).map(|it| &it.host);
+        self.paths.counts(present)
     }
 
     /// When a server was isolated although a path reached it, if that happened.
@@ -257,9 +297,10 @@ impl World {
 
     /// Looks what the gateway does about paths.
     pub fn watch_paths(&mut self) {
-        if let Some(gateway) = &self.gateway {
+        let newest = self.gateways.iter().flatten().max_by_key(|it| it.life);
+        if let Some(gateway) = newest.filter(|it| !it.is_counted) {
             let queues = self.scenario.settings.queues.len();
-            self.paths.watch(self.network.now(), gateway, queues);
+            self.paths.watch(self.network.now(), &gateway.host, queues);
         }
     }
 
@@ -283,14 +324,15 @@ impl World {
 
 /// What the ledger allows in such a world.
 fn policy(options: &Options, scenario: &Scenario) -> Policy {
-    let is_strict = scenario.one_connection && options.faults != FaultLevel::All;
+    // A former gateway's connections are there beside those of its successor.
+    let is_strict = scenario.one_connection && !options.faults.has_take_overs();
     Policy {
         displacement_max: is_strict.then_some(0),
         // A fault on a path can keep the deletes of what was delivered from the copies for as long
         // as it lasts.
         bounces: Bounces::Required,
         giving_up_allowed: true,
-        restart_window_us: if options.faults == FaultLevel::All { 10_000_000 } else { 500_000 },
+        restart_window_us: if options.faults.has_take_overs() { 10_000_000 } else { 500_000 },
         ..Policy::default()
     }
 }

@@ -1,6 +1,7 @@
 //! The system is broken on purpose: each time the right check must see it.
 
 use loadgen::ledger::ProblemKind;
+use sim::invariants::Invariant;
 use sim::report::{FailureKind, Verdict};
 use sim::run::run;
 use sim::sabotage::Sabotage;
@@ -27,7 +28,20 @@ fn a_lost_mail_is_found() {
 
 #[test]
 fn a_doubled_mail_is_found() {
-    must_find(Sabotage::Double, FaultLevel::None, FailureKind::Ledger(ProblemKind::Duplicated));
+    for seed in 1..=3 {
+        let sabotage = Some(Sabotage::Double);
+        let report = run(Options { sabotage, ..Options::new(seed, 200, FaultLevel::None) });
+        assert!(report.has(FailureKind::Broken(Invariant::I9)), "{report}");
+    }
+}
+
+#[test]
+fn a_delivery_that_is_forgotten_is_found_when_it_is_repeated() {
+    for seed in 1..=3 {
+        let sabotage = Some(Sabotage::Forget);
+        let report = run(Options { sabotage, ..Options::new(seed, 200, FaultLevel::None) });
+        assert!(report.has(FailureKind::Broken(Invariant::I9)), "{report}");
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! I3: copies that count and have come equally far are equal.
+//! I3: copies that count and have come equally far are equal. One that refused a change (it is full) goes on with
+//! those behind it until its owner hears of that and takes it out of the record: its numbers mean nothing.
 
 use super::{Broken, CopySight, Invariant};
 
@@ -20,17 +21,20 @@ pub fn check(copies: &[CopySight]) -> Result<(), Broken> {
 
 fn differ(one: &CopySight, other: &CopySight) -> bool {
     let what = |it: &CopySight| (it.numbers.chain, it.numbers.content, it.numbers.messages);
-    one.numbers.transaction == other.numbers.transaction && what(one) != what(other)
+    !one.has_refused
+        && !other.has_refused
+        && one.numbers.transaction == other.numbers.transaction
+        && what(one) != what(other)
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::check::CopyNumbers;
     use kvs_proto::{ChainHash, ContentDigest, Epoch, Incarnation, Sequence, Transaction};
 
     /// A copy of the first queue that counts.
-    pub(in super::super) fn sight(server: usize) -> CopySight {
+    pub(crate) fn sight(server: usize) -> CopySight {
         CopySight {
             queue: 0,
             server,
@@ -46,6 +50,7 @@ pub(super) mod tests {
             },
             last_sequence: Sequence(9),
             known_after: Transaction(2),
+            has_refused: false,
         }
     }
 
@@ -57,6 +62,8 @@ pub(super) mod tests {
         other.numbers.content = ContentDigest(99);
         let broken = check(&[one, equal, other]).unwrap_err();
         assert_eq!(broken.invariant, Invariant::I3);
+        let full = CopySight { has_refused: true, ..other };
+        assert_eq!(check(&[one, equal, full]), Ok(()));
         // Elsewhere, outside the record, or of another queue they may differ.
         other.numbers.transaction = Transaction(11);
         assert_eq!(check(&[one, other]), Ok(()));

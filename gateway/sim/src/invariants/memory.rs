@@ -4,10 +4,11 @@ use super::{Broken, Invariant, MemorySight};
 
 /// Compares what is held with the bounds.
 pub(super) fn check(sight: &MemorySight) -> Result<(), Broken> {
-    if let Some((left, total)) = sight.gateway
-        && !is_within(left, total, REPORT_SIZE_BYTES_MAX)
+    let mut gateways = sight.gateways.iter();
+    if let Some((left, total)) =
+        gateways.find(|(left, total)| !is_within(*left, *total, REPORT_SIZE_BYTES_MAX))
     {
-        return Err(Invariant::I8.broken(format!("the gateway has {left} bytes left of {total}")));
+        return Err(Invariant::I8.broken(format!("a gateway has {left} bytes left of {total}")));
     }
     for (place, (left, bounds)) in sight.queues.iter().enumerate() {
         let bytes = REPORT_SIZE_BYTES_MAX;
@@ -41,14 +42,17 @@ mod tests {
     #[test]
     fn more_than_a_budget_or_less_than_nothing_breaks_i8() {
         let sight = MemorySight {
-            gateway: Some((-100_000, 16_000_000)),
+            gateways: vec![(-100_000, 16_000_000)],
             queues: vec![((-2, 1), (16, 160))],
             servers: vec![((100, 100), (5, 5))],
         };
         assert_eq!(check(&sight), Ok(()));
         let wrong = [
-            MemorySight { gateway: Some((-1_400_000, 16_000_000)), ..sight.clone() },
-            MemorySight { gateway: Some((17_000_000, 16_000_000)), ..sight.clone() },
+            MemorySight { gateways: vec![(-1_400_000, 16_000_000)], ..sight.clone() },
+            MemorySight {
+                gateways: vec![(1, 16_000_000), (17_000_000, 16_000_000)],
+                ..sight.clone()
+            },
             MemorySight { queues: vec![((-3, 1), (16, 160))], ..sight.clone() },
             MemorySight { queues: vec![((0, 161), (16, 160))], ..sight.clone() },
             MemorySight { servers: vec![((101, 100), (5, 5))], ..sight.clone() },

@@ -1,26 +1,35 @@
-//! What must hold after every step of the world: I1 to I8. (I9, order and duplicates, is the ledger's,
-//! and L1 is that the world comes to rest, see [`check_settled`](crate::check::check_settled).)
+//! What must hold after every step of the world: I1 to I9. (Of I9 the order is the ledger's, and L1 is that the world comes to rest, see [`check_settled`](crate::check::check_settled).)
 //!
 //! Each look at the world makes *sights* of it, plain numbers, and hands them to the checks, each of
 //! which remembers what it has to compare with. What is large is looked at when it is new: a message
 //! once when it is committed, and all again when a copy begins to count, a gateway starts or dies, and
 //! from time to time.
 
+mod attempts;
 mod copies;
 mod growth;
 mod memory;
+mod owners;
 mod promises;
 mod service;
 mod sight;
 
 use std::fmt;
 
+use gateway::message::QueueIndex;
+use gateway::replication::record::Record;
 use tcpstack::Instant;
 
+use crate::dialogue::Seen;
+use crate::gateways::{PLACES, Sighting};
 use crate::world::World;
 
+use self::attempts::Attempts;
 pub use self::copies::check as check_copies;
+#[cfg(test)]
+pub(crate) use self::copies::tests::sight as sight_of_copy;
 pub use self::growth::Growth;
+use self::owners::{Act, Owners};
 use self::promises::Promises;
 use self::service::ServiceWatch;
 pub(crate) use self::sight::see_copy;
@@ -32,7 +41,7 @@ pub enum Invariant {
     /// Every message that is committed and not yet deleted is on every live copy that counts, and
     /// while no gateway has it, on one at least.
     I1,
-    /// When a copy that counts is sealed, no owner of a lower epoch commits or attempts.
+    /// When a copy that counts is sealed and the lease is over, no owner of a lower epoch commits or delivers.
     I2,
     /// At equal transaction numbers copies that count are equal; transaction numbers, epochs and
     /// versions of records only grow.
@@ -47,6 +56,8 @@ pub enum Invariant {
     I7,
     /// Memory stays within its budget.
     I8,
+    /// A message goes out again only if its owner cannot know that it was delivered.
+    I9,
 }
 
 /// An invariant that does not hold.
@@ -75,10 +86,14 @@ impl Invariant {
 #[derive(Debug, Default)]
 pub struct Invariants {
     copies: Vec<CopySight>,
-    queues: Vec<QueueSight>,
+    /// By place of the gateway.
+    queues: [Vec<QueueSight>; PLACES],
     promises: Promises,
     growth: Growth,
-    service: ServiceWatch,
+    owners: Owners,
+    attempts: Attempts,
+    /// By place of the gateway.
+    service: [ServiceWatch; PLACES],
     /// How often was looked.
     looks: u64,
     /// Memory is not looked at.
@@ -95,23 +110,76 @@ impl Invariants {
     ///
     /// # Errors
     /// The first invariant that does not hold.
-    pub fn look(&mut self, world: &World) -> Result<(), Broken> {
+    pub fn look(&mut self, world: &mut World) -> Result<(), Broken> {
         self.looks += 1;
+        let sightings = world.take_sightings();
+        let world = &*world;
         sight::see(world, &mut self.copies, &mut self.queues);
         copies::check(&self.copies)?;
         self.growth.check_copies(&self.copies)?;
         for (key, record) in world.register().records() {
             self.growth.check_record(key, record.version, record.epoch)?;
         }
+        self.look_at_owners(world, &sightings)?;
+        self.look_at_attempts(world, &sightings)?;
         let now = world.now();
-        let ports_open = world.gateway().map(super::gateway_host::GatewayHost::has_ports_open);
-        self.service.check(now, ports_open, &self.queues)?;
+        for (place, (service, queues)) in self.service.iter_mut().zip(&self.queues).enumerate() {
+            let ports_open = world.gateway_at(place).map(|it| it.host.has_ports_open());
+            service.check(now, ports_open, queues)?;
+        }
         let thorough = self.looks.is_multiple_of(THOROUGH_EVERY);
         self.promises.look(world, &self.queues, &self.copies, thorough)?;
         if self.forgives_memory {
             return Ok(());
         }
         memory::check(&sight::memory(world))
+    }
+
+    fn look_at_owners(&mut self, world: &World, sightings: &[Sighting]) -> Result<(), Broken> {
+        let now = world.now();
+        self.owners.note_seals(now, &self.copies, |queue| {
+            let name = &*world.scenario().settings.queues[queue].name;
+            let mut records = world.register().records().map(|(_, record)| record);
+            records.find(|record| record.has_queue(name)).map(Record::lease)
+        });
+        for sights in &self.queues {
+            for (queue, sight) in sights.iter().enumerate().filter(|(_, it)| it.is_open) {
+                let Some(life) = sight.life else { continue };
+                let owner = (life, sight.epoch);
+                self.owners.check_committed(now, queue, owner, sight.committed)?;
+            }
+        }
+        for Sighting { at, is_delivery, seen, queues, .. } in sightings {
+            let act = match seen {
+                Seen::EndOfData(_) if *is_delivery => Act::Delivered,
+                Seen::Answered(_, 250) if !*is_delivery => Act::Answered,
+                Seen::EndOfData(_) | Seen::Answered(..) => continue,
+            };
+            for (queue, epoch) in queues {
+                self.owners.check(*at, *queue, *epoch, act)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at_attempts(&mut self, world: &World, sightings: &[Sighting]) -> Result<(), Broken> {
+        // An answer comes before what is noted of it, and both may be of one turn.
+        sightings.iter().try_for_each(|sighting| self.attempts.see(sighting))?;
+        for (place, sights) in self.queues.iter().enumerate() {
+            for (queue, sight) in sights.iter().enumerate() {
+                let unit = world.gateway_at(place).filter(|_| sight.is_open).map(|gateway| {
+                    let index = QueueIndex(u32::try_from(queue).expect("few queues"));
+                    gateway.host.unit(index)
+                });
+                self.attempts.follow((queue, place), sight, unit.map(|unit| &unit.queue));
+            }
+        }
+        Ok(())
+    }
+
+    /// Acts of an owner that had been sealed, within its lease: that there were some shows that I2 was tested.
+    pub fn acts_in_time(&self) -> u64 {
+        self.owners.acts_in_time
     }
 
     /// How often was looked.

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use gateway::message::QueueIndex;
 use gateway::queue::{Change, MailQueue};
 use kvs_proto::body::QueueName;
-use kvs_proto::{Incarnation, MessageId, Transaction};
+use kvs_proto::{Epoch, Incarnation, MessageId, Transaction};
 
 use super::{Broken, CopySight, Invariant, QueueSight};
+use crate::gateways::PLACES;
 use crate::world::World;
 
 /// What was promised, by queue.
@@ -21,17 +22,26 @@ pub(super) struct Promises {
 /// What was promised of one queue.
 #[derive(Debug, Default)]
 struct Promised {
-    life: Option<u64>,
-    /// The log is known up to here.
-    seen: Transaction,
+    /// By place of the gateway.
+    followed: [Followed; PLACES],
+    /// The last owner that had the queue in service: what a former one does to it after that concerns nobody.
+    latest: Epoch,
     /// The last change that was committed, in any life.
     committed: Transaction,
-    /// Stores that were seen and are not committed yet.
-    pending: BTreeMap<Transaction, MessageId>,
     /// Committed and not deleted.
     owed: BTreeSet<MessageId>,
     /// Of these, those that were not a look before.
     fresh: Vec<MessageId>,
+}
+
+/// The log of a gateway, as far as it was followed.
+#[derive(Debug, Default)]
+struct Followed {
+    life: Option<u64>,
+    /// The log is known up to here.
+    seen: Transaction,
+    /// Stores that were seen and are not committed yet.
+    pending: BTreeMap<Transaction, MessageId>,
 }
 
 impl Promises {
@@ -40,18 +50,25 @@ impl Promises {
     pub(super) fn look(
         &mut self,
         world: &World,
-        queues: &[QueueSight],
+        gateways: &[Vec<QueueSight>; PLACES],
         copies: &[CopySight],
         thorough: bool,
     ) -> Result<(), Broken> {
-        self.queues.resize_with(queues.len(), Promised::default);
-        for (place, (promised, sight)) in self.queues.iter_mut().zip(queues).enumerate() {
-            let queue = world.gateway().filter(|_| sight.is_open).map(|gateway| {
-                let index = QueueIndex(u32::try_from(place).expect("few queues"));
-                &gateway.unit(index).queue
-            });
-            promised.follow(sight, queue).map_err(|it| it.of(place))?;
-            promised.check_held(sight).map_err(|it| it.of(place))?;
+        self.queues.resize_with(gateways[0].len(), Promised::default);
+        for (index, promised) in self.queues.iter_mut().enumerate() {
+            // Whoever started later need not be the later owner.
+            let mut places = (0..PLACES).collect::<Vec<_>>();
+            places.sort_by_key(|place| gateways[*place][index].epoch);
+            for place in &places {
+                let sight = &gateways[*place][index];
+                let queue = world.gateway_at(*place).filter(|_| sight.is_open).map(|gateway| {
+                    let index = QueueIndex(u32::try_from(index).expect("few queues"));
+                    &gateway.host.unit(index).queue
+                });
+                promised.follow(*place, sight, queue).map_err(|it| it.of(index))?;
+            }
+            let is_open = gateways.iter().any(|queues| queues[index].is_open);
+            promised.check_held(is_open, gateways[0][index].live).map_err(|it| it.of(index))?;
         }
         for copy in copies.iter().filter(|copy| copy.counts) {
             let which = (copy.life, copy.uid);
@@ -74,36 +91,44 @@ impl Promises {
 }
 
 impl Promised {
-    /// Takes in what the queue has done since.
-    fn follow(&mut self, sight: &QueueSight, queue: Option<&MailQueue>) -> Result<(), Broken> {
+    /// Takes in what the queue has done since at a gateway.
+    fn follow(
+        &mut self,
+        place: usize,
+        sight: &QueueSight,
+        queue: Option<&MailQueue>,
+    ) -> Result<(), Broken> {
         let Some(queue) = queue else {
-            if sight.life != self.life {
-                self.pending.clear();
-                self.life = None;
+            if sight.life != self.followed[place].life {
+                self.followed[place] = Followed::default();
             }
             return Ok(());
         };
-        if self.life != sight.life {
-            self.life = sight.life;
-            self.pending.clear();
-            self.check_recovered(sight, queue)?;
-            self.seen = sight.committed;
+        if sight.epoch < self.latest {
+            return Ok(());
         }
+        if self.followed[place].life != sight.life {
+            self.check_recovered(sight, queue)?;
+            let (life, seen) = (sight.life, sight.committed);
+            self.followed[place] = Followed { life, seen, pending: BTreeMap::new() };
+        }
+        self.latest = sight.epoch;
         self.committed = self.committed.max(sight.committed);
         let log = queue.log();
-        while self.seen < sight.head {
-            self.seen = self.seen.next();
-            match log.get(self.seen) {
+        while self.followed[place].seen < sight.head {
+            let seen = self.followed[place].seen.next();
+            self.followed[place].seen = seen;
+            match log.get(seen) {
                 Some(entry) => match &entry.change {
-                    Change::Store(_) => _ = self.pending.insert(self.seen, entry.id),
-                    Change::Delete { .. } => self.forget(entry.id),
+                    Change::Store(_) => _ = self.followed[place].pending.insert(seen, entry.id),
+                    Change::Delete { .. } => self.forget(place, entry.id),
                     Change::Replace { .. } => {}
                 },
                 // Forgotten before it was seen: no copy was kept up. What was it?
                 None => self.owed.retain(|id| queue.snapshot(*id).is_some()),
             }
         }
-        while let Some(entry) = self.pending.first_entry()
+        while let Some(entry) = self.followed[place].pending.first_entry()
             && *entry.key() <= sight.committed
         {
             let id = entry.remove();
@@ -113,9 +138,9 @@ impl Promised {
         Ok(())
     }
 
-    fn forget(&mut self, id: MessageId) {
+    fn forget(&mut self, place: usize, id: MessageId) {
         self.owed.remove(&id);
-        self.pending.retain(|_, pending| *pending != id);
+        self.followed[place].pending.retain(|_, pending| *pending != id);
         self.fresh.retain(|fresh| *fresh != id);
     }
 
@@ -142,8 +167,8 @@ impl Promised {
     }
 
     /// While no gateway has the queue a copy must.
-    fn check_held(&self, sight: &QueueSight) -> Result<(), Broken> {
-        if !self.owed.is_empty() && !sight.is_open && sight.live == 0 {
+    fn check_held(&self, is_open: bool, live: usize) -> Result<(), Broken> {
+        if !self.owed.is_empty() && !is_open && live == 0 {
             let what = format!("{} messages are nowhere", self.owed.len());
             return Err(Invariant::I1.broken(what));
         }
@@ -189,16 +214,16 @@ mod tests {
 
     fn sight(life: u64, committed: u64, head: u64) -> QueueSight {
         let (committed, head) = (Transaction(committed), Transaction(head));
-        let life = Some(life);
-        QueueSight { life, is_open: true, committed, head, live: 2, ..QueueSight::default() }
+        let (life, epoch) = (Some(life), Epoch(life));
+        QueueSight { life, epoch, is_open: true, committed, head, live: 2, ..QueueSight::default() }
     }
 
     /// Three stored, two of them committed.
     fn promised() -> (Promised, MailQueue) {
         let queue = queue_with(3);
         let mut promised = Promised::default();
-        promised.follow(&sight(1, 0, 0), Some(&queue)).unwrap();
-        promised.follow(&sight(1, 2, 3), Some(&queue)).unwrap();
+        promised.follow(0, &sight(1, 0, 0), Some(&queue)).unwrap();
+        promised.follow(0, &sight(1, 2, 3), Some(&queue)).unwrap();
         (promised, queue)
     }
 
@@ -212,17 +237,33 @@ mod tests {
         promised.fresh.clear();
         assert_eq!(promised.check_at(false, |_| false), Ok(()));
         assert_eq!(promised.check_at(true, |_| false).unwrap_err().invariant, Invariant::I1);
-        promised.follow(&sight(1, 3, 3), Some(&queue)).unwrap();
+        promised.follow(0, &sight(1, 3, 3), Some(&queue)).unwrap();
         assert!(promised.check_at(false, |id| id <= MessageId(2)).is_err());
     }
 
     #[test]
     fn a_promise_that_nobody_holds_breaks_i1() {
         let (promised, _) = promised();
-        let down = QueueSight { life: None, is_open: false, live: 1, ..sight(1, 2, 3) };
-        assert_eq!(promised.check_held(&down), Ok(()));
-        let broken = promised.check_held(&QueueSight { live: 0, ..down }).unwrap_err();
+        assert_eq!(promised.check_held(false, 1), Ok(()));
+        assert_eq!(promised.check_held(true, 0), Ok(()), "the gateway has it");
+        let broken = promised.check_held(false, 0).unwrap_err();
         assert_eq!(broken.invariant, Invariant::I1);
+    }
+
+    #[test]
+    fn a_former_owner_is_followed_until_its_successor_serves() {
+        let (mut promised, _) = promised();
+        // It still commits within its lease, and the successor has to have that.
+        promised.follow(0, &sight(1, 3, 3), Some(&queue_with(3))).unwrap();
+        let lacking = queue_with(2);
+        let broken = promised.follow(1, &sight(2, 3, 3), Some(&lacking)).unwrap_err();
+        assert_eq!(broken.invariant, Invariant::I4);
+        promised.follow(1, &sight(2, 3, 3), Some(&queue_with(3))).unwrap();
+        // What it does to its own queue now is nothing to the successor's.
+        let mut former = queue_with(3);
+        assert!(former.withdraw(Ticket { front: 0, serial: 3 }));
+        promised.follow(0, &sight(1, 3, 4), Some(&former)).unwrap();
+        assert_eq!(promised.owed.len(), 3);
     }
 
     #[test]
@@ -236,10 +277,10 @@ mod tests {
             assert_eq!(broken.invariant, Invariant::I4);
         }
         // As the next life of the gateway.
-        let broken = promised.follow(&sight(2, 1, 1), Some(&queue_with(3))).unwrap_err();
+        let broken = promised.follow(0, &sight(2, 1, 1), Some(&queue_with(3))).unwrap_err();
         assert_eq!(broken.invariant, Invariant::I4, "it has all and does not know it");
-        let mut promised = Promised { life: None, ..promised };
-        let broken = promised.follow(&sight(2, 1, 1), Some(&queue_with(1))).unwrap_err();
+        promised.followed[0] = Followed::default();
+        let broken = promised.follow(0, &sight(2, 1, 1), Some(&queue_with(1))).unwrap_err();
         assert_eq!(broken.invariant, Invariant::I4);
     }
 }

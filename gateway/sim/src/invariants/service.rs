@@ -1,14 +1,14 @@
-//! I2: a sealed owner goes on with nothing. I6: recovery reads what is recorded. I7: what cannot be
+//! I6: recovery reads what is recorded. I7: what cannot be
 //! committed is not accepted.
 
 use std::time::Duration;
 
-use kvs_proto::{Epoch, Transaction};
+use kvs_proto::Transaction;
 use tcpstack::Instant;
 
 use super::{Broken, Invariant, QueueSight, lasting};
 
-/// The queues as they were.
+/// The queues of a gateway as they were.
 #[derive(Debug, Default)]
 pub(super) struct ServiceWatch {
     queues: Vec<Watched>,
@@ -19,10 +19,7 @@ pub(super) struct ServiceWatch {
 struct Watched {
     life: Option<u64>,
     committed: Transaction,
-    attempts: u32,
     source: Option<usize>,
-    /// The highest epoch that the record has had.
-    epoch: Epoch,
     lacking_since: Option<Instant>,
 }
 
@@ -42,7 +39,9 @@ impl ServiceWatch {
                 ..it
             })?;
         }
-        let needless = ports_open == Some(true) && queues.iter().all(|it| !it.is_accepting);
+        // One that is stopped closes nothing.
+        let idle = |it: &QueueSight| it.is_awake && !it.is_accepting;
+        let needless = ports_open == Some(true) && queues.iter().all(idle);
         let since = lasting(now, &mut self.ports_needless_since, needless);
         if since.is_some_and(|since| since > CLOSING_TIME_MAX) {
             return Err(Invariant::I7.broken("ports are open, and no queue accepts"));
@@ -55,13 +54,9 @@ impl Watched {
     fn check(&mut self, now: Instant, queue: &QueueSight) -> Result<(), Broken> {
         let same_life = self.life == queue.life;
         let goes_on = same_life && queue.committed > self.committed;
-        let attempts = same_life && queue.attempts > self.attempts;
-        self.epoch = self.epoch.max(queue.epoch);
-        if (goes_on || attempts) && queue.epoch < self.epoch {
-            return Err(Invariant::I2.broken("a later owner has sealed copies, and it goes on"));
-        }
         if let Some((source, is_recorded)) = queue.source
             && !is_recorded
+            && queue.is_owner
             && (!same_life || self.source != Some(source))
         {
             return Err(Invariant::I6.broken("it is read from a copy that is not recorded"));
@@ -69,20 +64,20 @@ impl Watched {
         // The record is what was written last: what is committed in a step was by it, or by that
         // before, which had more members.
         let copies = if queue.recorded > 0 { queue.recorded + queue.joining } else { 0 };
-        if goes_on && copies < queue.min_sync {
+        if goes_on && queue.is_owner && copies < queue.min_sync {
             return Err(Invariant::I7.broken("it is committed with fewer copies than are needed"));
         }
         if queue.is_accepting && !queue.is_open {
             return Err(Invariant::I7.broken("it accepts and is not in service"));
         }
-        let lacks = queue.life.is_some() && queue.is_accepting && queue.live < 1;
+        // Of a former owner the record says nothing.
+        let lacks = queue.is_owner && queue.is_awake && queue.is_accepting && queue.live < 1;
         let since = lasting(now, &mut self.lacking_since, lacks);
         if since.is_some_and(|since| since > LACKING_TIME_MAX) {
             return Err(Invariant::I7.broken("it accepts, and no copy of it is left"));
         }
         self.life = queue.life;
         self.committed = queue.committed;
-        self.attempts = queue.attempts;
         self.source = queue.source.map(|(source, _)| source);
         Ok(())
     }
@@ -98,16 +93,18 @@ const LACKING_TIME_MAX: Duration = Duration::from_secs(6);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kvs_proto::Epoch;
 
     fn serving() -> QueueSight {
         QueueSight {
             life: Some(1),
+            is_awake: true,
             epoch: Epoch(4),
+            is_owner: true,
             is_open: true,
             is_accepting: true,
             committed: Transaction(5),
             head: Transaction(6),
-            attempts: 1,
             min_sync: 2,
             is_recorded: true,
             recorded: 2,
@@ -143,22 +140,6 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_that_goes_on_when_a_later_one_has_sealed_breaks_i2() {
-        assert_eq!(then(0, |it| it.committed = Transaction(6)), None);
-        let mut watch = ServiceWatch::default();
-        let later = QueueSight { epoch: Epoch(5), ..serving() };
-        watch.check(Instant::ZERO, Some(true), &[later]).unwrap();
-        assert_eq!(watch.check(Instant::ZERO, Some(true), &[serving()]), Ok(()));
-        for more in [
-            QueueSight { committed: Transaction(6), ..serving() },
-            QueueSight { attempts: 2, ..serving() },
-        ] {
-            let broken = watch.check(Instant::ZERO, Some(true), &[more]).unwrap_err();
-            assert_eq!(broken.invariant, Invariant::I2);
-        }
-    }
-
-    #[test]
     fn reading_a_copy_that_is_not_recorded_breaks_i6() {
         assert_eq!(then(0, |it| it.source = Some((1, true))), None);
         assert_eq!(then(0, |it| it.source = Some((1, false))), Some(Invariant::I6));
@@ -179,5 +160,6 @@ mod tests {
         assert_eq!(then(7, |it| it.live = 0), Some(Invariant::I7));
         assert_eq!(then(1, |it| it.is_accepting = false), None);
         assert_eq!(then(3, |it| it.is_accepting = false), Some(Invariant::I7), "ports are open");
+        assert_eq!(then(3, |it| (it.is_accepting, it.is_awake) = (false, false)), None);
     }
 }

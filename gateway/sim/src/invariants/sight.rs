@@ -1,10 +1,13 @@
 //! The world in plain numbers, as the checks see it.
 
 use gateway::message::QueueIndex;
+use gateway::replication::record::Record;
 use kvs_proto::body::QueueName;
 use kvs_proto::{Epoch, Incarnation, Sequence, Transaction};
 
 use crate::check::CopyNumbers;
+use crate::gateways::{PLACES, Running};
+use crate::plan::Node;
 use crate::scenario::SERVER_NAMES;
 use crate::world::World;
 
@@ -27,15 +30,21 @@ pub struct CopySight {
     pub last_sequence: Sequence,
     /// From here on its last operations are known.
     pub known_after: Transaction,
+    /// It refused a change, and its owner may not know yet.
+    pub has_refused: bool,
 }
 
-/// A queue at the gateway, and what its record says.
+/// A queue at a gateway, and what its record says.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct QueueSight {
     /// Which life of the gateway; `None`: it is down.
     pub life: Option<u64>,
-    /// The owner's epoch.
+    /// Its process takes turns.
+    pub is_awake: bool,
+    /// This gateway's epoch.
     pub epoch: Epoch,
+    /// The record has that epoch: the gateway is the owner.
+    pub is_owner: bool,
     /// It is in service.
     pub is_open: bool,
     /// Clients are told that it accepts.
@@ -44,8 +53,6 @@ pub struct QueueSight {
     pub committed: Transaction,
     /// Changes made.
     pub head: Transaction,
-    /// Messages that are with delivery.
-    pub attempts: u32,
     /// Copies that must have answered.
     pub min_sync: usize,
     /// The record names the queue.
@@ -63,18 +70,22 @@ pub struct QueueSight {
 /// What holds memory, and how much.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct MemorySight {
-    /// Of the gateway: bytes left, and its budget.
-    pub gateway: Option<(i64, i64)>,
-    /// Of each queue that has its first bounds: messages and bytes left, and the bounds.
+    /// Of each gateway: bytes left, and its budget.
+    pub gateways: Vec<(i64, i64)>,
+    /// Of each queue there that has its first bounds: messages and bytes left, and the bounds.
     pub queues: Vec<((i64, i64), (i64, i64))>,
     /// Of each server: bytes of live messages and bytes in all; messages and their bound.
     pub servers: Vec<((u64, u64), (u64, u64))>,
 }
 
-/// Looks at all copies and queues.
-pub(super) fn see(world: &World, copies: &mut Vec<CopySight>, queues: &mut Vec<QueueSight>) {
+/// Looks at all copies, and at all queues of each gateway, by its place.
+pub(super) fn see(
+    world: &World,
+    copies: &mut Vec<CopySight>,
+    gateways: &mut [Vec<QueueSight>; PLACES],
+) {
     copies.clear();
-    queues.clear();
+    gateways.iter_mut().for_each(Vec::clear);
     for (place, settings) in world.scenario().settings.queues.iter().enumerate() {
         let mut records = world.register().records().map(|(_, record)| record);
         let record = records.find(|record| record.queues.iter().any(|it| **it == *settings.name));
@@ -89,7 +100,7 @@ pub(super) fn see(world: &World, copies: &mut Vec<CopySight>, queues: &mut Vec<Q
                 copies.push(sight);
             }
         }
-        let mut sight = QueueSight {
+        let sight = QueueSight {
             min_sync: world.scenario().settings.policy.min_sync,
             is_recorded: record.is_some(),
             recorded: record.map_or(0, |it| it.members.len()),
@@ -97,24 +108,31 @@ pub(super) fn see(world: &World, copies: &mut Vec<CopySight>, queues: &mut Vec<Q
             live,
             ..QueueSight::default()
         };
-        if let Some(gateway) = world.gateway() {
-            let index = QueueIndex(u32::try_from(place).expect("few queues"));
-            let unit = gateway.unit(index);
-            sight.life = Some(world.gateway_life());
-            sight.epoch = gateway.epoch(index);
-            sight.is_open = unit.is_open();
-            sight.is_accepting = gateway.board().is_accepting(index);
-            sight.committed = unit.committed();
-            sight.head = unit.queue.log().head();
-            sight.attempts = unit.queue.attempts_out();
-            let names = |it: usize| SERVER_NAMES[it];
-            let names =
-                |it| record.is_some_and(|record| record.incarnation_of(names(it)).is_some());
-            let source = unit.recovers_from().map(|member| gateway.server_of(index, member));
-            sight.source = source.map(|it| (it, names(it)));
+        for (at, queues) in gateways.iter_mut().enumerate() {
+            let mut sight = sight;
+            if let Some(gateway) = world.gateway_at(at) {
+                sight.is_awake = world.is_awake(Node::Gateway(at));
+                see_queue(gateway, place, record, &mut sight);
+            }
+            queues.push(sight);
         }
-        queues.push(sight);
     }
+}
+
+fn see_queue(gateway: &Running, place: usize, record: Option<&Record>, sight: &mut QueueSight) {
+    let index = QueueIndex(u32::try_from(place).expect("few queues"));
+    let unit = gateway.host.unit(index);
+    sight.life = Some(gateway.life);
+    sight.epoch = gateway.host.epoch(index);
+    sight.is_owner = record.is_some_and(|record| record.epoch == sight.epoch);
+    sight.is_open = unit.is_open();
+    sight.is_accepting = gateway.host.board().is_accepting(index);
+    sight.committed = unit.committed();
+    sight.head = unit.queue.log().head();
+    let is_recorded =
+        |it: usize| record.is_some_and(|record| record.incarnation_of(SERVER_NAMES[it]).is_some());
+    let source = unit.recovers_from().map(|member| gateway.host.server_of(index, member));
+    sight.source = source.map(|it| (it, is_recorded(it)));
 }
 
 /// Looks at the copy of a queue at a server; whether it `counts` is the caller's to know.
@@ -144,6 +162,7 @@ pub(crate) fn see_copy(
         },
         last_sequence: copy.last_sequence(),
         known_after: copy.operations_known_after(),
+        has_refused: copy.has_refused(),
     })
 }
 
@@ -156,13 +175,14 @@ pub(super) fn memory(world: &World) -> MemorySight {
         let bound = world.scenario().server.messages_max as u64;
         sight.servers.push(((bytes, arena.size_bytes() as u64), (messages, bound)));
     }
-    if let Some(gateway) = world.gateway() {
+    for gateway in world.gateways() {
+        let board = gateway.host.board();
         let settings = &world.scenario().settings;
         let total = i64::try_from(settings.memory_bytes).expect("a budget below 2^63");
-        sight.gateway = Some((gateway.board().bytes_left(), total));
+        sight.gateways.push((board.bytes_left(), total));
         for (index, bounds) in (0..).zip(settings.bounds()) {
             if !world.was_reloaded(index as usize) {
-                sight.queues.push((gateway.board().left(QueueIndex(index)), bounds));
+                sight.queues.push((board.left(QueueIndex(index)), bounds));
             }
         }
     }

@@ -220,5 +220,6 @@ fn sight(state: &State, server: usize) -> Option<CopySight> {
         },
         last_sequence: queue.last_sequence(),
         known_after: queue.operations_known_after(),
+        has_refused: queue.has_refused(),
     })
 }

@@ -13,8 +13,8 @@ use crate::scenario::Scenario;
 /// A node whose processor may be busy with something else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Node {
-    /// The gateway's.
-    Gateway,
+    /// That of the gateway at a place.
+    Gateway(usize),
     /// A server's.
     Server(usize),
     /// The next hop's.
@@ -30,7 +30,7 @@ impl Plan {
         for _ in 0..rng.u32(0..=4) {
             let at = within(&mut rng);
             let node = match rng.usize(0..servers + 2) {
-                0 => Node::Gateway,
+                0 => Node::Gateway(0),
                 1 => Node::Sink,
                 server => Node::Server(server - 2),
             };

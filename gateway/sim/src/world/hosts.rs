@@ -1,34 +1,77 @@
 //! Processes that start and end.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::{Server, World};
 use crate::gateway_host::GatewayHost;
+use crate::gateways::{Running, SMTP, settings_at};
 use crate::kvs_host;
-use crate::scenario::{GATEWAY_SMTP, SERVERS, STANDBYS};
+use crate::plan::{Fault, Node};
+use crate::scenario::{SERVERS, STANDBYS};
 
 impl World {
-    pub(super) fn end_gateway(&mut self) {
-        if let Some(mut gateway) = self.gateway.take() {
-            self.paths.end(&gateway);
-            self.saboteur = gateway.take_saboteur();
-            self.register.abandon(self.rng.bool());
+    /// The process of a gateway ends.
+    pub(super) fn end_gateway(&mut self, place: usize) {
+        let Some(mut ended) = self.gateways[place].take() else { return };
+        if !ended.is_counted {
+            self.paths.end(&ended.host);
+        }
+        self.saboteur = ended.host.take_saboteur().or(self.saboteur.take());
+        self.register.abandon(ended.life, self.rng.bool());
+        self.last_place = place;
+        self.forget_turns(Node::Gateway(place));
+    }
+
+    /// A gateway starts, unless one runs there. Another one that runs elsewhere does not know.
+    pub(super) fn start_gateway(&mut self, place: usize) {
+        if self.gateways[place].is_some() {
+            return;
+        }
+        let address = SMTP[place].ip();
+        self.raise(address);
+        let is_contested = self.gateways().next().is_some();
+        for former in self.gateways.iter_mut().flatten() {
+            former.is_contested = true;
+            if !std::mem::replace(&mut former.is_counted, true) {
+                self.paths.end(&former.host);
+            }
+        }
+        let saboteur = self.saboteur.take();
+        self.forget_orders();
+        let settings = settings_at(place, &self.scenario.settings);
+        let (network, rng) = (&self.network, &mut self.rng);
+        let host = GatewayHost::start(network, address, &settings, rng, saboteur);
+        let life = self.register.begin_life();
+        self.gateways[place] = Some(Running::new(host, place, life, is_contested));
+        if is_contested {
+            *self.fault_counts.entry("second gateway").or_default() += 1;
         }
     }
 
-    pub(super) fn start_gateway(&mut self) {
-        let host = GATEWAY_SMTP.ip();
-        self.raise(host);
-        let saboteur = self.saboteur.take();
-        self.forget_orders();
-        let settings = &self.scenario.settings;
-        let gateway = GatewayHost::start(&self.network, host, settings, &mut self.rng, saboteur);
-        self.register.begin_life();
-        self.gateway_life += 1;
-        self.gateway = Some(gateway);
+    /// A gateway stops by itself: it may if another one has taken a record from it, and is restarted if no other
+    /// one is left.
+    pub(super) fn handle_stop(&mut self, place: usize, why: String) {
+        self.chronicle.note(&format!("the gateway at place {place} stops: {why}"));
+        let is_contested = self.gateways[place].as_ref().is_some_and(|it| it.is_contested);
+        self.end_gateway(place);
+        if !is_contested || !TAKEN_OVER.iter().any(|reason| why.contains(reason)) {
+            self.fatal.get_or_insert(why);
+            return;
+        }
+        *self.fault_counts.entry("gateway fenced").or_default() += 1;
+        if self.gateways().next().is_none() {
+            self.plan.add(self.now() + RESTART_AFTER, Fault::GatewayReturn);
+        }
+    }
+
+    fn forget_turns(&mut self, node: Node) {
+        self.busy.retain(|process, _| process.node() != Some(node));
+        self.paused_nodes.retain(|(paused, _)| *paused != node);
     }
 
     pub(super) fn start_server(&mut self, server: usize) {
+        self.forget_turns(Node::Server(server));
         let address = SERVERS[server];
         self.raise(address.ip());
         let transport = self.network.host(address.ip());
@@ -47,3 +90,9 @@ impl World {
         }
     }
 }
+
+/// What a gateway says when another one has taken its queues over.
+const TAKEN_OVER: [&str; 2] = ["another gateway has changed the record", "has an owner of epoch"];
+
+/// Whoever looks after the gateway starts it again after so long.
+const RESTART_AFTER: Duration = Duration::from_secs(1);

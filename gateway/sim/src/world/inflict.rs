@@ -7,7 +7,8 @@ use gateway::replication::record::Record;
 use loadgen::sink::Faults as SinkFaults;
 
 use super::{LATE, World};
-use crate::plan::{Crash, Fault, Node, QueueChange, ServerWork};
+use crate::gateways::{Running, SMTP, settings_at};
+use crate::plan::{Crash, Fault, Node, QueueChange, ServerWork, Trouble};
 use crate::register::Outage;
 use crate::scenario::{
     GATEWAY_SMTP, SERVERS, SINK, UNIX_ORIGIN_MS, ends, sender_host, server_name,
@@ -29,11 +30,12 @@ impl World {
             Fault::GatewayCrash { how, gone } => {
                 let late = self.in_flight_time_max;
                 self.mark_duplicates(&[late]);
-                self.crash(how, GATEWAY_SMTP.ip());
-                self.end_gateway();
+                let place = self.newest().expect("one is up, or it had to wait").place;
+                self.crash(how, SMTP[place].ip());
+                self.end_gateway(place);
                 self.plan.add(now + gone, Fault::GatewayReturn);
             }
-            Fault::GatewayReturn => self.start_gateway(),
+            Fault::GatewayReturn => self.start_gateway(self.last_place),
             Fault::ServerCrash { server, how, gone } => {
                 self.crash(how, SERVERS[server].ip());
                 self.servers[server] = None;
@@ -69,6 +71,11 @@ impl World {
             }
             Fault::Quicken(from, to) => self.network.set_path(from, to, None),
             Fault::Ambush => self.ambush = true,
+            Fault::Pause { node, lasts } => self.pause(node, lasts),
+            Fault::TakeOver { trouble, lasts, after } => {
+                self.begin_take_over(trouble, lasts, after);
+            }
+            Fault::SuccessorStart => self.start_successor(),
             Fault::Register { outage, lasts } => self.register.begin_outage(outage, now + lasts),
             Fault::Reload { queue, change, lasts } => {
                 self.reload(queue, Some(change));
@@ -99,8 +106,8 @@ impl World {
                 settings.queues[place].bytes_max = messages * (100 << 10);
             }
         }
-        if let Some(gateway) = &mut self.gateway {
-            gateway.reconfigure(&before, settings);
+        for Running { host, place, .. } in self.gateways.iter_mut().flatten() {
+            host.reconfigure(&settings_at(*place, &before), &settings_at(*place, settings));
         }
     }
 
@@ -113,7 +120,7 @@ impl World {
             Fault::GatewayCrash { .. } => {
                 let any_counts =
                     |record: &Record| (0..self.servers.len()).any(|it| self.counts(it, record));
-                self.gateway.is_none() || !records.all(any_counts)
+                self.newest().is_none() || !records.all(any_counts)
             }
             Fault::ServerCrash { server, .. } | Fault::ServerDeath { server, .. } => {
                 let another_counts = |record: &Record| {
@@ -122,6 +129,7 @@ impl World {
                 self.servers[server].is_none() || !records.all(another_counts)
             }
             Fault::Servers(work) => self.server_work_waits(work),
+            Fault::TakeOver { .. } => self.newest().is_none(),
             _ => false,
         }
     }
@@ -150,6 +158,7 @@ impl World {
         }
         self.sink.set_faults(SinkFaults::default());
         self.slow_nodes.clear();
+        self.paused_nodes.clear();
         self.register.end_outage();
         for queue in (0..).take(self.original.queues.len()) {
             self.reload(queue, None);
@@ -158,7 +167,7 @@ impl World {
     }
 
     /// From here the next hop may rightly get again what it answered shortly before these times.
-    fn mark_duplicates(&mut self, after: &[Duration]) {
+    pub(super) fn mark_duplicates(&mut self, after: &[Duration]) {
         for after in after {
             let at = self.now() + *after;
             self.ledger.borrow_mut().mark_restart(UNIX_ORIGIN_MS * 1000 + at.as_nanos() / 1000);
@@ -173,7 +182,7 @@ fn name(fault: Fault) -> &'static str {
         Fault::ServerCrash { .. } => "server crash",
         Fault::ServerReturn { .. } => "server return",
         Fault::ServerDeath { .. } => "server death without return",
-        Fault::SlowNode { node: Node::Gateway, .. } => "slow gateway",
+        Fault::SlowNode { node: Node::Gateway(_), .. } => "slow gateway",
         Fault::SlowNode { node: Node::Server(_), .. } => "slow server",
         Fault::SlowNode { node: Node::Sink, .. } => "slow next hop",
         Fault::Reset(..) => "reset",
@@ -182,6 +191,14 @@ fn name(fault: Fault) -> &'static str {
         Fault::Slow { .. } => "slow path",
         Fault::Quicken(..) => "path restored",
         Fault::Ambush => "ambush",
+        Fault::Pause { node: Node::Gateway(_), .. } => "gateway paused",
+        Fault::Pause { node: Node::Server(_), .. } => "server paused",
+        Fault::Pause { node: Node::Sink, .. } => "next hop paused",
+        Fault::TakeOver { trouble: Trouble::None, .. } => "take-over of a live gateway",
+        Fault::TakeOver { trouble: Trouble::Stopped, .. } => "take-over of a stopped gateway",
+        Fault::TakeOver { trouble: Trouble::CutOff, .. } => "take-over of a gateway cut off",
+        Fault::TakeOver { trouble: Trouble::Alone, .. } => "take-over of a gateway left alone",
+        Fault::SuccessorStart => "successor start",
         Fault::Register { outage: Outage::Unreachable, .. } => "register unreachable",
         Fault::Register { outage: Outage::AnswersLost, .. } => "register answers lost",
         Fault::Register { outage: Outage::Slow, .. } => "register slow",

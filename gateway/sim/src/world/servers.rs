@@ -5,6 +5,7 @@ use gateway::settings::Settings;
 
 use super::inflict::FAULT_PATIENCE;
 use super::{World, unix_ms};
+use crate::gateways::{Running, settings_at};
 use crate::plan::{Fault, ServerWork};
 use crate::scenario::{SERVERS_MAX, server_name};
 
@@ -20,11 +21,19 @@ pub(super) struct Operator {
 impl World {
     /// Whether that work has to wait, for a gateway that is up and servers that it does not need.
     pub(super) fn server_work_waits(&self, work: ServerWork) -> bool {
-        let Some(gateway) = &self.gateway else { return true };
+        if self.newest().is_none() {
+            return true;
+        }
         match work {
             ServerWork::Remove { server, .. } => {
                 let (now, name) = (self.now(), server_name(server));
-                !gateway.can_do_without(&name, now, unix_ms(now))
+                let mut records = self.register().records().map(|(_, record)| record);
+                // Of two gateways one does not know of the other's copies.
+                let is_named = records.any(|record| {
+                    record.incarnation_of(&name).is_some() || record.joining_of(&name).is_some()
+                });
+                let may_go = |it: &Running| it.host.can_do_without(&name, now, unix_ms(now));
+                is_named || !self.gateways().all(may_go)
             }
             _ => false,
         }
@@ -86,8 +95,8 @@ impl World {
     fn take_servers_in(&mut self, before: &Settings) {
         let settings = &mut self.scenario.settings;
         self.operator.configure(&self.original, settings);
-        if let Some(gateway) = &mut self.gateway {
-            gateway.reconfigure(before, settings);
+        for Running { host, place, .. } in self.gateways.iter_mut().flatten() {
+            host.reconfigure(&settings_at(*place, before), &settings_at(*place, settings));
         }
     }
 }

@@ -6,7 +6,6 @@ use gateway::replication::record::RegisterAnswer;
 use tcpstack::Instant;
 
 use super::{Process, World, unix_ms};
-use crate::gateway_host::GatewayHost;
 use crate::plan::{Crash, Fault, Node};
 
 impl World {
@@ -20,6 +19,8 @@ impl World {
         for process in self.processes() {
             let Some(deadline) = self.deadline(process) else { continue };
             let at = deadline.max(self.busy.get(&process).copied().unwrap_or(now));
+            let paused = process.node().and_then(|node| self.paused_until(node));
+            let at = at.max(paused.unwrap_or(now));
             if at <= now {
                 due.push(process);
             } else {
@@ -43,19 +44,26 @@ impl World {
             self.inflict(fault);
             changed = true;
         }
-        while let Some((worker, cohort, answer)) = self.register.poll(next) {
+        while let Some((life, worker, cohort, answer)) = self.register.poll(next) {
             if matches!(answer, RegisterAnswer::Failed(_)) {
                 *self.fault_counts.entry("register call failed").or_default() += 1;
             }
-            let gateway = self.gateway.as_mut().expect("calls of the dead are abandoned");
-            gateway.handle_answer(worker, cohort, answer);
+            let mut gateways = self.gateways.iter_mut().flatten();
+            let asked = gateways.find(|it| it.life == life);
+            asked
+                .expect("calls of the dead are abandoned")
+                .host
+                .handle_answer(worker, cohort, answer);
         }
         changed || self.register.swaps() != swaps
     }
 
     fn processes(&self) -> impl Iterator<Item = Process> + use<> {
-        let workers = self.gateway.as_ref().map_or(0, GatewayHost::worker_count);
-        let gateway = (0..workers).map(Process::Gateway);
+        let workers = self.gateways().map(|it| (it.place, it.host.worker_count()));
+        let workers = workers.collect::<Vec<_>>();
+        let gateway = workers.into_iter().flat_map(|(place, count)| {
+            (0..count).map(move |worker| Process::Gateway(place, worker))
+        });
         let up = self.servers.iter().map(Option::is_some).collect::<Vec<_>>();
         let servers = (0..up.len()).filter(move |it| up[*it]).map(Process::Server);
         let senders = (0..self.senders.len()).map(Process::Sender);
@@ -65,8 +73,9 @@ impl World {
     fn deadline(&self, process: Process) -> Option<Instant> {
         let now = self.now();
         match process {
-            Process::Gateway(worker) => {
-                self.gateway.as_ref()?.next_deadline(worker, now, unix_ms(now))
+            Process::Gateway(place, worker) => {
+                let host = &self.gateways[place].as_ref()?.host;
+                host.next_deadline(worker, now, unix_ms(now))
             }
             Process::Server(server) => self.servers[server].as_ref()?.worker.next_deadline(),
             Process::Sink => self.sink.next_deadline(),
@@ -81,7 +90,7 @@ impl World {
         let cost = Duration::from_nanos(self.rng.u64(1000..=cost));
         self.busy.insert(process, now + cost);
         match process {
-            Process::Gateway(worker) => self.take_gateway_turn(worker),
+            Process::Gateway(place, worker) => self.take_gateway_turn(place, worker),
             Process::Server(server) => {
                 if let Some(server) = &mut self.servers[server] {
                     server.worker.turn(now);
@@ -95,27 +104,24 @@ impl World {
 
     /// The longest that a turn of the process takes now.
     fn turn_cost_max(&self, process: Process) -> Duration {
-        let node = match process {
-            Process::Gateway(_) => Node::Gateway,
-            Process::Server(server) => Node::Server(server),
-            Process::Sink => Node::Sink,
-            Process::Sender(_) => return self.scenario.turn_cost_max,
-        };
+        let Some(node) = process.node() else { return self.scenario.turn_cost_max };
         let now = self.now();
         let slow = self.slow_nodes.iter().filter(|(of, _, until)| *of == node && now < *until);
         slow.map(|(_, turn, _)| *turn).fold(self.scenario.turn_cost_max, Duration::max)
     }
 
-    fn take_gateway_turn(&mut self, worker: usize) {
+    fn take_gateway_turn(&mut self, place: usize, worker: usize) {
         let now = self.now();
-        let Some(gateway) = &mut self.gateway else { return };
-        if let Err(fatal) = gateway.turn(worker, now, unix_ms(now)) {
-            self.chronicle.note(&format!("the gateway stops: {}", fatal.0));
-            self.fatal.get_or_insert(fatal.0);
-            self.end_gateway();
+        let Some(gateway) = &mut self.gateways[place] else { return };
+        let result = gateway.host.turn(worker, now, unix_ms(now));
+        for tapped in self.network.take_tapped() {
+            gateway.see(&tapped, &self.scenario, &mut self.sightings);
+        }
+        if let Err(fatal) = result {
+            self.handle_stop(place, fatal.0);
             return;
         }
-        while let Some((worker, errand)) = gateway.poll_errand() {
+        while let Some((worker, errand)) = gateway.host.poll_errand() {
             if self.ambush
                 && let Some(server) = self.register.last_member_after(&errand)
             {
@@ -126,7 +132,26 @@ impl World {
                 self.plan.add(at, Fault::GatewayCrash { how: Crash::Host, gone });
                 self.plan.add(at, Fault::ServerCrash { server, how: Crash::Host, gone });
             }
-            self.register.ask(now, worker, errand, self.rng.u64(..));
+            self.register.ask(now, (gateway.life, worker), errand, self.rng.u64(..));
+        }
+    }
+
+    /// Until when a node's process is stopped, if it is.
+    pub(super) fn paused_until(&self, node: Node) -> Option<Instant> {
+        let now = self.now();
+        let paused = self.paused_nodes.iter().filter(|(of, until)| *of == node && now < *until);
+        paused.map(|(_, until)| *until).max()
+    }
+}
+
+impl Process {
+    /// The node that it runs on. Senders have none: nothing happens to them.
+    pub(super) fn node(self) -> Option<Node> {
+        match self {
+            Process::Gateway(place, _) => Some(Node::Gateway(place)),
+            Process::Server(server) => Some(Node::Server(server)),
+            Process::Sink => Some(Node::Sink),
+            Process::Sender(_) => None,
         }
     }
 }
