@@ -18,7 +18,9 @@ impl<T: Transport> Links<T> {
     pub fn add(&mut self, settings: LinkSettings, used: &BTreeSet<usize>) {
         let free = (0..self.links.len()).find(|it| self.links[*it].is_gone && !used.contains(it));
         info!(server = %settings.server, address = %settings.address, "a server more");
-        let link = Link::new(settings);
+        let mut link = Link::new(settings);
+        // The server may have been one of ours before, and refuses what is older than what it knows.
+        link.generation = self.generation_past;
         match free {
             Some(place) => self.links[place] = link,
             None => self.links.push(link),
@@ -35,6 +37,7 @@ impl<T: Transport> Links<T> {
             for path in &mut link.paths {
                 path.end(link.now, &mut self.transport);
             }
+            self.generation_past = self.generation_past.max(link.generation);
             link.is_gone = true;
             link.incarnation = None;
         }

@@ -193,13 +193,16 @@ pub struct Links<T> {
     transport: T,
     links: Vec<Link>,
     random: fastrand::Rng,
+    /// The highest generation of a link that was let go.
+    generation_past: Generation,
 }
 
 impl<T: Transport> Links<T> {
     /// Links to these servers. The seed is for nonces, and must not be guessable.
     pub fn new(transport: T, settings: Vec<LinkSettings>, seed: u64) -> Links<T> {
         let links = settings.into_iter().map(Link::new).collect();
-        Links { transport, links, random: fastrand::Rng::with_seed(seed) }
+        let random = fastrand::Rng::with_seed(seed);
+        Links { transport, links, random, generation_past: Generation(0) }
     }
 
     /// The transport, for waiting.

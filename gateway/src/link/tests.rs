@@ -540,6 +540,23 @@ fn a_long_time_without_a_turn_is_taken_for_a_stall_of_our_own() {
 }
 
 #[test]
+fn a_server_that_is_taken_away_and_comes_back_knows_its_owner_again() {
+    let mut bench = Bench::new();
+    bench.attach();
+    bench.cut(0, Ways::Both);
+    bench.run(Duration::from_secs(2));
+    bench.take_said();
+    bench.attach();
+    bench.network.heal(ours(0), theirs(0));
+    bench.links.retain(|_| false);
+    bench.run(Duration::from_secs(1));
+    bench.links.add(settings(), &BTreeSet::new());
+    bench.run(Duration::from_secs(1));
+    assert!(matches!(bench.take_said()[..], [Said::Up(_)]));
+    bench.attach();
+}
+
+#[test]
 fn a_link_that_is_let_go_is_closed_and_its_place_is_another_one_s_when_nobody_uses_it() {
     let mut bench = Bench::new();
     bench.take_said();
