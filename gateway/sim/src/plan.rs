@@ -1,5 +1,6 @@
 //! What goes wrong, and when: drawn from the seed before the run.
 
+mod connections;
 mod nodes;
 mod servers;
 mod take_overs;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use loadgen::sink::{Fault as SinkFault, Faults as SinkFaults, Phase};
-use tcpstack::{Instant, SimPath};
+use tcpstack::{Instant, SimAttempts, SimPath};
 
 use crate::register::Outage;
 use crate::sabotage::Sabotage;
@@ -124,6 +125,33 @@ pub enum Fault {
         /// How long.
         lasts: Duration,
     },
+    /// A host is suspended for a while: neither its process nor its kernel goes on, and its clocks do.
+    Suspend {
+        /// Which.
+        node: Node,
+        /// How long.
+        lasts: Duration,
+    },
+    /// It wakes up.
+    WakeUp(Node),
+    /// All connections between two hosts are lost, and nobody is told.
+    Lose(IpAddr, IpAddr),
+    /// Attempts to connect, anywhere, are lost or late, or answered late, for a while.
+    Attempts {
+        /// What becomes of them.
+        fate: SimAttempts,
+        /// How long.
+        lasts: Duration,
+    },
+    /// Attempts to connect are as they were.
+    AttemptsEnd,
+    /// Somebody sets the wall clock of the gateway's host at a place.
+    ClockStep {
+        /// Which.
+        place: usize,
+        /// By how many milliseconds, forwards or back.
+        by_ms: i64,
+    },
     /// The gateway is in trouble for a while, and another one of the same name is started on another host.
     TakeOver {
         /// What trouble.
@@ -227,6 +255,8 @@ impl Plan {
                 plan.add_node_faults(begin, scenario, options.seed);
                 plan.add_server_work(begin, scenario, options.seed);
                 plan.add_pauses(begin, scenario, options.seed);
+                plan.add_connection_faults(begin, scenario, options.seed);
+                plan.add_clock_steps(begin, scenario, options.seed);
                 plan.add_take_overs(begin, scenario, options);
             }
             if scenario.has_standby {

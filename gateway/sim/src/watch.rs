@@ -48,7 +48,10 @@ impl PathWatch {
             Fault::ServerDeath { .. } => self.trouble_nodes(Instant::from_nanos(u64::MAX / 2)),
             Fault::SlowNode { lasts, .. } => self.trouble_nodes(now + lasts),
             Fault::GatewayReturn | Fault::ServerReturn { .. } => self.trouble_nodes(now),
-            Fault::Pause { lasts, .. } => self.trouble_nodes(now + lasts),
+            Fault::Pause { lasts, .. }
+            | Fault::Suspend { lasts, .. }
+            | Fault::Attempts { lasts, .. } => self.trouble_nodes(now + lasts),
+            Fault::Lose(from, to) => self.trouble_path(from, to, now),
             // Each of two gateways takes the other's copies away.
             Fault::TakeOver { .. } | Fault::SuccessorStart => {
                 self.nodes_troubled_until = Instant::MAX;

@@ -48,6 +48,8 @@ pub struct World {
     register: SimRegister,
     /// By place.
     gateways: [Option<Running>; PLACES],
+    /// By how much the wall clock of each place has been set, in milliseconds.
+    clock_steps_ms: [i64; PLACES],
     /// Where the gateway that ended last ran.
     last_place: usize,
     /// What was seen of gateways since that was last asked for.
@@ -144,6 +146,7 @@ impl World {
             // By draws of its own, so that other faults stay what they are.
             register: SimRegister::new(options.seed ^ FATES),
             gateways: [None, None],
+            clock_steps_ms: [0; PLACES],
             last_place: 0,
             sightings: Vec::new(),
             copy_names: scenario.copy_names(),
@@ -233,6 +236,11 @@ impl World {
     /// Whether a node's process takes turns.
     pub fn is_awake(&self, node: Node) -> bool {
         self.paused_until(node).is_none()
+    }
+
+    /// The time of day at a place, in milliseconds since 1970.
+    fn unix_ms_at(&self, place: usize) -> u64 {
+        unix_ms(self.now()).saturating_add_signed(self.clock_steps_ms[place])
     }
 
     /// What was seen on the SMTP connections of gateways since this was last asked.

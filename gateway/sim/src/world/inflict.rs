@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use gateway::replication::record::Record;
 use loadgen::sink::Faults as SinkFaults;
+use tcpstack::SimAttempts;
 
 use super::{LATE, World};
-use crate::gateways::{Running, SMTP, settings_at};
+use crate::gateways::{PLACES, Running, SMTP, settings_at};
 use crate::plan::{Crash, Fault, Node, QueueChange, ServerWork, Trouble};
 use crate::register::Outage;
 use crate::scenario::{
@@ -72,6 +73,22 @@ impl World {
             Fault::Quicken(from, to) => self.network.set_path(from, to, None),
             Fault::Ambush => self.ambush = true,
             Fault::Pause { node, lasts } => self.pause(node, lasts),
+            Fault::Suspend { node, lasts } => {
+                self.pause(node, lasts);
+                self.network.set_frozen(address_of(node), true);
+                self.plan.add(now + lasts, Fault::WakeUp(node));
+            }
+            Fault::WakeUp(node) => self.network.set_frozen(address_of(node), false),
+            Fault::Lose(a, b) => {
+                self.mark_duplicates(&[Duration::ZERO, LATE, LOSS_NOTICED]);
+                self.network.lose_connections(a, b);
+            }
+            Fault::Attempts { fate, lasts } => {
+                self.network.set_attempts(fate);
+                self.plan.add(now + lasts, Fault::AttemptsEnd);
+            }
+            Fault::AttemptsEnd => self.network.set_attempts(SimAttempts::default()),
+            Fault::ClockStep { place, by_ms } => self.clock_steps_ms[place] += by_ms,
             Fault::TakeOver { trouble, lasts, after } => {
                 self.begin_take_over(trouble, lasts, after);
             }
@@ -159,6 +176,11 @@ impl World {
         self.sink.set_faults(SinkFaults::default());
         self.slow_nodes.clear();
         self.paused_nodes.clear();
+        self.network.set_attempts(SimAttempts::default());
+        let servers = (0..self.servers.len()).map(Node::Server);
+        for node in servers.chain((0..PLACES).map(Node::Gateway)).chain([Node::Sink]) {
+            self.network.set_frozen(address_of(node), false);
+        }
         self.register.end_outage();
         for queue in (0..).take(self.original.queues.len()) {
             self.reload(queue, None);
@@ -172,6 +194,14 @@ impl World {
             let at = self.now() + *after;
             self.ledger.borrow_mut().mark_restart(UNIX_ORIGIN_MS * 1000 + at.as_nanos() / 1000);
         }
+    }
+}
+
+fn address_of(node: Node) -> IpAddr {
+    match node {
+        Node::Gateway(place) => SMTP[place].ip(),
+        Node::Server(server) => SERVERS[server].ip(),
+        Node::Sink => SINK.ip(),
     }
 }
 
@@ -191,6 +221,15 @@ fn name(fault: Fault) -> &'static str {
         Fault::Slow { .. } => "slow path",
         Fault::Quicken(..) => "path restored",
         Fault::Ambush => "ambush",
+        Fault::Suspend { node: Node::Gateway(_), .. } => "gateway's host suspended",
+        Fault::Suspend { node: Node::Server(_), .. } => "server's host suspended",
+        Fault::Suspend { node: Node::Sink, .. } => "next hop's host suspended",
+        Fault::WakeUp(_) => "host woken up",
+        Fault::Lose(..) => "connections lost without notice",
+        Fault::Attempts { .. } => "attempts to connect lost or late",
+        Fault::AttemptsEnd => "attempts to connect as before",
+        Fault::ClockStep { by_ms: ..0, .. } => "wall clock set back",
+        Fault::ClockStep { .. } => "wall clock set forwards",
         Fault::Pause { node: Node::Gateway(_), .. } => "gateway paused",
         Fault::Pause { node: Node::Server(_), .. } => "server paused",
         Fault::Pause { node: Node::Sink, .. } => "next hop paused",
@@ -217,3 +256,6 @@ fn name(fault: Fault) -> &'static str {
 
 /// A fault that cannot be inflicted now is tried again after this.
 pub(super) const FAULT_PATIENCE: Duration = Duration::from_millis(100);
+
+/// That a connection is lost is noticed by then where something was sent: by a reply that does not come.
+const LOSS_NOTICED: Duration = Duration::from_secs(6);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use gateway::replication::record::RegisterAnswer;
 use tcpstack::Instant;
 
-use super::{Process, World, unix_ms};
+use super::{Process, World};
 use crate::plan::{Crash, Fault, Node};
 
 impl World {
@@ -75,7 +75,7 @@ impl World {
         match process {
             Process::Gateway(place, worker) => {
                 let host = &self.gateways[place].as_ref()?.host;
-                host.next_deadline(worker, now, unix_ms(now))
+                host.next_deadline(worker, now, self.unix_ms_at(place))
             }
             Process::Server(server) => self.servers[server].as_ref()?.worker.next_deadline(),
             Process::Sink => self.sink.next_deadline(),
@@ -112,8 +112,9 @@ impl World {
 
     fn take_gateway_turn(&mut self, place: usize, worker: usize) {
         let now = self.now();
+        let unix_ms = self.unix_ms_at(place);
         let Some(gateway) = &mut self.gateways[place] else { return };
-        let result = gateway.host.turn(worker, now, unix_ms(now));
+        let result = gateway.host.turn(worker, now, unix_ms);
         for tapped in self.network.take_tapped() {
             gateway.see(&tapped, &self.scenario, &mut self.sightings);
         }
