@@ -19,6 +19,8 @@ cut-back       a segment drops what comes from the KVS: the other one carries al
 cut-kvs        a KVS is cut off on both segments: a spare has taken its place
 kill-gateway   the gateway is killed and starts again: the first mail is accepted
 stop-gateway   the gateway stands still for 3 s, longer than its lease: the first mail is accepted
+take-over      the gateway is killed and stays away: the sender beside the first KVS has delivered the first mail,
+               counted from the end of its delay; then the gateway is back
 full-kvs       the KVS are full, as the next hop is away: the first mail is accepted once it is back
 stop-etcd      the register, three members of etcd, stands still while a KVS is killed: the first mail is
                accepted once it goes on
@@ -282,6 +284,39 @@ await_accepted() {
     await 30 has_counted client A $((accepted + RATE / 4)) || die "no mail is accepted"
     TOOK=$(awk -v from="$BEGAN" '$1 == "A" && $4 > from { print int(($4 - from) / 1000) }' \
         "$SCRATCH/client.ledger" | sort -n | head -n 1)
+}
+
+# How long the queues are without an owner before a sender takes them.
+SENDER_DELAY_MS=2000
+
+# Queues that always have something, a next hop that all hosts reach, and senders on two of these.
+prepare_take_over() {
+    local name
+    SINK=10.77.0.1:2600
+    sed -i -e "s/^next_hops = .*/next_hops = [\"$SINK\"]/" \
+        -e "/^\[\[queue\]\]/a rate_max = $((RATE / 5))" "$SCRATCH/gateway.toml"
+    for name in a b; do
+        sed -e "s|^beside = .*|beside = \"$name\"|; s|^register = .*|register = \"$SCRATCH/register\"|" \
+            -e "s|sender\.sock|sender-$name.sock|; s|^# after = .*|after = \"$SENDER_DELAY_MS ms\"|" \
+            "$ROOT/setup/examples/sender.toml" >"$SCRATCH/sender-$name.toml"
+        start_on "$name" "sender-$name" "$BIN/gateway" take-over --config "$SCRATCH/sender-$name.toml"
+    done
+}
+fault_take_over() {
+    local delay_ended
+    MARKS+=(--restart-at "$(date +%s%3N)")
+    kill_hard gateway
+    BEGAN=$(now_us)
+    delay_ended=$((BEGAN + SENDER_DELAY_MS * 1000))
+    await 30 has_delivered_since "$delay_ended" || die "the sender delivers nothing"
+    TOOK=$(awk -v from="$delay_ended" '$1 == "D" && $4 > from { print int(($4 - from) / 1000); exit }' \
+        "$SCRATCH/sink.ledger")
+    start_gateway_on_gw
+    ! grep -q 'taking them over' "$SCRATCH/sender-b.log" || die "the second sender took part"
+}
+
+has_delivered_since() {
+    awk -v from="$1" '$1 == "D" && $4 > from { found = 1; exit } END { exit !found }' "$SCRATCH/sink.ledger"
 }
 
 # Room for some seconds of mail.

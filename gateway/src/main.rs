@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use gateway::gateway::Gateway;
+use gateway::register::document::keep;
 use gateway::register::{self, WriterId};
 use gateway::reload::Reloader;
-use gateway::settings::Settings;
+use gateway::settings::{Settings, kept};
 use gateway::status::orders::{Of, Order};
 use gateway::status::server::StatusSocket;
 use gateway::status::{About, Snapshot, client};
@@ -72,6 +73,19 @@ enum Command {
     /// while. Exit status: 0 if it was told to end or has handed the queues back, 1 if it could not take over or the
     /// queues were taken from it, 2 if the arguments or the configuration are wrong.
     TakeOver(TakeOverArguments),
+    /// Has the register keep the settings of a gateway that does not run: a sender program that has its queues works
+    /// by them within a second or two.
+    ///
+    /// A gateway that runs does that itself, at its start and when it takes a new configuration. Exit status: 0 if they
+    /// are kept, 1 if the register cannot be used, 2 if the configuration is wrong.
+    KeepSettings(KeepArguments),
+}
+
+#[derive(clap::Args, Debug)]
+struct KeepArguments {
+    /// The gateway's configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
 }
 
 #[derive(clap::Args, Debug)]
@@ -159,6 +173,7 @@ fn main() -> ExitCode {
         Some(Command::Move(arguments)) => return move_copies(arguments),
         Some(Command::Resume(arguments)) => return resume(arguments),
         Some(Command::TakeOver(arguments)) => return take_over(arguments),
+        Some(Command::KeepSettings(arguments)) => return keep_settings(&arguments.config),
         None => {}
     }
     let path = arguments.config.expect("required without a subcommand");
@@ -369,6 +384,32 @@ fn seed() -> Result<u64, String> {
 fn parse_time(text: &str) -> Result<Duration, String> {
     let time = config::parse_duration(text).filter(|time| *time >= Duration::from_secs(1));
     time.ok_or_else(|| "give a time of one second or more, such as 60s".into())
+}
+
+fn keep_settings(path: &Path) -> ExitCode {
+    let (text, settings) = match read_settings(path) {
+        Ok(read) => read,
+        Err(failure) => return failure,
+    };
+    let kept = seed().and_then(|seed| {
+        let register = register::open(&settings.register, WriterId(seed));
+        let mut register = register.map_err(|error| error.to_string())?;
+        let kept = keep(register.as_mut(), &kept::key(&settings.name), &kept::kept(&text))?;
+        kept.ok_or_else(|| "others change them all the time: try again".to_owned())
+    });
+    match kept {
+        Ok(version) => {
+            println!(
+                "the settings of {} are kept in the register: version {version}",
+                settings.name
+            );
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// The sender program.

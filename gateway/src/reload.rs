@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 
 use crate::board::Board;
 use crate::settings::Settings;
+use crate::settings::kept::Local;
 use crate::status::QueueStatus;
 use crate::take_over::charge::Keeper;
 use crate::worker::Shared;
@@ -22,7 +23,7 @@ use crate::worker::Shared;
 /// Takes new configurations in. Belongs to the thread that waits for signals.
 #[derive(Debug)]
 pub struct Reloader {
-    path: PathBuf,
+    source: Source,
     /// What is in force: the file's text, and what it says.
     text: String,
     settings: Settings,
@@ -34,6 +35,15 @@ pub struct Reloader {
     shared: Arc<Shared>,
     /// Has the register keep what is in force, for a sender.
     keeper: Option<Keeper>,
+}
+
+/// Where configurations come from.
+#[derive(Debug)]
+enum Source {
+    /// That file.
+    File(PathBuf),
+    /// The register, for a sender that has this of its own.
+    Register(Box<Local>),
 }
 
 /// Why a new configuration is not taken.
@@ -59,8 +69,29 @@ impl Reloader {
         board: Arc<Board>,
         shared: Arc<Shared>,
     ) -> Reloader {
+        Reloader::from(Source::File(path), text, settings, board, shared)
+    }
+
+    /// For a sender that works by these settings, which the register had as that text.
+    pub fn of_kept(
+        local: Local,
+        text: String,
+        settings: Settings,
+        board: Arc<Board>,
+        shared: Arc<Shared>,
+    ) -> Reloader {
+        Reloader::from(Source::Register(Box::new(local)), text, settings, board, shared)
+    }
+
+    fn from(
+        source: Source,
+        text: String,
+        settings: Settings,
+        board: Arc<Board>,
+        shared: Arc<Shared>,
+    ) -> Reloader {
         settings.log_suspensions(None);
-        Reloader { path, text, settings, number: 1, orders: 0, board, shared, keeper: None }
+        Reloader { source, text, settings, number: 1, orders: 0, board, shared, keeper: None }
     }
 
     /// Has the register keep what is in force, now and after each change.
@@ -74,8 +105,26 @@ impl Reloader {
     /// Reads the file again and has the gateway work by it, unless something is wrong with it. Logs
     /// what became of it.
     pub fn reload(&mut self) {
-        let read = read_file(&self.path).map_err(ReloadError::Unreadable);
-        match read.and_then(|text| self.take(text)) {
+        let Source::File(path) = &self.source else { return };
+        let read = read_file(path).map_err(ReloadError::Unreadable);
+        let taken = read.and_then(|text| self.take(text));
+        self.log(taken);
+    }
+
+    /// Works by that text, which the register has now, unless something is wrong with it. Logs what became of it.
+    /// Returns whether we work by it.
+    pub fn follow_register(&mut self, text: &str) -> bool {
+        if self.text == text {
+            return true;
+        }
+        let taken = self.take(text.to_owned());
+        let is_taken = taken.is_ok();
+        self.log(taken);
+        is_taken
+    }
+
+    fn log(&self, taken: Result<Vec<Difference>, ReloadError>) {
+        match taken {
             Ok(differences) => {
                 for it in differences.iter().take(DIFFERENCES_LOGGED_MAX) {
                     let (before, after) = (shown(&it.before), shown(&it.after));
@@ -158,7 +207,11 @@ impl Reloader {
     /// # Errors
     /// [`ReloadError`]; nothing has changed then.
     pub fn take(&mut self, text: String) -> Result<Vec<Difference>, ReloadError> {
-        let mut settings = Settings::parse(&self.path, &text).map_err(ReloadError::Mistakes)?;
+        let settings = match &self.source {
+            Source::File(path) => Settings::parse(path, &text),
+            Source::Register(local) => Settings::parse_kept(&self.settings.name, &text, local),
+        };
+        let mut settings = settings.map_err(ReloadError::Mistakes)?;
         // This one comes from the command line.
         settings.policy.accept_loss = self.settings.policy.accept_loss;
         let fixed = settings.fixed_differences(&self.settings);

@@ -8,6 +8,7 @@ use super::*;
 use crate::message::QueueIndex;
 use crate::replication::cohort::MoveOrder;
 use crate::replication::placement::Placement;
+use crate::settings::kept::kept;
 use crate::settings::tests::{GOOD, with_spare};
 use crate::status::desk::Part;
 use crate::status::orders::{Of, Order};
@@ -59,6 +60,26 @@ fn take_with(text: &str, told: &Told<'_>) -> (Reloader, Result<usize, String>) {
 }
 
 const IN_SYNC: CopyState = CopyState::Sync;
+
+#[test]
+fn a_sender_works_by_what_the_register_has_and_goes_on_with_what_it_had_if_that_is_wrong() {
+    let local = crate::settings::kept::tests::local();
+    let text = |from: &str, to: &str| kept(&GOOD.replace(from, to));
+    let before = text("", "");
+    let settings = Settings::parse_kept("gw1", &before, &local).unwrap();
+    let board = Arc::new(settings.board());
+    let shared = Arc::new(Shared::new(Vec::new(), 0));
+    let mut reloader = Reloader::of_kept(local, before.clone(), settings, board, shared);
+    assert!(reloader.follow_register(&before) && reloader.number == 1);
+    assert!(reloader.follow_register(&text("rate_max = 7", "rate_max = 8")));
+    let rate = |it: &Reloader| it.settings.delivery.destinations[0].rate_per_second.unwrap();
+    assert_eq!((rate(&reloader).get(), reloader.number), (8, 2));
+    assert!(!reloader.follow_register(&text("rate_max = 7", "rate_max = -7")));
+    assert!(!reloader.follow_register(&text("hostname = \"gw1", "hostname = \"gw2")));
+    assert_eq!((rate(&reloader).get(), reloader.number), (8, 2));
+    reloader.reload();
+    assert_eq!(reloader.number, 2, "it has no file");
+}
 
 #[test]
 fn a_server_that_nobody_needs_is_taken_away_and_gets_no_copy_meanwhile() {

@@ -87,14 +87,14 @@ impl Settings {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use super::*;
     use crate::settings::Drivers;
     use crate::settings::tests::GOOD;
 
-    fn local() -> Local {
+    pub(crate) fn local() -> Local {
         let drivers = Drivers::Merged { workers: 2 };
         Local {
             register: RegisterSettings::Directory("/var/lib/register".into()),

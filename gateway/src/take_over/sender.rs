@@ -16,6 +16,7 @@ use super::watch::{Verdict, Watch, delay, order};
 use super::{Ending, REGISTER_RETRY};
 use crate::gateway::Gateway;
 use crate::register::{self, Documents, WriterId};
+use crate::reload::Reloader;
 use crate::replication::record::{Record, RegisterAnswer, RegisterCall};
 use crate::settings::{Settings, kept};
 use crate::status::{About, SenderState, SenderStatus, Snapshot};
@@ -62,6 +63,8 @@ pub struct Sender {
     told: Arc<Told>,
     /// What was last complained about.
     complaint: Option<String>,
+    /// The version of the settings in the register that cannot be worked by: it is complained of once.
+    refused: Option<u64>,
 }
 
 /// What it tells of itself, to whoever asks.
@@ -73,6 +76,8 @@ pub struct Told {
 
 /// What the register has of a gateway.
 struct View {
+    /// The text of the settings.
+    text: String,
     settings: Settings,
     records: Vec<Record>,
 }
@@ -116,8 +121,8 @@ impl Sender {
             trouble: None,
         };
         let told = Arc::new(Told { about, state: Mutex::new((status, None)) });
-        let complaint = None;
-        Ok(Sender { duty, start, ending, register, transport, random, told, complaint })
+        let (complaint, refused) = (None, None);
+        Ok(Sender { duty, start, ending, register, transport, random, told, complaint, refused })
     }
 
     /// What it tells of itself, from any thread.
@@ -135,8 +140,8 @@ impl Sender {
                 Start::AtOnce => Some(self.take_now()?),
                 Start::StandBy => self.stand_by(),
             };
-            let Some((settings, me)) = taken else { return Ok(()) };
-            let outcome = self.deliver(&settings, &me)?;
+            let Some((view, me)) = taken else { return Ok(()) };
+            let outcome = self.deliver(view, &me)?;
             match (outcome, self.start) {
                 (Outcome::Ended, _) | (Outcome::HandedBack, Start::AtOnce) => return Ok(()),
                 (Outcome::Lost(why), Start::AtOnce) => return Err(why),
@@ -155,7 +160,7 @@ impl Sender {
     }
 
     /// Sits down whoever is in charge.
-    fn take_now(&mut self) -> Result<(Settings, Holder), String> {
+    fn take_now(&mut self) -> Result<(View, Holder), String> {
         let view = self.view()?;
         if view.records.is_empty() {
             return Err(format!("the register knows no queues of {}", self.duty.of));
@@ -168,13 +173,13 @@ impl Sender {
             }
             let seat = Seat::taken_by(me.clone());
             if write_seat(self.register.as_mut(), &self.duty.of, version, &seat)? {
-                return Ok((view.settings, me));
+                return Ok((view, me));
             }
         }
     }
 
     /// Waits until it is our turn, and sits down. `None`: it was told to end.
-    fn stand_by(&mut self) -> Option<(Settings, Holder)> {
+    fn stand_by(&mut self) -> Option<(View, Holder)> {
         info!(of = self.duty.of, beside = self.duty.beside, "standing by");
         self.set_state(SenderState::StandingBy, None);
         let mut watch = Watch::new();
@@ -210,7 +215,7 @@ impl Sender {
     }
 
     /// Sits down if it is still time by what is read and heard now, and nobody else has.
-    fn take_if_due(&mut self, watch: &mut Watch, view: View) -> Option<(Settings, Holder)> {
+    fn take_if_due(&mut self, watch: &mut Watch, view: View) -> Option<(View, Holder)> {
         if self.judge(watch, &view) != Verdict::Due {
             return None;
         }
@@ -226,7 +231,7 @@ impl Sender {
             return None;
         }
         info!(of = self.duty.of, "nobody owns the queues: taking them over");
-        Some((view.settings, me))
+        Some((view, me))
     }
 
     /// Whether it is our turn, by what the servers say.
@@ -293,16 +298,16 @@ impl Sender {
                 answer => return Err(format!("the register answers {answer:?}")),
             }
         }
-        Ok(View { settings, records })
+        Ok(View { text: text.text, settings, records })
     }
 
     /// Owns the queues and delivers, until somebody wants them.
     ///
     /// # Errors
     /// A broken invariant.
-    fn deliver(&mut self, settings: &Settings, me: &Holder) -> Result<Outcome, String> {
+    fn deliver(&mut self, view: View, me: &Holder) -> Result<Outcome, String> {
         self.set_state(SenderState::TakingOver, None);
-        let gateway = match Gateway::start(settings, self.random.u64(..)) {
+        let gateway = match Gateway::start(&view.settings, self.random.u64(..)) {
             Ok(gateway) => gateway,
             Err(error) => {
                 self.release(me);
@@ -311,6 +316,10 @@ impl Sender {
         };
         let stopper = gateway.stopper();
         self.set_state(SenderState::InCharge, Some(stopper.clone()));
+        let View { text, settings, .. } = view;
+        let (board, shared) = (gateway.board(), stopper.clone());
+        let local = self.duty.local.clone();
+        let mut reloader = Reloader::of_kept(local, text, settings, board, shared);
         let mut outcome = None;
         while outcome.is_none() && !gateway.has_ended() {
             if self.ending.sleep(LOOK_EVERY) {
@@ -319,6 +328,8 @@ impl Sender {
             } else if let Some(left) = self.look(me) {
                 outcome = Some(left);
                 stopper.stop_within(self.duty.hand_back);
+            } else {
+                self.follow_settings(&mut reloader);
             }
         }
         if outcome.is_some() {
@@ -358,6 +369,16 @@ impl Sender {
                 }
             }
         })?
+    }
+
+    /// Works by what the register has now: an operator may have changed it for a gateway that does not run.
+    fn follow_settings(&mut self, reloader: &mut Reloader) {
+        let text = self.settle(|it| it.register.read(&kept::key(&it.duty.of)));
+        if let Some(Some(text)) = text
+            && self.refused.as_ref() != Some(&text.version)
+        {
+            self.refused = (!reloader.follow_register(&text.text)).then_some(text.version);
+        }
     }
 
     /// Says that we have left. While the register is away it is tried again: nobody waits for ever.
@@ -448,7 +469,7 @@ impl Told {
 
 /// What is asked of each recorded server: about a queue of each record that names it.
 fn questions(view: &View) -> Vec<Question> {
-    let View { settings, records } = view;
+    let View { settings, records, .. } = view;
     let mut questions: Vec<Question> = Vec::new();
     for record in records {
         let Some(queue) = record.queues.first() else { continue };
