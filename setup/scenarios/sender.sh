@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The gateway is killed under load, and nobody starts it again. The sender beside the first KVS takes its queues
 # over when they have been without an owner for the configured time, and delivers: what waited, what a next hop defers
-# at first, and a report about what one refuses. The sender beside the other KVS stays out of it. Then the
+# at first, and a report about what one refuses, which moves meanwhile. The sender beside the other KVS stays out of it. Then the
 # gateway starts again, under load and while the sender still has mail: it is handed the queues, and nothing is sent
 # twice by that. At last a sender takes over by hand from a gateway that does not answer, and hands back to it.
 set -euo pipefail
@@ -57,8 +57,13 @@ taken_over_and_handed_back() {
     say "the first mail was delivered $(($(first_since $((killed_at + AFTER_MS))) - killed_at - AFTER_MS)) ms" \
         "after the delay of $AFTER_MS ms without an owner"
     await 10 has_logged sender-a 'outcome="deferred"' || die "the sender does not meet the next hop that defers"
+    # That next hop moves while nobody but the sender is there.
     stop busy
+    busy=127.0.0.1:$(free_ports 1)
     start_busy 2 "$busy" --misbehave rcpt=5xx:0.3
+    lead_to d1.example "$busy"
+    "$BIN/gateway" keep-settings --config "$SCRATCH/gateway.toml"
+    await 10 has_logged sender-a 'the configuration is in force' || die "the sender does not follow the settings"
     await 20 has_logged sender-a 'outcome="reported"' || die "the sender tells nobody of what was refused"
     await 10 has_logged sender-a 'outcome="delivered".*d1\.example' || die "the sender does not try again"
 
