@@ -18,13 +18,16 @@ use crate::settings::kept;
 /// How often a gateway that waits for a sender looks whether it has left.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// The seat, with the version of the text that it was read from (0: none).
+/// The seat, with the version of the text that it was read from (0: none). What cannot be read is nobody's: no
+/// start waits for somebody to mend it.
 pub(super) fn read_seat(
     register: &mut dyn Documents,
     gateway: &str,
 ) -> Result<(u64, Option<Seat>), String> {
     let Some(document) = register.read(&seat::key(gateway))? else { return Ok((0, None)) };
-    Ok((document.version, Some(Seat::parse(gateway, &document.text)?)))
+    let seat = Seat::parse(gateway, &document.text);
+    let seat = seat.inspect_err(|error| warn!(%error, "nobody knows who is in charge"));
+    Ok((document.version, seat.ok()))
 }
 
 /// Puts a seat in the place of that version of it; returns whether it was that still.
@@ -216,6 +219,15 @@ mod tests {
         assert!(take_charge(&mut texts, &me, &Ending::default()));
         let (version, seat) = read_seat(&mut texts, "a").unwrap();
         assert_eq!((version, seat), (1, Some(Seat::taken_by(me))));
+    }
+
+    #[test]
+    fn a_seat_that_cannot_be_read_keeps_nobody_from_starting() {
+        let mut texts = Texts::default();
+        texts.swap("a/owner", &Document { version: 1, text: "{\"holder\": 7}".into() }).unwrap();
+        let me = holder(Kind::Gateway, 1);
+        assert!(take_charge(&mut texts, &me, &Ending::default()));
+        assert_eq!(read_seat(&mut texts, "a"), Ok((2, Some(Seat::taken_by(me)))));
     }
 
     #[test]

@@ -26,8 +26,9 @@ const LEAVE_SLACK: Duration = Duration::from_secs(15);
 const LEAVE_TIME_MAX: Duration = Duration::from_secs(600);
 
 /// Who is in charge.
+///
+/// Fields that a later program adds are left aside, and lost when it is written again.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Seat {
     /// Who took charge last.
     pub holder: Holder,
@@ -44,7 +45,6 @@ pub struct Seat {
 
 /// One life of a program.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Holder {
     /// What it is.
     pub kind: Kind,
