@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use gateway::message::QueueIndex;
+
 use super::{Server, World};
 use crate::gateway_host::GatewayHost;
 use crate::gateways::{Running, SMTP, settings_at};
@@ -54,8 +56,11 @@ impl World {
     pub(super) fn handle_stop(&mut self, place: usize, why: String) {
         self.chronicle.note(&format!("the gateway at place {place} stops: {why}"));
         let is_contested = self.gateways[place].as_ref().is_some_and(|it| it.is_contested);
+        // Whatever it says: what it knows may be old.
+        let is_superseded = self.is_superseded(place);
         self.end_gateway(place);
-        if !is_contested || !TAKEN_OVER.iter().any(|reason| why.contains(reason)) {
+        let is_told = TAKEN_OVER.iter().any(|reason| why.contains(reason));
+        if !is_contested || !(is_told || is_superseded) {
             self.fatal.get_or_insert(why);
             return;
         }
@@ -63,6 +68,17 @@ impl World {
         if self.gateways().next().is_none() {
             self.plan.add(self.now() + RESTART_AFTER, Fault::GatewayReturn);
         }
+    }
+
+    /// Whether the record of a queue has another epoch than the gateway there.
+    fn is_superseded(&self, place: usize) -> bool {
+        let Some(gateway) = &self.gateways[place] else { return false };
+        let mut queues = (0..).zip(&self.scenario.settings.queues);
+        queues.any(|(index, queue)| {
+            let mut records = self.register.records().map(|(_, record)| record);
+            let record = records.find(|record| record.has_queue(&queue.name));
+            record.is_some_and(|record| record.epoch > gateway.host.epoch(QueueIndex(index)))
+        })
     }
 
     fn forget_turns(&mut self, node: Node) {
