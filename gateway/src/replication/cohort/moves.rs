@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::super::copy::Copy;
 use super::members::{BACKUPS, Member, Role};
-use super::{Cohort, Instant, MemberSettings, is_asked_for};
+use super::{Cohort, Instant, MemberSettings, Phase, is_asked_for};
 use crate::board::Board;
 
 /// Copies that are to go from one server to another, as the operator asks for it.
@@ -161,10 +161,11 @@ impl Cohort {
         }
     }
 
-    /// Whether copies are to go from a server to another one.
+    /// Whether copies are to go from a server to another one, or may have to once it is known who has some.
     pub fn wants_to_move(&self) -> bool {
+        let knows_record = matches!(self.phase, Phase::Serving | Phase::Stopped);
         self.moves.order.is_some()
-            || self.members.iter().any(|it| it.is_leaving() && it.is_recorded())
+            || self.members.iter().any(|it| it.is_leaving() && (it.is_recorded() || !knows_record))
     }
 
     /// Whether there is a server for them, or nothing but to let go.

@@ -27,6 +27,10 @@ impl Cohort {
             warn!(cohort = %self.key, queue = %name, "a recorded queue is not configured (here) \
                   any more; its mail stays at the servers");
         }
+        for server in self.unconfigured(&record) {
+            warn!(cohort = %self.key, server, "a recorded server is not configured any more: the copies that \
+                  it has do not count");
+        }
         self.epoch = record.epoch.next();
         record.epoch = self.epoch;
         record.version += 1;
@@ -173,12 +177,28 @@ impl Cohort {
         if record.map(identity) != self.record.as_ref().map(identity) {
             return self.stop(SUPERSEDED.into());
         }
+        let recorded = record.map_or(0, |record| record.members.len());
+        let gone = record.into_iter().flat_map(|it| self.unconfigured(it)).collect::<Vec<_>>();
+        if !gone.is_empty() {
+            let others = if gone.len() < recorded { ", and lost at the others" } else { "" };
+            return self.stop(format!(
+                "the recorded copies are at servers that are not configured any more ({}){others}. Put those into the \
+                 configuration again, and drain them before they are taken out of it",
+                gone.join(", ")
+            ));
+        }
         self.stop(
             "every recorded copy is lost: the servers have restarted, and their memory was the \
              last. Nothing is accepted, so that nobody takes empty queues for delivered mail. To \
              start anew with empty queues, start once with --accept-loss"
                 .into(),
         );
+    }
+
+    /// Recorded servers that the configuration does not name.
+    fn unconfigured<'r>(&self, record: &'r Record) -> impl Iterator<Item = &'r str> {
+        let known = |it: &&str| self.members.iter().any(|member| member.server == *it);
+        record.members.iter().map(|it| it.server.as_str()).filter(move |it| !known(it))
     }
 
     fn claim(&mut self, version: u64, queues: Vec<String>, members: Vec<RecordedMember>) {

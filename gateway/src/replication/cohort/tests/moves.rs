@@ -1,6 +1,6 @@
 //! Servers that are added, drained, preferred and taken away.
 
-use super::world::{World, labelled};
+use super::world::{RECOVERY_WAIT, World, cohort, cohort_of, labelled};
 use super::*;
 use crate::replication::placement::Placement;
 use crate::replication::record::{RegisterAnswer, RegisterCall};
@@ -73,6 +73,25 @@ fn a_drained_server_is_replaced_before_it_leaves_the_record_and_then_emptied() {
     assert!(world.is_accepting() && world.status()[0].is_well());
     world.store(0);
     world.settle();
+    world.assert_in_step();
+}
+
+#[test]
+fn a_gateway_that_starts_drains_what_was_drained_when_it_stopped() {
+    let mut world = with_mail(3);
+    let mut cohort = cohort_of(3, 2, false);
+    cohort.members[1].leaving.is_drained = true;
+    assert!(cohort.wants_to_move(), "it may have copies: nobody knows yet");
+    assert!(!cohort.can_move(world.now));
+    world.cohort = cohort;
+    (0..3).for_each(|member| world.link_up(member));
+    world.pass(ISOLATE_AFTER * 2);
+    assert_eq!(world.recorded(), ["a", "b"]);
+    assert!(world.cohort.wants_to_move() && world.cohort.can_move(world.now));
+    world.cohort.set_may_move(true);
+    world.settle();
+    assert_eq!(world.recorded(), ["a", "c"]);
+    assert!(!world.cohort.wants_to_move());
     world.assert_in_step();
 }
 
@@ -303,4 +322,36 @@ fn a_first_start_prefers_servers_that_are_not_drained_and_makes_do_with_those_th
     assert_eq!(cohort.first_set(true), [1, 2]);
     cohort.members[1].leaving.is_drained = true;
     assert_eq!(cohort.first_set(true), [0, 1]);
+}
+
+/// The gateway starts with the servers of these places only, which stay in their places.
+fn start_with(world: &mut World, names: &[&str]) -> Option<String> {
+    let mut cohort = cohort(2, false);
+    cohort.members.truncate(names.len());
+    for (member, name) in cohort.members.iter_mut().zip(names) {
+        (*name).clone_into(&mut member.server);
+    }
+    world.cohort = cohort;
+    for member in 0..names.len() {
+        world.link_up(member);
+    }
+    world.settle();
+    world.pass(RECOVERY_WAIT);
+    world.fatal.take()
+}
+
+#[test]
+fn a_start_without_the_servers_that_have_the_mail_names_them_and_does_not_begin_anew() {
+    let mut world = World::of(2, 2);
+    world.store(0);
+    world.settle();
+    let why = start_with(&mut world, &["x", "y"]).expect("it stops");
+    assert!(why.contains("not configured any more (a, b). Put those into"), "{why}");
+    // What the other one has is enough.
+    let mut world = World::of(2, 2);
+    world.store(0);
+    world.settle();
+    assert_eq!(start_with(&mut world, &["a", "y"]), None);
+    assert_eq!(world.cohort.unit(0).queue.len(), 1);
+    assert_eq!(world.recorded(), ["a", "y"]);
 }
