@@ -80,12 +80,16 @@ start_load_and_upgrade() {
     end_watch
 }
 
-# The gateway is restarted amid the load, and speaks the newer version with all of them.
+# The gateway is restarted amid the load, and speaks the newer version with all of them. A server that the file has
+# drained meanwhile is.
 end_upgrade() {
     local name
     require_load
+    set_drain a true
     stop gateway
     start_gateway
+    await 20 has_server a '.is_drained and .copies == 0 and .joining == 0' ||
+        die "a server that was drained at the start has copies"
     await 10 shows_well status || die "a queue has fewer than three copies after the restart"
     for name in a b c; do
         await 10 speaks "$name" "$NEW" || die "kvs-$name is not spoken to by version $NEW at the end"
