@@ -7,6 +7,7 @@ use std::time::Duration;
 use gateway::message::QueueIndex;
 use gateway::queue::MailQueue;
 use gateway::replication::cohort::BACKUPS;
+use gateway::replication::record::RecordedMember;
 use kvs_proto::{ChainHash, ContentDigest, Epoch, Transaction};
 
 use crate::gateway_host::GatewayHost;
@@ -93,8 +94,8 @@ pub fn check_always(world: &World) -> Result<(), Difference> {
     check_joining(world)
 }
 
-/// What must hold while only one of two paths to each server is in trouble: no server's copies are
-/// isolated, every queue accepts, and none stands still for long.
+/// What must hold while only one of two paths to each server is in trouble, whatever the operator does about servers: no
+/// server's copies are isolated, each queue has its copies, accepts, and does not stand still for long.
 ///
 /// # Errors
 /// What does not.
@@ -107,6 +108,9 @@ pub fn check_paths(world: &World) -> Result<(), Difference> {
     if world.faults() != FaultLevel::Paths {
         return Ok(());
     }
+    for (key, record) in world.register().records() {
+        check_members(key, &record.members)?;
+    }
     let PathCounts { commit_pause_max, acceptance_pause_max, .. } = world.path_counts();
     if commit_pause_max > COMMIT_PAUSE_MAX {
         return Err(Difference(format!("a queue committed nothing for {commit_pause_max:?}")));
@@ -115,6 +119,15 @@ pub fn check_paths(world: &World) -> Result<(), Difference> {
         return Err(Difference(format!("a queue did not accept for {acceptance_pause_max:?}")));
     }
     Ok(())
+}
+
+/// As long as no server dies a queue never has fewer copies than it is to have.
+fn check_members(key: &str, members: &[RecordedMember]) -> Result<(), Difference> {
+    let copies = members.len();
+    if copies >= BACKUPS {
+        return Ok(());
+    }
+    Err(Difference(format!("{key} has {copies} copies that count, and no server died")))
 }
 
 /// With one path in trouble at a time: a deadline of the path, or, if the other one was in trouble
@@ -148,6 +161,9 @@ pub fn check_settled(world: &World) -> Result<(), Difference> {
         let (recorded, spare) = servers.partition::<Vec<_>, _>(|it| is_recorded(world, *it, &name));
         if recorded.len() != BACKUPS {
             return Err(Difference(format!("the copies of {name} at {recorded:?} count")));
+        }
+        if let Some(drained) = world.drained_for_good().filter(|it| recorded.contains(it)) {
+            return Err(Difference(format!("kvs{drained} is drained and has a copy of {name}")));
         }
         // A former owner that comes back may begin to fill a spare before it hears that it is none any more. Who
         // connects there next clears that away.
@@ -235,6 +251,7 @@ mod tests {
     use bytes::Bytes;
     use gateway::api::Ticket;
     use gateway::message::{Envelope, Message, Recipient};
+    use kvs_proto::Incarnation;
 
     /// A queue with two messages, and a true copy of it.
     fn pair() -> (MailQueue, CopyNumbers) {
@@ -263,6 +280,15 @@ mod tests {
         let behind = CopyNumbers { transaction: Transaction(1), chain, messages: 1, ..copy };
         assert_eq!(compare(&queue, Transaction(1), &behind), Ok(()));
         assert!(compare(&queue, Transaction(2), &behind).is_err(), "it lacks a committed one");
+    }
+
+    #[test]
+    fn a_record_with_fewer_copies_than_two_is_found() {
+        let member =
+            |server: &str| RecordedMember { server: server.into(), incarnation: Incarnation(1) };
+        let pair = [member("kvs0"), member("kvs1")];
+        assert_eq!(check_members("gw/pair/1", &pair), Ok(()));
+        assert!(check_members("gw/pair/1", &pair[..1]).is_err());
     }
 
     #[test]

@@ -210,6 +210,8 @@ impl Plan {
             FaultLevel::None => return plan,
             FaultLevel::Paths => {
                 plan.add_path_faults_in_turn(begin, servers, options.seed);
+                // What the operator does about servers keeps no mail waiting either.
+                plan.add_server_work(begin, scenario, options.seed);
                 return plan;
             }
             FaultLevel::TakeOvers => {

@@ -19,6 +19,11 @@ pub enum ServerWork {
         /// How long.
         lasts: Duration,
     },
+    /// A server is drained, and stays so: in the end it has no copies, if the others are there.
+    DrainForGood {
+        /// Which.
+        server: usize,
+    },
     /// A server is drained no more.
     Undrain {
         /// Which.
@@ -59,6 +64,11 @@ impl Plan {
     pub(super) fn add_server_work(&mut self, begin: Instant, scenario: &Scenario, seed: u64) {
         let Scenario { load_time, servers, .. } = *scenario;
         let mut rng = Rng::with_seed(seed ^ SERVER_WORK);
+        if servers > 2 && rng.u8(0..3) == 0 {
+            let at = begin + load_time * rng.u32(5..=95) / 100;
+            let work = ServerWork::DrainForGood { server: rng.usize(..servers) };
+            self.add(at, Fault::Servers(work));
+        }
         for _ in 0..rng.u32(0..=4) {
             let at = begin + load_time * rng.u32(5..=95) / 100;
             let work = draw(servers, &mut rng);

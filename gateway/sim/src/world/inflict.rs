@@ -245,6 +245,7 @@ fn name(fault: Fault) -> &'static str {
         Fault::Reload { .. } => "reload",
         Fault::Restore { .. } => "configuration restored",
         Fault::Servers(ServerWork::Drain { .. }) => "server drained",
+        Fault::Servers(ServerWork::DrainForGood { .. }) => "server drained for good",
         Fault::Servers(ServerWork::TakeAway { .. }) => "server drained to be taken away",
         Fault::Servers(ServerWork::Undrain { .. }) => "server drained no more",
         Fault::Servers(ServerWork::Remove { .. }) => "server taken away",

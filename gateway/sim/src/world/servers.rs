@@ -14,6 +14,8 @@ use crate::scenario::{SERVERS_MAX, server_name};
 pub(super) struct Operator {
     drained: [bool; SERVERS_MAX],
     away: [bool; SERVERS_MAX],
+    /// One that stays drained.
+    for_good: Option<usize>,
     /// Orders given to the present gateway.
     orders: u64,
 }
@@ -39,6 +41,11 @@ impl World {
         }
     }
 
+    /// The server that stays drained, if there is one.
+    pub fn drained_for_good(&self) -> Option<usize> {
+        self.operator.for_good
+    }
+
     /// The operator does that.
     pub(super) fn work_on_servers(&mut self, work: ServerWork) {
         let now = self.now();
@@ -50,6 +57,7 @@ impl World {
                 operator.drained[server] = true;
                 later(lasts, ServerWork::Undrain { server });
             }
+            ServerWork::DrainForGood { server } => operator.for_good = Some(server),
             ServerWork::Undrain { server } => operator.drained[server] = false,
             ServerWork::TakeAway { server, lasts } => {
                 operator.drained[server] = true;
@@ -77,9 +85,13 @@ impl World {
         self.take_servers_in(&before);
     }
 
-    /// All servers are there again and none is drained, and nothing is moved any more.
+    /// All servers are there again, only the one is drained that stays so, and nothing is moved any more.
     pub(super) fn end_server_work(&mut self) {
         let before = self.scenario.settings.clone();
+        if self.servers.iter().any(Option::is_none) {
+            // One is dead for good, and the others are needed.
+            self.operator.for_good = None;
+        }
         self.operator.drained = Default::default();
         self.operator.away = Default::default();
         self.scenario.settings.moves.clear();
@@ -108,7 +120,8 @@ impl Operator {
         let of = |it: &usize| original.links[*it].clone();
         settings.links = there.iter().map(of).collect();
         settings.placements = there.iter().map(|it| original.placements[*it].clone()).collect();
-        settings.drained = there.iter().map(|it| self.drained[*it]).collect();
+        let is_drained = |it: &usize| self.drained[*it] || self.for_good == Some(*it);
+        settings.drained = there.iter().map(is_drained).collect();
         let place_of = |member: &usize| there.iter().position(|it| it == member);
         for (group, original) in settings.groups.iter_mut().zip(&original.groups) {
             group.members = original.members.iter().filter_map(place_of).collect();
