@@ -289,11 +289,17 @@ impl Lane {
 
     /// Queues a request. Dropped on a lane that is not up: for `Create` and `Attach` the link has
     /// a copy, and nothing else is asked before those are answered.
-    pub(super) fn encode(&mut self, now: Instant, generation: Generation, request: Request) {
+    pub(super) fn encode(
+        &mut self,
+        now: Instant,
+        generation: Generation,
+        tag: Tag,
+        request: Request,
+    ) {
         let LaneState::Connected { client, up: true, .. } = &mut self.state else { return };
         let now = wire(now);
         let queue = QueueHandle(request.queue.0);
-        let (tag, epoch) = (Tag(0), request.epoch);
+        let epoch = request.epoch;
         match request.ask {
             Ask::Create { name, messages_max, bytes_max } => {
                 let name = queue_name(&name);

@@ -23,13 +23,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use kvs_proto::auth::{NONCE_SIZE_BYTES, Secret};
-use kvs_proto::{Event as ClientEvent, Generation, Incarnation, Op, Status, Version};
+use kvs_proto::{Event as ClientEvent, Generation, Incarnation, Op, Status, Tag, Version};
 use tcpstack::{ConnectionId, Event, Instant, RecvError, Transport};
 use tracing::{debug, error, info, warn};
 
 use self::lane::Lane;
 use self::path::Path;
-use self::standby::{Attachments, answers_second};
+use self::standby::Attachments;
 use self::translate::{translate, translate_second};
 use crate::message::QueueIndex;
 use crate::replication::request::{Ask, Outlet, Reply, Request};
@@ -152,8 +152,10 @@ pub struct Link {
     ports: Vec<u16>,
     /// The worker of each queue that does not live at the first: its place in `ports`.
     homes: BTreeMap<QueueIndex, usize>,
-    /// The last `Create` or `Attach` of each queue, to be asked again at the right worker.
-    asks: BTreeMap<QueueIndex, Request>,
+    /// The last `Create` or `Attach` of each queue, to be asked again at the right worker, and its tag.
+    asks: BTreeMap<QueueIndex, (Tag, Request)>,
+    /// The newest tag of an attachment, by this path or by the other.
+    last_tag: Tag,
     /// The queues that are attached by the standby path too.
     seconds: Attachments,
     /// The server's life, while the link is up.
@@ -398,8 +400,8 @@ impl<T: Transport> Links<T> {
                         handle(&mut self.links, LinkEvent::Reply(at.link, reply));
                     }
                 }
-                // From when it stood by.
-                event if answers_second(&event) => {}
+                // From when it stood by, or to what the copy has forgotten that it asked.
+                event if link.is_outdated(&event) => {}
                 ClientEvent::Refused(refusal)
                     if refusal.status == Status::WrongWorker
                         && matches!(refusal.op, Op::Create | Op::Attach) =>
@@ -531,6 +533,7 @@ impl Link {
             ports: vec![settings.address.port()],
             homes: BTreeMap::new(),
             asks: BTreeMap::new(),
+            last_tag: Tag(0),
             seconds: Attachments::default(),
             incarnation: None,
             silent_since: None,
@@ -655,7 +658,7 @@ impl Link {
 
     /// Asks for a queue at its worker, if that lane is up; else `welcome` does when it is.
     fn ask_again(&mut self, queue: QueueIndex) {
-        if let Some(request) = self.asks.get(&queue).cloned() {
+        if let Some((_, request)) = self.asks.get(&queue).cloned() {
             self.encode(request);
         }
     }
@@ -663,8 +666,26 @@ impl Link {
     fn encode(&mut self, request: Request) {
         let home = self.home_of(request.queue);
         if let Some(lane) = self.paths[self.active].lanes.get_mut(home) {
-            lane.encode(self.now, self.generation, request);
+            let tag = self.asks.get(&request.queue).map_or(Tag(0), |(tag, _)| *tag);
+            lane.encode(self.now, self.generation, tag, request);
         }
+    }
+
+    /// Whether an answer is to an attachment, or the end of one, that was asked for before the newest. The copy
+    /// is given up in between, so what it did not wait for must not look like what it waits for.
+    fn is_outdated(&self, event: &ClientEvent) -> bool {
+        let (queue, tag) = match event {
+            ClientEvent::Attached { queue, tag, .. } | ClientEvent::Dropped { queue, tag } => {
+                (*queue, *tag)
+            }
+            ClientEvent::Refused(refusal)
+                if matches!(refusal.op, Op::Create | Op::Attach | Op::Drop) =>
+            {
+                (refusal.queue, Tag(refusal.sequence.0))
+            }
+            _ => return false,
+        };
+        self.asks.get(&QueueIndex(queue.0)).is_none_or(|(newest, _)| *newest != tag)
     }
 
     /// The place of the queue's worker.
@@ -694,7 +715,8 @@ impl Outlet for Link {
         if matches!(request.ask, Ask::Create { .. } | Ask::Attach { .. }) {
             // Whatever the standby path still answers is about the queue as it was.
             self.seconds.forget(request.queue);
-            self.asks.insert(request.queue, request.clone());
+            self.last_tag.0 += 1;
+            self.asks.insert(request.queue, (self.last_tag, request.clone()));
         }
         self.encode(request);
     }

@@ -20,11 +20,10 @@ const HEDGE_BYTES_MAX: usize = 1 << 20;
 ///
 /// A queue at the server may be dropped and made anew under the same name and handle, with sequence
 /// numbers that begin again. So an answer counts only behind that to the last attachment, and each
-/// attachment has a tag of its own; attachments by the active path have the tag 0.
+/// attachment has a tag of its own, unlike that of any attachment by the active path.
 #[derive(Default, Debug)]
 pub(super) struct Attachments {
     queues: BTreeMap<QueueIndex, Attachment>,
-    last_tag: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,14 +34,13 @@ enum Attachment {
 }
 
 impl Attachments {
-    /// Returns the tag to attach the queue with, if that was not done yet.
-    fn begin(&mut self, queue: QueueIndex) -> Option<Tag> {
+    /// Whether the queue is to be attached, which is done with that tag.
+    fn begin(&mut self, queue: QueueIndex, tag: Tag) -> bool {
         if self.queues.contains_key(&queue) {
-            return None;
+            return false;
         }
-        self.last_tag += 1;
-        self.queues.insert(queue, Attachment::Asked(Tag(self.last_tag)));
-        Some(Tag(self.last_tag))
+        self.queues.insert(queue, Attachment::Asked(tag));
+        true
     }
 
     /// What the standby path still says about the queue means nothing.
@@ -93,15 +91,6 @@ fn is_final(status: Status) -> bool {
         status,
         Status::SequenceGap | Status::Fenced | Status::NotAttached | Status::UnknownQueue
     )
-}
-
-/// Whether this answers an attachment that was made while its path stood by.
-pub(super) fn answers_second(event: &ClientEvent) -> bool {
-    match event {
-        ClientEvent::Attached { tag, .. } => *tag != Tag(0),
-        ClientEvent::Refused(refusal) => refusal.op == Op::Attach && refusal.sequence.0 != 0,
-        _ => false,
-    }
 }
 
 impl Link {
@@ -201,16 +190,18 @@ impl Link {
         let Some(standby) = self.standby() else { return };
         let home = self.home_of(request.queue);
         let Some(lane) = self.paths[standby].lanes.get_mut(home) else { return };
-        let Some(Ask::Create { name, .. } | Ask::Attach { name }) =
-            self.asks.get(&request.queue).map(|it| &it.ask)
+        let Some((newest, Ask::Create { name, .. } | Ask::Attach { name })) =
+            self.asks.get(&request.queue).map(|(tag, it)| (*tag, &it.ask))
         else {
             return;
         };
-        if let Some(tag) = self.seconds.begin(request.queue) {
+        let tag = Tag(self.last_tag.0 + 1);
+        if self.seconds.begin(request.queue, tag) {
+            self.last_tag = tag;
             let (queue, epoch) = (request.queue, request.epoch);
             lane.attach_second(self.now, self.generation, queue, epoch, name, tag);
         }
-        lane.encode(self.now, self.generation, request);
+        lane.encode(self.now, self.generation, newest, request);
         self.hedges += 1;
     }
 

@@ -479,6 +479,21 @@ fn a_link_that_goes_down_for_silence_tells_since_when_it_was_silent() {
 }
 
 #[test]
+fn only_the_answer_to_the_newest_attachment_is_one() {
+    let mut bench = Bench::with(settings());
+    bench.run(Duration::from_millis(50));
+    assert_eq!(bench.take_said(), [Said::Up(1)]);
+    for _ in 0..2 {
+        bench.send(Ask::Attach { name: "gw/q".into() });
+    }
+    bench.run(Duration::from_millis(5));
+    assert!(
+        matches!(bench.take_said()[..], [Said::Attached(_)]),
+        "two were asked for, one is waited for"
+    );
+}
+
+#[test]
 fn a_server_whose_process_has_ended_is_gone_once_no_path_finds_a_listener() {
     let mut bench = Bench::new();
     bench.attach();

@@ -101,6 +101,8 @@ struct Queue {
     generation: Generation,
     /// The item that is arriving in parts.
     item: Option<Assembly>,
+    /// It was asked to go, and not asked for since.
+    is_dropped: bool,
 }
 
 #[derive(Debug)]
@@ -269,6 +271,9 @@ impl Client {
     /// Removes an attached queue with everything in it.
     pub fn drop_queue(&mut self, now: Instant, queue: QueueHandle, tag: Tag) {
         self.request(now, Op::Drop, queue, tag, |_| (), &empty());
+        if let Some(Some(queue)) = self.queues.get_mut(queue.0 as usize) {
+            queue.is_dropped = true;
+        }
     }
 
     /// Appends a message. `floor` is the oldest sequence number that some copy has not answered.
@@ -486,7 +491,7 @@ impl Client {
         }
         // An item may be arriving in parts for an earlier attachment by the same handle.
         let item = self.queues[place].take().and_then(|queue| queue.item);
-        self.queues[place] = Some(Queue { epoch, generation, item });
+        self.queues[place] = Some(Queue { epoch, generation, item, is_dropped: false });
     }
 
     #[inline]
@@ -719,8 +724,10 @@ impl Client {
                 }
             }
             Op::Dropped => {
-                self.queue(header)?;
-                self.queues[queue.0 as usize] = None;
+                // It may have been asked for again before it was gone.
+                if self.queue(header)?.is_dropped {
+                    self.queues[queue.0 as usize] = None;
+                }
                 Event::Dropped { queue, tag }
             }
             Op::BlockEnd => {
