@@ -155,6 +155,8 @@ pub struct Cohort {
     /// Until when we may act; 0 without a lease.
     lease_until: Instant,
     resume: Resume,
+    /// When the record was last read again for want of copies to seal.
+    read_again_at: Instant,
     /// The latest time that we were told.
     now: Instant,
     /// When fills that were held back go on.
@@ -209,6 +211,7 @@ impl Cohort {
             moves: Moves::default(),
             lease_until: Instant::ZERO,
             resume: Resume::default(),
+            read_again_at: Instant::ZERO,
             now: Instant::ZERO,
             fill_again_at: None,
             refresh: true,

@@ -83,11 +83,7 @@ impl Cohort {
             }
             return;
         };
-        let seal = |server: &str| {
-            let place = self.members.iter().position(|member| member.server == server);
-            place.map_or(Seal::Lost, |place| self.seal_of(place, &record))
-        };
-        let seals = record.members.iter().map(|it| (it, seal(&it.server))).collect::<Vec<_>>();
+        let seals = self.seals(&record);
         let count = |seal| seals.iter().filter(|(_, it)| *it == seal).count();
         let (sealed, lost) = (count(Seal::Sealed), count(Seal::Lost));
         let mut ends = (0..self.members.len()).filter_map(|it| self.former_end(it, &record));
@@ -109,7 +105,20 @@ impl Cohort {
             if !waits || now >= Cohort::former_lease_end(&record, since, None) {
                 self.handle_all_lost(record);
             }
+        } else if now >= since.max(self.read_again_at) + self.policy.recovery_wait {
+            // Nobody answers who is recorded. Meanwhile another gateway may have recorded others.
+            self.read_again_at = now;
+            self.register = RegisterState::Wanted(RegisterCall::Read);
         }
+    }
+
+    /// The recorded copies, and how far each is with being sealed.
+    fn seals<'r>(&self, record: &'r Record) -> Vec<(&'r RecordedMember, Seal)> {
+        let seal = |server: &str| {
+            let place = self.members.iter().position(|member| member.server == server);
+            place.map_or(Seal::Lost, |place| self.seal_of(place, record))
+        };
+        record.members.iter().map(|it| (it, seal(&it.server))).collect()
     }
 
     /// A copy is attached: if that took it from an owner, notes when that owner has stopped.
@@ -146,7 +155,8 @@ impl Cohort {
         let record = self.record.as_ref();
         let ends = places.filter_map(|place| self.former_end(place, record?));
         let lost = record.map(|record| Cohort::former_lease_end(record, since, None));
-        let times = [since + self.policy.recovery_wait].into_iter().chain(lost).chain(ends);
+        let waited = [since, self.read_again_at].map(|it| it + self.policy.recovery_wait);
+        let times = waited.into_iter().chain(lost).chain(ends);
         times.filter(|at| *at > now).min()
     }
 
@@ -171,11 +181,14 @@ impl Cohort {
         self.register = RegisterState::Wanted(RegisterCall::Read);
     }
 
-    /// The register said how things are now that every copy is lost which was recorded when we began.
+    /// The register said how things are now that no copy can be sealed which was recorded when we began.
     pub(super) fn handle_record_again(&mut self, record: Option<&Record>) {
         let identity = |it: &Record| (it.version, it.epoch);
         if record.map(identity) != self.record.as_ref().map(identity) {
             return self.stop(SUPERSEDED.into());
+        }
+        if record.is_some_and(|it| self.seals(it).iter().any(|(_, seal)| *seal != Seal::Lost)) {
+            return;
         }
         let recorded = record.map_or(0, |record| record.members.len());
         let gone = record.into_iter().flat_map(|it| self.unconfigured(it)).collect::<Vec<_>>();

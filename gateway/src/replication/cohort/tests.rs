@@ -393,6 +393,23 @@ fn all_copies_lost_is_no_alarm_for_whom_another_gateway_has_replaced() {
 }
 
 #[test]
+fn a_start_that_waits_for_copies_learns_that_another_gateway_has_replaced_it() {
+    let mut world = World::new(2);
+    world.store(0);
+    world.settle();
+    world.link_down(0);
+    world.link_down(1);
+    world.restart_gateway(false);
+    world.pass(RECOVERY_WAIT * 2);
+    assert!(world.fatal.is_none(), "nobody has: it goes on waiting");
+    let present = world.record.as_mut().expect("it was announced");
+    (present.version, present.epoch) = (present.version + 1, present.epoch.next());
+    world.pass(RECOVERY_WAIT);
+    let why = world.fatal.expect("it is not the owner");
+    assert!(why.contains("another gateway has changed the record"), "{why}");
+}
+
+#[test]
 fn a_lost_register_beside_full_servers_is_an_alarm() {
     let mut world = World::new(2);
     world.store(0);
