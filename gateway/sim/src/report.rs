@@ -125,9 +125,16 @@ impl Report {
             FaultLevel::None => true,
             FaultLevel::TakeOvers => happened("second gateway"),
             FaultLevel::Paths => ["partition", "slow path", "reset"].into_iter().any(happened),
-            FaultLevel::Crashes | FaultLevel::All => {
-                let died = happened("server crash") || happened("server death without return");
-                happened("gateway crash") && died
+            FaultLevel::Crashes => happened("gateway crash") && happened("server crash"),
+            // One of each failed, or stood still.
+            FaultLevel::All => {
+                let of_servers = [
+                    "server crash",
+                    "server death without return",
+                    "server paused",
+                    "server's host suspended",
+                ];
+                happened("gateway crash") && of_servers.into_iter().any(happened)
             }
         };
         if !self.failures.is_empty() {
