@@ -14,7 +14,7 @@ pub(super) struct Incoming<'p, T> {
     answer: Option<T>,
     flows: &'p RefCell<Flows>,
     now: Instant,
-    capabilities: DeviceCapabilities,
+    capabilities: &'p DeviceCapabilities,
 }
 
 impl<'p, T> Incoming<'p, T> {
@@ -23,7 +23,7 @@ impl<'p, T> Incoming<'p, T> {
         answer: T,
         flows: &'p RefCell<Flows>,
         now: Instant,
-        capabilities: DeviceCapabilities,
+        capabilities: &'p DeviceCapabilities,
     ) -> Incoming<'p, T> {
         Incoming { packet: Some(packet), answer: Some(answer), flows, now, capabilities }
     }
@@ -59,7 +59,7 @@ pub(super) struct Outgoing<'d, D> {
     pub(super) device: &'d mut D,
     pub(super) flows: &'d RefCell<Flows>,
     pub(super) now: Instant,
-    pub(super) capabilities: DeviceCapabilities,
+    pub(super) capabilities: &'d DeviceCapabilities,
 }
 
 impl<'d, D: Device> Device for Outgoing<'d, D> {

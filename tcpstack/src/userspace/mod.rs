@@ -19,11 +19,11 @@ use std::os::fd::RawFd;
 
 use dataplane::Port;
 use smoltcp::iface::SocketHandle;
-use smoltcp::phy::{Medium, RxToken};
+use smoltcp::phy::{Checksum, DeviceCapabilities, Medium, RxToken};
 use smoltcp::socket::tcp::{Socket, State};
 
 use self::connection::{Connection, Finding};
-use self::peer::{Peer, capabilities};
+use self::peer::Peer;
 use self::segment::Segment;
 use crate::kernel::sleep_until_readable;
 use crate::table::{Key, Table};
@@ -37,6 +37,10 @@ pub use self::options::{UserspaceOptions, UserspaceStatistics};
 /// A [`Transport`] over a [`Port`]. See the module.
 pub struct UserspaceTransport<P> {
     port: P,
+    /// What smoltcp is told of the port. Packets that come are verified before it sees them.
+    capabilities: DeviceCapabilities,
+    /// Whether that is asked for.
+    verifies: bool,
     options: UserspaceOptions,
     /// Places stay; at most `peers_max`.
     peers: Vec<Peer>,
@@ -66,9 +70,15 @@ impl<P: Port> UserspaceTransport<P> {
     /// # Panics
     /// If the port's packets do not begin with IP.
     pub fn new(port: P, options: UserspaceOptions) -> UserspaceTransport<P> {
-        assert_eq!(port.capabilities().medium, Medium::Ip, "the port sees to what is below IP");
+        let mut capabilities = port.capabilities();
+        assert_eq!(capabilities.medium, Medium::Ip, "the port sees to what is below IP");
+        let tcp = &mut capabilities.checksum.tcp;
+        let verifies = tcp.rx();
+        *tcp = if tcp.tx() { Checksum::Tx } else { Checksum::None };
         UserspaceTransport {
             port,
+            capabilities,
+            verifies,
             peers: Vec::new(),
             connections: Table::new(options.connections_max),
             listeners: Table::new(options.listeners_max),
@@ -97,9 +107,8 @@ impl<P: Port> UserspaceTransport<P> {
     fn receive(&mut self) {
         for _ in 0..self.options.packets_per_poll {
             let now = self.now;
-            let Self { port, peers, statistics, .. } = self;
-            let seen_by_stack = capabilities(port);
-            let verifies = port.capabilities().checksum.tcp.rx();
+            let Self { port, capabilities, peers, statistics, .. } = self;
+            let verifies = self.verifies;
             let Some((packet, answer)) = port.receive(to_smoltcp(now)) else { break };
             statistics.received += 1;
             let newcomer = packet.consume(|packet| {
@@ -113,7 +122,7 @@ impl<P: Port> UserspaceTransport<P> {
                 if peer.is_backlog_full(&segment) {
                     statistics.backlog_full += 1;
                 } else {
-                    peer.handle_packet(now, packet, &segment, answer, seen_by_stack);
+                    peer.handle_packet(now, packet, &segment, answer, capabilities);
                 }
                 None
             });
@@ -130,11 +139,10 @@ impl<P: Port> UserspaceTransport<P> {
             return;
         };
         let now = self.now;
-        let seen_by_stack = capabilities(&self.port);
         // It was verified before.
         let Some(segment) = Segment::read(packet, false) else { return };
         if let Some(answer) = self.port.transmit(to_smoltcp(now)) {
-            self.peers[place].handle_packet(now, packet, &segment, answer, seen_by_stack);
+            self.peers[place].handle_packet(now, packet, &segment, answer, &self.capabilities);
         }
     }
 
@@ -144,11 +152,10 @@ impl<P: Port> UserspaceTransport<P> {
             return Some(place);
         }
         let seed = self.random.u64(..);
-        let mut peer = Peer::new(address, self.now, &mut self.port, &self.options, seed);
+        let Self { port, capabilities, options, .. } = self;
+        let mut peer = Peer::new(address, self.now, port, capabilities, options, seed);
         for (key, listener) in self.listeners.entries() {
-            for _ in 0..self.options.backlog {
-                peer.wait_for_one(key, *listener, &self.options);
-            }
+            peer.wait_for(options.backlog, key, *listener, options);
         }
         if self.peers.len() < self.options.peers_max {
             self.peers.push(peer);
@@ -201,7 +208,7 @@ impl<P: Port> UserspaceTransport<P> {
         let peer = &mut self.peers[place];
         peer.backlog.swap_remove(number);
         if let Some(address) = self.listeners.get(waiting.listener) {
-            peer.wait_for_one(waiting.listener, *address, &self.options);
+            peer.wait_for(1, waiting.listener, *address, &self.options);
         }
         true
     }
@@ -319,9 +326,7 @@ impl<P: Port> Transport for UserspaceTransport<P> {
         address.set_ip(self.options.address);
         let key = self.listeners.insert(address).ok_or(OpenError::TableFull)?;
         for peer in &mut self.peers {
-            for _ in 0..self.options.backlog {
-                peer.wait_for_one(key, address, &self.options);
-            }
+            peer.wait_for(self.options.backlog, key, address, &self.options);
         }
         Ok(key.into())
     }
@@ -456,7 +461,7 @@ impl<P: Port> Transport for UserspaceTransport<P> {
     fn flush(&mut self, now: Instant) {
         self.now = now;
         for peer in &mut self.peers {
-            peer.send(now, &mut self.port);
+            peer.send(now, &mut self.port, &self.capabilities);
         }
         self.port.flush();
     }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use dataplane::Port;
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
-use smoltcp::phy::{Checksum, DeviceCapabilities, TxToken};
+use smoltcp::phy::{DeviceCapabilities, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
@@ -43,6 +43,7 @@ impl Peer {
         address: IpAddr,
         now: Instant,
         device: &mut D,
+        capabilities: &DeviceCapabilities,
         options: &UserspaceOptions,
         seed: u64,
     ) -> Peer {
@@ -50,7 +51,6 @@ impl Peer {
         config.random_seed = seed;
         let flows = Flows::new(options.ack_delay, segments_max(options));
         let flows = RefCell::new(flows);
-        let capabilities = capabilities(device);
         let mut outgoing = Outgoing { device, flows: &flows, now, capabilities };
         let mut interface = Interface::new(config, &mut outgoing, to_smoltcp(now));
         // Everybody is on the link: who is not ours never comes so far.
@@ -84,18 +84,21 @@ impl Peer {
         }
     }
 
-    /// Waits for one more connection.
-    pub(super) fn wait_for_one(
+    /// Waits for so many more connections.
+    pub(super) fn wait_for(
         &mut self,
+        count: usize,
         listener: Key,
         address: SocketAddr,
         options: &UserspaceOptions,
     ) {
-        let handle = self.add_socket(options);
         let port = address.port();
-        let socket = self.socket(handle);
-        socket.listen((address.ip(), port)).expect("a new socket, and a port that is not 0");
-        self.backlog.push(Waiting { listener, port, handle });
+        for _ in 0..count {
+            let handle = self.add_socket(options);
+            let socket = self.socket(handle);
+            socket.listen((address.ip(), port)).expect("a new socket, and a port that is not 0");
+            self.backlog.push(Waiting { listener, port, handle });
+        }
     }
 
     /// Begins to connect.
@@ -137,7 +140,7 @@ impl Peer {
         packet: &[u8],
         segment: &Segment,
         answer: impl TxToken,
-        capabilities: DeviceCapabilities,
+        capabilities: &DeviceCapabilities,
     ) {
         if !self.flows.borrow_mut().handle_received(now, segment) {
             return;
@@ -147,10 +150,14 @@ impl Peer {
     }
 
     /// Sends what there is to be sent.
-    pub(super) fn send<D: Port>(&mut self, now: Instant, device: &mut D) {
-        let capabilities = capabilities(device);
-        let checksums = capabilities.checksum.clone();
-        self.flows.borrow_mut().send_again(now, device, &checksums, SENT_AGAIN_PER_TURN);
+    pub(super) fn send<D: Port>(
+        &mut self,
+        now: Instant,
+        device: &mut D,
+        capabilities: &DeviceCapabilities,
+    ) {
+        let checksums = &capabilities.checksum;
+        self.flows.borrow_mut().send_again(now, device, checksums, SENT_AGAIN_PER_TURN);
         let mut outgoing = Outgoing { device, flows: &self.flows, now, capabilities };
         for _ in 0..PASSES_PER_TURN {
             // One packet of each socket.
@@ -168,14 +175,6 @@ impl Peer {
     pub(super) fn sent_again(&self) -> u64 {
         self.flows.borrow().sent_again
     }
-}
-
-/// What smoltcp is told of the device. Packets that come are verified before it sees them.
-pub(super) fn capabilities<D: Port>(device: &D) -> DeviceCapabilities {
-    let mut capabilities = device.capabilities();
-    capabilities.checksum.tcp =
-        if capabilities.checksum.tcp.tx() { Checksum::Tx } else { Checksum::None };
-    capabilities
 }
 
 /// Segments of a full send buffer, if they are not very short.
