@@ -373,40 +373,47 @@ fn all_copies_lost_is_an_alarm_and_never_an_empty_queue() {
     world.assert_in_step();
 }
 
-/// A gateway that began before another one recorded other copies, and got no further.
-#[test]
-fn all_copies_lost_is_no_alarm_for_whom_another_gateway_has_replaced() {
+/// A gateway starts, and no server with copies is there.
+fn start_without_servers() -> World {
     let mut world = World::new(2);
     world.store(0);
     world.settle();
     world.link_down(0);
     world.link_down(1);
     world.restart_gateway(false);
+    world
+}
+
+/// Another gateway has recorded other copies.
+fn be_replaced(world: &mut World) {
     let present = world.record.as_mut().expect("it was announced");
     (present.version, present.epoch) = (present.version + 1, present.epoch.next());
-    world.servers.iter_mut().for_each(|server| server.restart());
-    world.link_up(0);
-    world.link_up(1);
-    world.settle();
-    let why = world.fatal.expect("it is not the owner");
+}
+
+fn assert_was_replaced(world: &World) {
+    let why = world.fatal.as_ref().expect("it is not the owner");
     assert!(why.contains("another gateway has changed the record"), "{why}");
 }
 
 #[test]
-fn a_start_that_waits_for_copies_learns_that_another_gateway_has_replaced_it() {
-    let mut world = World::new(2);
-    world.store(0);
+fn all_copies_lost_is_no_alarm_for_whom_another_gateway_has_replaced() {
+    let mut world = start_without_servers();
+    be_replaced(&mut world);
+    world.servers.iter_mut().for_each(|server| server.restart());
+    world.link_up(0);
+    world.link_up(1);
     world.settle();
-    world.link_down(0);
-    world.link_down(1);
-    world.restart_gateway(false);
+    assert_was_replaced(&world);
+}
+
+#[test]
+fn a_start_that_waits_for_copies_learns_that_another_gateway_has_replaced_it() {
+    let mut world = start_without_servers();
     world.pass(RECOVERY_WAIT * 2);
     assert!(world.fatal.is_none(), "nobody has: it goes on waiting");
-    let present = world.record.as_mut().expect("it was announced");
-    (present.version, present.epoch) = (present.version + 1, present.epoch.next());
+    be_replaced(&mut world);
     world.pass(RECOVERY_WAIT);
-    let why = world.fatal.expect("it is not the owner");
-    assert!(why.contains("another gateway has changed the record"), "{why}");
+    assert_was_replaced(&world);
 }
 
 #[test]

@@ -49,6 +49,17 @@ fn with_mail(count: usize) -> World {
     world
 }
 
+/// What a copy was to be made for is called off: the spare is one again, and empty when it answers.
+fn assert_stays_where_it_was(world: &mut World) {
+    world.settle();
+    world.servers[2].patience = usize::MAX;
+    world.settle();
+    assert_eq!(world.recorded(), ["a", "b"]);
+    assert_eq!(world.state_of("c"), Some(CopyState::Spare));
+    assert!(world.servers[2].queues.is_empty());
+    world.assert_in_step();
+}
+
 #[test]
 fn a_drained_server_is_replaced_before_it_leaves_the_record_and_then_emptied() {
     let mut world = with_mail(3);
@@ -141,13 +152,7 @@ fn a_drain_that_may_not_begin_yet_or_is_called_off_moves_nothing() {
     world.settle();
     assert_eq!(world.state_of("c"), Some(CopyState::Joining));
     world.set_servers(&["a", "b", "c"]);
-    world.settle();
-    world.servers[2].patience = usize::MAX;
-    world.settle();
-    assert_eq!(world.recorded(), ["a", "b"]);
-    assert_eq!(world.state_of("c"), Some(CopyState::Spare));
-    assert!(world.servers[2].queues.is_empty());
-    world.assert_in_step();
+    assert_stays_where_it_was(&mut world);
 }
 
 #[test]
@@ -198,13 +203,7 @@ fn a_move_that_is_called_off_leaves_the_copies_where_they_were() {
     world.settle();
     assert_eq!(world.state_of("c"), Some(CopyState::Joining));
     world.cohort.set_move(None);
-    world.settle();
-    world.servers[2].patience = usize::MAX;
-    world.settle();
-    assert_eq!(world.recorded(), ["a", "b"]);
-    assert_eq!(world.state_of("c"), Some(CopyState::Spare));
-    assert!(world.servers[2].queues.is_empty());
-    world.assert_in_step();
+    assert_stays_where_it_was(&mut world);
 }
 
 #[test]
