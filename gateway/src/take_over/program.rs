@@ -66,7 +66,7 @@ pub fn run_senders(settings: SenderSettings, start: Start, seed: u64) -> Result<
     result
 }
 
-/// Where copies are is the gateway's business, and that of its operator.
+/// Where copies are, and whose, is the business of the gateway and its operator.
 fn no_orders(_: &Order) -> Result<String, String> {
-    Err("a sender program moves no copies: the gateway does when it is back".into())
+    Err("a sender program follows no orders: the gateway does when it is back".into())
 }
