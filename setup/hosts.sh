@@ -1,61 +1,37 @@
 # shellcheck shell=bash
-# Several hosts on this machine: network namespaces on two network segments, a bridge each. To be sourced
-# after lib.sh and system.sh. Needs root.
+# A gateway and KVS on several hosts of this machine, on two network segments. To be sourced after lib.sh and
+# system.sh. Needs root.
 
-# Names of what is made: hosts, and the bridges in a host of their own. Nothing else is touched.
-NET=hk$$
-
-# The hosts in the order of their numbers: HOST is 10.77.0.N and 10.77.1.N.
-HOSTS=()
+# shellcheck source-path=SCRIPTDIR source=network.sh
+. "$ROOT/setup/network.sh"
 
 require_namespaces() {
-    if [ "$(id -u)" -ne 0 ] || ! ip netns add "$NET-try" 2>/dev/null; then
+    can_have_namespaces || {
         warn "network namespaces need root"
         exit "$SKIPPED"
-    fi
-    ip netns del "$NET-try"
+    }
 }
 
 # begin_network HOST…: hosts with an interface on each of two segments. `begin` was called.
 begin_network() {
-    local host segment number=0
+    local host number=0
     HOSTS=("$@")
     trap 'leave_network' EXIT
-    ip netns add "$NET-net"
-    for segment in 0 1; do
-        ip -n "$NET-net" link add "br$segment" type bridge
-        ip -n "$NET-net" link set "br$segment" up
-    done
+    make_segments
     for host in "${HOSTS[@]}"; do
         number=$((number + 1))
-        ip netns add "$NET-$host"
-        ip -n "$NET-$host" link set lo up
-        for segment in 0 1; do
-            ip -n "$NET-net" link add "$host$segment" type veth peer name "seg$segment" netns "$NET-$host"
-            ip -n "$NET-net" link set "$host$segment" master "br$segment" up
-            ip -n "$NET-$host" address add "10.77.$segment.$number/24" dev "seg$segment"
-            ip -n "$NET-$host" link set "seg$segment" up
-        done
+        make_host "$host" "$number"
     done
 }
 
 # Ends the network too, whatever the end is, and with its status.
 leave_network() {
     local status=$? host
-    for host in "${HOSTS[@]}" net; do
-        ip netns del "$NET-$host" 2>/dev/null || true
-    done
+    for host in "${HOSTS[@]}"; do remove_host "$host" || true; done
+    remove_segments || true
     set +e
     (exit "$status")
     finish
-}
-
-# number_of HOST: its number.
-number_of() {
-    local index
-    for index in "${!HOSTS[@]}"; do
-        [ "${HOSTS[index]}" != "$1" ] || say $((index + 1))
-    done
 }
 
 # start_on HOST NAME COMMAND…: like start, on a host.

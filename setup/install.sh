@@ -20,8 +20,12 @@ END
 
 # rustc needs a linker and the C library's start files; cargo needs certificates to fetch packages.
 PACKAGES=(gcc libc6-dev ca-certificates)
+# AF_XDP: libxdp and libbpf are built from source, with programs for the kernel among it.
+PACKAGES+=(clang llvm make m4 pkg-config libelf-dev zlib1g-dev libpcap-dev)
+# Interfaces and their queues, and the lab.
+PACKAGES+=(iproute2 ethtool nftables)
 # The linter for scripts; the mail programs of the scenarios; jq reads cargo's metadata and reports.
-TEST_PACKAGES=(git jq shellcheck swaks postfix curl python3 python3-venv)
+TEST_PACKAGES=(git jq shellcheck swaks postfix curl python3 python3-venv iputils-ping)
 # Mail servers that exclude each other as packages, and what would run as a service of this machine, are
 # unpacked and not installed: to $PROGRAMS.
 UNPACKED=(exim:exim4-daemon-light opensmtpd:opensmtpd etcd:etcd-server)

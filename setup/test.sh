@@ -5,7 +5,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 SECTIONS=(install format scripts rules lint docs tests seeds no-c examples demo clients mtas kill-gateway
-    take-over sender kill-kvs nodes upgrade paths drivers backlog next-hop age stop reload register crowd large)
+    take-over sender kill-kvs nodes upgrade paths drivers backlog next-hop age stop reload register crowd large lab)
 
 usage() {
     cat <<END
@@ -42,6 +42,7 @@ Runs all checks, or the sections named:
   register      the register in etcd, whose members die; the gateway is killed, and fenced
   crowd         good mail beside thousands of sessions that do nothing, or a byte a second
   large         100 mails of 50 MB at once, for a gateway with room for ten
+  lab           hosts in namespaces: queues, losses, and that nothing stays, however the making of them ends
 
 Exit status 0 only if no section failed. A section that needs root and cannot have it is skipped.
 END
