@@ -126,7 +126,9 @@ lab_up() {
     trap 'give_up' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
-    cp "$DESCRIPTION" "$STATE/description"
+    # What it says of the machine, the real one, is not for a lab; the cables have their size already.
+    sed -E '/^[[:space:]]*(huge-pages|mtu)[[:space:]]/d; s/([[:space:]])core[[:space:]]+[0-9]+/\1/' "$DESCRIPTION" \
+        >"$STATE/description"
     make_lab
     trap - EXIT INT TERM HUP
     lab_status
@@ -159,8 +161,7 @@ note() { say "$1" >>"$STATE/hosts"; }
 
 # The rest of what the description says, as on a real host.
 bind_queues() {
-    local segment
-    for segment in seg0 seg1; do silence_rules "$segment" | on "$1" nft -f -; done
+    on "$1" "$ROOT/setup/nic-queues.sh" --state "$STATE/$1" "$STATE/description" seg0 seg1
 }
 
 set_loss() {

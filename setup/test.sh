@@ -5,7 +5,8 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 SECTIONS=(install format scripts rules lint docs tests seeds no-c examples demo clients mtas kill-gateway
-    take-over sender kill-kvs nodes upgrade paths drivers backlog next-hop age stop reload register crowd large lab)
+    take-over sender kill-kvs nodes upgrade paths drivers backlog next-hop age stop reload register crowd large lab
+    nic-queues)
 
 usage() {
     cat <<END
@@ -43,6 +44,7 @@ Runs all checks, or the sections named:
   crowd         good mail beside thousands of sessions that do nothing, or a byte a second
   large         100 mails of 50 MB at once, for a gateway with room for ten
   lab           hosts in namespaces: queues, losses, and that nothing stays, however the making of them ends
+  nic-queues    queues of interfaces are set up and given back: printed, refused, interrupted, restored
 
 Exit status 0 only if no section failed. A section that needs root and cannot have it is skipped.
 END

@@ -62,6 +62,7 @@ surroundings() {
     ip -o link show | sed 's/^[0-9]*: //' | grep -e "$LAB" -e seg -e br || true
     nft list ruleset
     tc qdisc show
+    cat /proc/sys/net/ipv4/ip_local_reserved_ports /proc/sys/vm/nr_hugepages
 }
 
 nothing_stays() {
