@@ -6,7 +6,7 @@ set -euo pipefail
 
 SECTIONS=(install format scripts rules lint docs tests seeds no-c examples demo clients mtas kill-gateway
     take-over sender kill-kvs nodes upgrade paths drivers backlog next-hop age stop reload register crowd large lab
-    nic-queues)
+    nic-queues launch)
 
 usage() {
     cat <<END
@@ -45,6 +45,7 @@ Runs all checks, or the sections named:
   large         100 mails of 50 MB at once, for a gateway with room for ten
   lab           hosts in namespaces: queues, losses, and that nothing stays, however the making of them ends
   nic-queues    queues of interfaces are set up and given back: printed, refused, interrupted, restored
+  launch        pinned programs: what does not fit, privileges, other threads; and the units for systemd
 
 Exit status 0 only if no section failed. A section that needs root and cannot have it is skipped.
 END
