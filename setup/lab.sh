@@ -9,7 +9,8 @@ set -euo pipefail
 usage() {
     cat <<'END'
 Usage: setup/lab.sh up [--name NAME] [--hosts "HOST…"] [--description FILE] [--mtu BYTES] [--loss PERCENT]
-       setup/lab.sh loss PERCENT [--name NAME]
+                       [--xdp driver|generic]
+       setup/lab.sh loss PERCENT | xdp driver|generic [--name NAME]
        setup/lab.sh run HOST COMMAND… | status | down [--name NAME]
 
 Hosts in network namespaces on this machine, with interfaces seg0 and seg1 on two network segments, a bridge each.
@@ -18,6 +19,7 @@ rules would, and checksums and segments are as on a real cable. Needs root, etht
 
   up       makes it. What was made is removed again if it does not come to its end
   loss     changes how much is lost, while it is up
+  xdp      changes for which XDP the bridges steer, while no program is attached
   run      runs a command on a host, as `ip netns exec NAME-HOST` does
   status   addresses, queues, what was steered and lost; exit status 3 if there is none
   down     removes what `up` has made, also when that was killed amid it. It refuses while processes run in it
@@ -28,6 +30,8 @@ rules would, and checksums and segments are as on a real cable. Needs root, etht
   --description FILE  queues and steering: what it says of seg0 and seg1 (setup/examples/nic-queues.conf)
   --mtu BYTES         of all cables, at most 9000 (what the description says, or 1500). Native XDP takes 3498 at most
   --loss PERCENT      of all packets, in each direction, from 0 to 50, such as 0.1 (0)
+  --xdp MODE          the hosts' programs run in the driver or are generic (driver): with virtual interfaces the
+                      queue by which a packet comes is another one
   --help              this text
 END
 }
@@ -45,7 +49,7 @@ HOST_NAME='^[a-z][a-z0-9-]{0,10}$'
 main() {
     local command=${1:-}
     case $command in
-    up | down | status | loss | run) shift ;;
+    up | down | status | loss | xdp | run) shift ;;
     --help | -h)
         usage
         exit 0
@@ -55,12 +59,15 @@ main() {
         exit 2
         ;;
     esac
-    if [ "$command" = loss ]; then
-        LOSS=${1:-}
+    case $command in
+    loss | xdp)
+        if [ "$command" = loss ]; then LOSS=${1:-}; else NET_XDP=${1:-}; fi
         [ $# -eq 0 ] || shift
-    fi
+        ;;
+    esac
     read_lab_options "$command" "$@"
     [[ $NAME =~ ^[a-z][a-z0-9]{0,19}$ ]] || die "--name wants letters and digits, such as hklab"
+    [[ $NET_XDP =~ ^(driver|generic)$ ]] || die "programs run by XDP of the driver, or generic"
     is_percentage "$LOSS" || die "the loss is per cent, from 0 to 50, such as 0.1"
     NET=$NAME
     STATE=$STATES/$NAME
@@ -77,7 +84,7 @@ read_lab_options() {
     shift
     while [ $# -gt 0 ]; do
         case $command:$1 in
-        run:--name | down:--name | up:--name | status:--name | loss:--name) NAME=${2:-} ;;
+        run:--name | down:--name | up:--name | status:--name | loss:--name | xdp:--name) NAME=${2:-} ;;
         up:--hosts) LAB_HOSTS=${2:-} ;;
         up:--description) DESCRIPTION=${2:-} ;;
         up:--mtu)
@@ -85,6 +92,7 @@ read_lab_options() {
             LAB_MTU=$2
             ;;
         up:--loss) LOSS=${2:-} ;;
+        up:--xdp) NET_XDP=${2:-} ;;
         run:-*) die "run wants a host and a command" ;;
         run:*)
             RUN=("$@")
@@ -153,7 +161,7 @@ make_lab() {
         make_host "$host" "$number"
         bind_queues "$host"
     done
-    set_loss
+    steer
 }
 
 # note HOST: before its namespace is made, so that whoever finds the state knows what may be there.
@@ -164,10 +172,11 @@ bind_queues() {
     on "$1" "$ROOT/setup/nic-queues.sh" --state "$STATE/$1" "$STATE/description" seg0 seg1
 }
 
-set_loss() {
+steer() {
     local host
     NET_PROGRAM=$STATE/steering.o
     for host in "${HOSTS[@]}"; do steer_to "$host" "$LOSS"; done
+    say "$NET_XDP" >"$STATE/xdp"
     say "$LOSS" >"$STATE/loss"
 }
 
@@ -208,8 +217,16 @@ lab_down() {
 
 lab_loss() {
     require_lab
+    NET_XDP=$(cat "$STATE/xdp")
     describe_network "$STATE/description"
-    set_loss
+    steer
+}
+
+lab_xdp() {
+    require_lab
+    LOSS=$(cat "$STATE/loss")
+    describe_network "$STATE/description"
+    steer
 }
 
 lab_run() {
@@ -222,7 +239,7 @@ lab_run() {
 lab_status() {
     local host segment
     require_lab
-    say "lab $NAME: namespaces $NET-HOST, loss $(cat "$STATE/loss") %"
+    say "lab $NAME: namespaces $NET-HOST, loss $(cat "$STATE/loss") %, steering for $(cat "$STATE/xdp") XDP"
     for host in "${HOSTS[@]}"; do
         for segment in 0 1; do
             printf '%-12s seg%s 10.77.%s.%-3s mtu %s, %s queues; to it: %s\n' "$host" "$segment" "$segment" \

@@ -16,6 +16,8 @@ NET=hk$$
 NET_QUEUES=1
 NET_MTU=1500
 NET_BARE=no
+# Which XDP the hosts use: what an interface takes for a packet's queue is one less in generic mode, but for queue 0.
+NET_XDP=driver
 
 # The hosts in the order of their numbers: HOST is 10.77.0.N and 10.77.1.N.
 HOSTS=()
@@ -52,15 +54,17 @@ make_segments() {
 
 # make_host HOST NUMBER: the host, and its cables.
 make_host() {
-    local host=$1 number=$2 segment
+    local host=$1 number=$2 segment spare=0
+    # For generic XDP, see steer_to.
+    [ "$NET_BARE" = no ] || spare=1
     ip netns add "$NET-$host"
     ip -n "$NET-$host" link set lo up
     for segment in 0 1; do
         ip -n "$NET-net" link add "$host$segment" mtu "$NET_MTU" \
-            numtxqueues "$NET_QUEUES" numrxqueues "$NET_QUEUES" type veth \
+            numtxqueues "$((NET_QUEUES + spare))" numrxqueues "$NET_QUEUES" type veth \
             peer name "seg$segment" netns "$NET-$host" mtu "$NET_MTU" \
             numtxqueues "$NET_QUEUES" numrxqueues "$NET_QUEUES"
-        [ "$NET_BARE" = no ] || bare_cable "$host" "$segment"
+        if [ "$NET_BARE" = yes ]; then bare_cable "$host" "$segment"; fi
         ip -n "$NET-net" link set "$host$segment" master "br$segment" up
         ip -n "$NET-$host" address add "10.77.$segment.$number/24" dev "seg$segment"
         ip -n "$NET-$host" link set "seg$segment" up
@@ -102,10 +106,13 @@ on() {
 # steer_to HOST LOSS: has the bridges hand HOST's packets to the queues of the description, and lose LOSS per cent of
 # them. What is lost on the way back is lost at the other host's port.
 steer_to() {
-    local segment program=$NET_PROGRAM
+    local segment program=$NET_PROGRAM shift=0
+    # The port has a queue more than the host for it; in driver mode there must not be more than the host has.
+    [ "$NET_XDP" = driver ] || shift=1
     # shellcheck disable=SC2086 # words
-    steering_program "$2" ${QUEUES[seg0]} | assemble "$program"
+    steering_program "$2" "$shift" ${QUEUES[seg0]} | assemble "$program"
     for segment in 0 1; do
+        on net ethtool -L "$1$segment" tx $((NET_QUEUES + shift)) >/dev/null
         # No error if there is one; what was loaded before is replaced without a gap.
         on net tc qdisc add dev "$1$segment" clsact 2>/dev/null || true
         on net tc filter replace dev "$1$segment" egress protocol all prio 1 handle 1 \
@@ -126,12 +133,12 @@ assemble() {
 
 has_assembler() { command -v llvm-mc >/dev/null || command -v clang >/dev/null; }
 
-# steering_program LOSS QUEUE:CORE:BLOCK,…  …: what stands in for a card's rules, in the kernel's instructions: it
+# steering_program LOSS SHIFT QUEUE:CORE:BLOCK,…  …: what stands in for a card's rules, in the kernel's instructions: it
 # looks at TCP's destination port and names the queue, counted from 1, in the packet's queue_mapping, by which the
-# cable chooses. It fits LOSS (per cent) in as well: numbers below a threshold, of 31 random bits, are dropped.
+# cable chooses; SHIFT is added to it. It fits LOSS (per cent) in as well: numbers below a threshold, of 31 random bits, are dropped.
 steering_program() {
-    local loss=$1 word queue block threshold
-    shift
+    local loss=$1 shift=$2 word queue block threshold
+    shift 2
     threshold=$(awk -v loss="$loss" 'BEGIN { printf "%d", loss / 100 * 2147483647 }')
     cat <<END
     .section tc, "ax", @progbits
@@ -160,7 +167,7 @@ steer:
 END
     for word; do
         queue=${word%%:*}
-        say "    r7 = $((queue + 1))"
+        say "    r7 = $((queue + 1 + shift))"
         for block in $(tr , ' ' <<<"${word##*:}"); do
             printf '    r1 = r0\n    r1 &= %d\n' $((65536 - ${block#*/}))
             say "    if r1 == ${block%%/*} goto out"

@@ -26,6 +26,7 @@ main() {
     nothing_stays_of_an_interrupted_lab
     hosts_reach_each_other
     packets_come_by_their_queues
+    programs_see_their_queues
     the_kernel_resets_nothing
     as_much_is_lost_as_was_asked_for
     nothing_stays
@@ -186,6 +187,44 @@ comes_by() {
 }
 
 by_queue() { lab run kvs1 ethtool -S "seg$1" | sed -n 's/^ *rx_queue_[0-9]*_xdp_packets: //p'; }
+
+# What XDP takes for the queue is what the description says, in the driver and generic: a program drops what comes by
+# queue 1.
+programs_see_their_queues() {
+    local mode flag
+    lab run kvs1 ethtool -K seg0 gro off
+    assemble "$SCRATCH/drop.o" <<'END'
+    .section xdp, "ax", @progbits
+    .globl drop_queue
+    .type drop_queue, @function
+drop_queue:
+    r0 = 2                      # XDP_PASS
+    r2 = *(u32 *)(r1 + 16)      # rx_queue_index
+    if r2 != 1 goto out
+    r0 = 1                      # XDP_DROP
+out:
+    exit
+    .size drop_queue, .-drop_queue
+END
+    for mode in generic driver; do
+        flag=xdpgeneric
+        [ "$mode" = generic ] || flag=xdpdrv
+        lab xdp "$mode"
+        lab run kvs1 ip link set seg0 "$flag" object "$SCRATCH/drop.o" section xdp
+        is_dropped 7001 || die "$mode: a packet for port 7001 comes by another queue than 1"
+        is_dropped 61503 || die "$mode: a packet for port 61503 comes by another queue than 1"
+        ! is_dropped 7002 || die "$mode: a packet for port 7002 comes by queue 1"
+        ! is_dropped 25 || die "$mode: a packet for port 25 comes by queue 1"
+        lab run kvs1 ip link set seg0 "$flag" off
+    done
+}
+
+# is_dropped PORT: whether a connection to that port is not even refused.
+is_dropped() {
+    local status=0
+    lab run gw timeout 0.5 bash -c "exec 3<>/dev/tcp/10.77.0.2/$1" 2>/dev/null || status=$?
+    [ "$status" -eq 124 ]
+}
 
 # A segment of a connection that is unknown is not answered on the ports of the links, and is elsewhere; a new
 # connection is refused on both.
