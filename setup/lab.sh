@@ -8,9 +8,10 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: setup/lab.sh up [--name NAME] [--hosts "HOST…"] [--description FILE] [--mtu BYTES] [--loss PERCENT]
-                       [--xdp driver|generic]
-       setup/lab.sh loss PERCENT | xdp driver|generic [--name NAME]
+Usage: setup/lab.sh up [--name NAME] [--hosts "HOST…"] [--description FILE] [--mtu BYTES]
+                       [--xdp driver|generic] [--loss|--reorder|--duplicate|--corrupt PERCENT]
+       setup/lab.sh loss|reorder|duplicate|corrupt PERCENT [--name NAME]
+       setup/lab.sh xdp driver|generic [--name NAME]
        setup/lab.sh run HOST COMMAND… | status | down [--name NAME]
 
 Hosts in network namespaces on this machine, with interfaces seg0 and seg1 on two network segments, a bridge each.
@@ -18,7 +19,8 @@ The interfaces have several queues; the bridges hand packets to them by TCP dest
 rules would, and checksums and segments are as on a real cable. Needs root, ethtool, nftables and clang or llvm.
 
   up       makes it. What was made is removed again if it does not come to its end
-  loss     changes how much is lost, while it is up
+  loss, reorder, duplicate, corrupt
+           change what happens to packets, while it is up
   xdp      changes for which XDP the bridges steer, while no program is attached
   run      runs a command on a host, as `ip netns exec NAME-HOST` does
   status   addresses, queues, what was steered and lost; exit status 3 if there is none
@@ -30,6 +32,8 @@ rules would, and checksums and segments are as on a real cable. Needs root, etht
   --description FILE  queues and steering: what it says of seg0 and seg1 (setup/examples/nic-queues.conf)
   --mtu BYTES         of all cables, at most 9000 (what the description says, or 1500). Native XDP takes 3498 at most
   --loss PERCENT      of all packets, in each direction, from 0 to 50, such as 0.1 (0)
+  --reorder, --duplicate, --corrupt PERCENT
+                      are overtaken by those that wait behind them, come twice, have one octet changed (0)
   --xdp MODE          the hosts' programs run in the driver or are generic (driver): with virtual interfaces the
                       queue by which a packet comes is another one
   --help              this text
@@ -40,16 +44,15 @@ NAME=hklab
 LAB_HOSTS="gw kvs1 kvs2 kvs3 out"
 DESCRIPTION=$ROOT/setup/examples/nic-queues.conf
 LAB_MTU=
-LOSS=0
 # What was made is noted below it before it is made, by the lab's name.
 STATES=/run/hikyaku/lab
 # The longest name of a bridge's port has one letter more than the host's and the kernel takes 15.
 HOST_NAME='^[a-z][a-z0-9-]{0,10}$'
 
 main() {
-    local command=${1:-}
+    local command=${1:-} knob
     case $command in
-    up | down | status | loss | xdp | run) shift ;;
+    up | down | status | loss | reorder | duplicate | corrupt | xdp | run) shift ;;
     --help | -h)
         usage
         exit 0
@@ -60,15 +63,17 @@ main() {
         ;;
     esac
     case $command in
-    loss | xdp)
-        if [ "$command" = loss ]; then LOSS=${1:-}; else NET_XDP=${1:-}; fi
-        [ $# -eq 0 ] || shift
-        ;;
+    xdp) NET_XDP=${1:-} ;;
+    loss | reorder | duplicate | corrupt) WIRE[$command]=${1:-} ;;
+    *) set -- - "$@" ;;
     esac
+    [ $# -eq 0 ] || shift
     read_lab_options "$command" "$@"
     [[ $NAME =~ ^[a-z][a-z0-9]{0,19}$ ]] || die "--name wants letters and digits, such as hklab"
     [[ $NET_XDP =~ ^(driver|generic)$ ]] || die "programs run by XDP of the driver, or generic"
-    is_percentage "$LOSS" || die "the loss is per cent, from 0 to 50, such as 0.1"
+    for knob in "${!WIRE[@]}"; do
+        is_percentage "${WIRE[$knob]}" || die "$knob wants per cent, from 0 to 50, such as 0.1"
+    done
     NET=$NAME
     STATE=$STATES/$NAME
     [ "$(id -u)" -eq 0 ] || die "this needs root"
@@ -84,15 +89,15 @@ read_lab_options() {
     shift
     while [ $# -gt 0 ]; do
         case $command:$1 in
-        run:--name | down:--name | up:--name | status:--name | loss:--name | xdp:--name) NAME=${2:-} ;;
         up:--hosts) LAB_HOSTS=${2:-} ;;
         up:--description) DESCRIPTION=${2:-} ;;
         up:--mtu)
             [[ ${2:-} =~ ^[1-9][0-9]{2,3}$ && $2 -ge 576 && $2 -le 9000 ]] || die "--mtu wants bytes, from 576 to 9000"
             LAB_MTU=$2
             ;;
-        up:--loss) LOSS=${2:-} ;;
+        up:--loss | up:--reorder | up:--duplicate | up:--corrupt) WIRE[${1#--}]=${2:-} ;;
         up:--xdp) NET_XDP=${2:-} ;;
+        *:--name) NAME=${2:-} ;;
         run:-*) die "run wants a host and a command" ;;
         run:*)
             RUN=("$@")
@@ -109,7 +114,7 @@ read_lab_options() {
 }
 
 is_percentage() {
-    [[ $1 =~ ^[0-9]{1,2}(\.[0-9]{1,6})?$ ]] && awk -v it="$1" 'BEGIN { exit !(it <= 50) }'
+    [[ $1 =~ ^[0-9]{1,2}(\.[0-9]{1,6})?$ ]] && awk -v share="$1" 'BEGIN { exit !(share <= 50) }'
 }
 
 lab_up() {
@@ -173,11 +178,13 @@ bind_queues() {
 }
 
 steer() {
-    local host
+    local host knob
     NET_PROGRAM=$STATE/steering.o
-    for host in "${HOSTS[@]}"; do steer_to "$host" "$LOSS"; done
+    for host in "${HOSTS[@]}"; do steer_to "$host"; done
     say "$NET_XDP" >"$STATE/xdp"
-    say "$LOSS" >"$STATE/loss"
+    for knob in "${!WIRE[@]}"; do say "${WIRE[$knob]}" >"$STATE/$knob"; done
+    # The last thing of all: whoever finds it knows that the lab is whole.
+    say up >"$STATE/up"
 }
 
 # Ends `up` before its end: nothing stays.
@@ -215,17 +222,22 @@ lab_down() {
     remove_lab
 }
 
-lab_loss() {
-    require_lab
-    NET_XDP=$(cat "$STATE/xdp")
-    describe_network "$STATE/description"
-    steer
-}
+lab_loss() { change_wire loss; }
+lab_reorder() { change_wire reorder; }
+lab_duplicate() { change_wire duplicate; }
+lab_corrupt() { change_wire corrupt; }
+lab_xdp() { change_wire xdp; }
 
-lab_xdp() {
+# change_wire KNOB: that one; the others stay as they are.
+change_wire() {
+    local knob
     require_lab
-    LOSS=$(cat "$STATE/loss")
+    [ "$1" = xdp ] || NET_XDP=$(cat "$STATE/xdp")
+    for knob in "${!WIRE[@]}"; do
+        [ "$1" = "$knob" ] || WIRE[$knob]=$(cat "$STATE/$knob")
+    done
     describe_network "$STATE/description"
+    NET_MTU=$(on net cat /sys/class/net/br0/mtu)
     steer
 }
 
@@ -239,7 +251,7 @@ lab_run() {
 lab_status() {
     local host segment
     require_lab
-    say "lab $NAME: namespaces $NET-HOST, loss $(cat "$STATE/loss") %, steering for $(cat "$STATE/xdp") XDP"
+    say "lab $NAME: namespaces $NET-HOST, steering for $(cat "$STATE/xdp") XDP, of packets to each host $(shares)"
     for host in "${HOSTS[@]}"; do
         for segment in 0 1; do
             printf '%-12s seg%s 10.77.%s.%-3s mtu %s, %s queues; to it: %s\n' "$host" "$segment" "$segment" \
@@ -247,6 +259,11 @@ lab_status() {
                 "$(on "$host" sh -c "ls -d /sys/class/net/seg$segment/queues/rx-*" | wc -l)" "$(counted "$host$segment")"
         done
     done
+}
+
+shares() {
+    printf '%s %% lost, %s %% overtaken, %s %% doubled, %s %% altered\n' \
+        "$(cat "$STATE/loss")" "$(cat "$STATE/reorder")" "$(cat "$STATE/duplicate")" "$(cat "$STATE/corrupt")"
 }
 
 # counted PORT: packets that went to it, and those lost there.
@@ -259,7 +276,7 @@ require_lab() {
         warn "there is no lab $NAME; setup/lab.sh up makes it"
         exit 3
     }
-    [ -s "$STATE/loss" ] || die "the lab $NAME was left half-made; setup/lab.sh down --name $NAME removes it"
+    [ -s "$STATE/up" ] || die "the lab $NAME was left half-made; setup/lab.sh down --name $NAME removes it"
     mapfile -t HOSTS < <(grep -vx net "$STATE/hosts")
 }
 
