@@ -69,6 +69,21 @@ add_host_kvs() {
         "$SCRATCH/gateway.toml"
 }
 
+# take_bypass FILE NUMBER LINE: has a program, on the host of that number, take a queue on each segment, with a line of its
+# own for each of them, in which SEGMENT is 0 or 1.
+take_bypass() {
+    local segment
+    # What the example has in their place.
+    sed -i '/^\[\[interface\]\]/,/^$/d; /^\[links\]/,/^$/d' "$SCRATCH/$1.toml"
+    {
+        printf '\n[links]\ntransport = "afxdp"\n'
+        for segment in 0 1; do
+            printf '\n[[interface]]\nname = "seg%s"\naddress = "10.77.%s.%s"\nnic_queues = "1"\n%s\n' \
+                "$segment" "$segment" "$2" "${3//SEGMENT/$segment}"
+        done
+    } >>"$SCRATCH/$1.toml"
+}
+
 start_kvs_on() { start_on "$1" "kvs-$1" "$BIN/kvs" --config "$SCRATCH/kvs-$1.toml"; }
 
 start_sink_on_gw() {

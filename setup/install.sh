@@ -9,7 +9,7 @@ usage() {
 Usage: setup/install.sh [--test] [--fuzz]
 
 Installs what building and the demo need on Debian and its relatives; says nothing if all is there.
-Runs as root, or takes sudo.
+Runs as root, or takes sudo. What only the bypass needs may be missing where neither is to be had.
 
   --test   also what setup/test.sh needs; what no package manager installs goes to
            $XDG_CACHE_HOME/hikyaku/programs (default: ~/.cache)
@@ -21,9 +21,9 @@ END
 # rustc needs a linker and the C library's start files; cargo needs certificates to fetch packages.
 PACKAGES=(gcc libc6-dev ca-certificates)
 # AF_XDP: libxdp and libbpf are built from source, with programs for the kernel among it.
-PACKAGES+=(clang llvm make m4 pkg-config libelf-dev zlib1g-dev libpcap-dev)
+BYPASS_PACKAGES=(clang llvm make m4 pkg-config libelf-dev zlib1g-dev libpcap-dev)
 # Interfaces and their queues, and the lab.
-PACKAGES+=(iproute2 ethtool nftables)
+BYPASS_PACKAGES+=(iproute2 ethtool nftables)
 # The linter for scripts; the mail programs of the scenarios; jq reads cargo's metadata and reports.
 TEST_PACKAGES=(git jq shellcheck swaks postfix curl python3 python3-venv iputils-ping)
 # Mail servers that exclude each other as packages, and what would run as a service of this machine, are
@@ -67,13 +67,21 @@ main() {
 }
 
 install_packages() {
-    local package missing=()
+    local package missing=() optional=()
     if ! command -v dpkg-query >/dev/null; then
         die "this is not a Debian system; install the equivalents of: ${PACKAGES[*]}"
     fi
     for package in "${PACKAGES[@]}"; do
         is_installed "$package" || missing+=("$package")
     done
+    for package in "${BYPASS_PACKAGES[@]}"; do
+        is_installed "$package" || optional+=("$package")
+    done
+    if [ ${#optional[@]} -gt 0 ] && ! can_be_root; then
+        warn "without ${optional[*]} there is no bypass, and no lab to try it in; only root can install them"
+        optional=()
+    fi
+    missing+=("${optional[@]}")
     [ ${#missing[@]} -gt 0 ] || return 0
     say "installing ${missing[*]}"
     as_root apt-get update -qq
@@ -130,6 +138,8 @@ unpack() {
 is_installed() {
     [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
 }
+
+can_be_root() { [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null; }
 
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then

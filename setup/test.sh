@@ -24,7 +24,7 @@ Runs all checks, or the sections named:
   seeds         the simulator with fresh seeds, of which the first is printed
   no-c          the build without the bypass compiles no C
   examples      the example configurations are accepted
-  demo          a small run of setup/demo.sh
+  demo          small runs of setup/demo.sh: past the kernel where that can be had, and on loopback
   clients       odd mail of well-known clients arrives as it was sent
   mtas          odd mail from and to Postfix, OpenSMTPD and Exim, and to aiosmtpd, and its reports
   kill-gateway  the gateway is killed ten times under load
@@ -121,7 +121,10 @@ run_section() {
         "$BIN/gateway" --config setup/examples/gateway.toml --check
         "$BIN/gateway" take-over --config setup/examples/sender.toml --check
         ;;
-    demo) setup/demo.sh --messages 2000 ;;
+    demo)
+        setup/demo.sh --messages 2000
+        setup/demo.sh --messages 2000 --transport kernel
+        ;;
     *) "setup/scenarios/$1.sh" ;;
     esac
 }

@@ -53,6 +53,8 @@ listen = ["127.0.0.1:2525"]
 [threads]
 # cores = "7"
 cores = "0-1"
+[links]
+transport = "afxdp"
 [[interface]]
 name = "seg0"   # the first
 nic_queues = "1-2"
@@ -65,6 +67,8 @@ name = "a"
 listen = ["10.77.0.2:7001", "10.77.1.2:7001"]
 workers = 2
 cores = "0,1"
+[links]
+transport = "auto"
 [[interface]]
 name = "seg0"
 nic_queues = "1,2"
@@ -106,6 +110,7 @@ names_what_does_not_fit() {
 }
 
 starts_what_fits() {
+    launch queues gateway 's/"afxdp"/"kernel"/; s/seg0/eth7/' >/dev/null || die "queues are compared that nobody takes"
     launch unpinned gateway '' >"$SCRATCH/said" || die "the gateway is not started"
     grep -q "^arguments --config $SCRATCH/changed.toml --extra$" "$SCRATCH/said" || die "it has other arguments"
     ! may_raise_limits || grep -q '^locked unlimited$' "$SCRATCH/said" || die "too little memory may be locked"
