@@ -4,7 +4,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-SECTIONS=(install format scripts rules lint docs tests seeds no-c examples demo clients mtas kill-gateway
+SECTIONS=(install format scripts rules lint docs tests xdp seeds no-c examples demo clients mtas kill-gateway
     take-over sender kill-kvs nodes upgrade paths drivers backlog next-hop age stop reload register crowd large lab
     nic-queues launch)
 
@@ -21,6 +21,7 @@ Runs all checks, or the sections named:
   lint          clippy, warnings are errors
   docs          rustdoc, warnings are errors
   tests         all tests of all crates
+  xdp           AF_XDP and TCP over it, in network namespaces (needs root)
   seeds         the simulator with fresh seeds, of which the first is printed
   no-c          the build without the bypass compiles no C
   examples      the example configurations are accepted
@@ -110,9 +111,16 @@ run_section() {
         setup/checks.sh direction no-std unsafe paths stubs proofs self
         setup/mutants.sh --check
         ;;
-    lint) cargo clippy --locked --quiet --workspace --all-targets -- -D warnings ;;
-    docs) RUSTDOCFLAGS='-D warnings' cargo doc --locked --quiet --workspace --no-deps ;;
+    lint)
+        cargo clippy --locked --quiet --workspace --all-targets -- -D warnings
+        cargo clippy --locked --quiet "${XDP_CRATES[@]}" --all-targets -- -D warnings
+        ;;
+    docs)
+        RUSTDOCFLAGS='-D warnings' cargo doc --locked --quiet --workspace --no-deps
+        RUSTDOCFLAGS='-D warnings' cargo doc --locked --quiet "${XDP_CRATES[@]}" --no-deps
+        ;;
     tests) run_tests ;;
+    xdp) run_xdp ;;
     seeds) run_seeds ;;
     no-c) setup/checks.sh no-c ;;
     examples)
@@ -136,6 +144,31 @@ run_tests() {
     else
         cargo test --locked --quiet --workspace
     fi
+}
+
+# The crates in which the feature makes a difference of its own.
+XDP_CRATES=(-p hikyaku-dataplane -p hikyaku-tcpstack --features "hikyaku-tcpstack/xdp hikyaku-dataplane/xdp")
+
+run_xdp() {
+    local as_root=() tests
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! sudo -n true 2>/dev/null; then
+            say 'skipped: network namespaces need root'
+            exit "$SKIPPED"
+        fi
+        as_root=(sudo -n --preserve-env=HIKYAKU_XDP_TESTS)
+    fi
+    export HIKYAKU_XDP_TESTS=required
+    # Built without root, so that what is built is not root's.
+    tests=$(cargo test --locked --quiet "${XDP_CRATES[@]}" --test xdp --test xdp_load --test conformance \
+        --no-run --message-format json | jq -r 'select(.executable) | .executable')
+    for test in $tests; do
+        case ${test##*/} in
+        # One after the other: each makes a network and wants both processors.
+        conformance-*) "${as_root[@]}" "$test" --quiet --test-threads 1 over_xdp ;;
+        *) "${as_root[@]}" "$test" --quiet --test-threads 1 ;;
+        esac
+    done
 }
 
 # Other seeds each time: what is printed first repeats them.

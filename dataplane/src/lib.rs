@@ -6,12 +6,16 @@
 //! [`wire()`] joins two [`WireEnd`]s in memory. Each is a smoltcp
 //! [`Device`](smoltcp::phy::Device), so that two userspace stacks can talk in one process, without
 //! privileges and in virtual time. A [`Port`] is a device that can be waited for.
+//!
+//! `xdp` (cargo feature of that name) has the ports of real interfaces: NIC queues by AF_XDP.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod pool;
 mod port;
 mod wire;
+#[cfg(feature = "xdp")]
+pub mod xdp;
 
 pub use pool::{Frame, FramePool};
 pub use port::Port;

@@ -9,10 +9,16 @@ pub trait Port: Device {
     /// Whether a packet could be received now.
     fn has_received(&self) -> bool;
 
+    /// How many packets can be sent now for which there is certainly a place. What is sent beyond is lost.
+    fn room(&mut self) -> usize;
+
+    /// Whether something that was flushed has not begun to leave, so that another flush is needed, soon.
+    fn has_unsent(&self) -> bool;
+
     /// Sees to it that what was sent leaves, for links that gather.
     fn flush(&mut self);
 
     /// A descriptor that becomes readable when a packet has come. `None` where there is no such
-    /// thing (a wire in memory).
+    /// thing (a wire in memory). It may be another one after a `flush`.
     fn descriptor(&self) -> Option<RawFd>;
 }

@@ -4,7 +4,7 @@
 //!   they run on.
 //! * [`KernelTransport`] runs it over non-blocking kernel sockets.
 //! * `UserspaceTransport` (cargo feature `userspace`) runs it in this process: smoltcp over a port of the data
-//!   plane.
+//!   plane. With the feature `xdp` its module `xdp` has those of real interfaces.
 //! * `SimTransport` (cargo feature `sim`) runs it over a simulated network, in virtual time.
 //!
 //! Beside them lie the few things that every worker loop needs and no state machine may touch: a
@@ -61,6 +61,8 @@ mod transport;
 #[cfg(feature = "userspace")]
 mod userspace;
 
+#[cfg(feature = "xdp")]
+pub use dataplane::xdp;
 pub use idle::Idle;
 pub use kernel::{
     Clock, KernelOptions, KernelStatistics, KernelTransport, Waker, raise_descriptor_limit,

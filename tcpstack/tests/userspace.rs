@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use dataplane::{Port, WireEnd, WireOptions, wire};
-use smoltcp::phy::Medium;
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, TxToken};
 use tcpstack::{
     ConnectionId, Event, Instant, Transport, UserspaceOptions, UserspaceStatistics,
     UserspaceTransport,
@@ -205,4 +205,117 @@ fn a_peer_beyond_the_bound_is_not_heard_and_one_without_connections_makes_place(
     client.flush(link.now);
     client.poll(link.now);
     assert!(client.connect(link.now, at(3), None).is_ok());
+}
+
+/// A wire that has little room, as a NIC queue whose frames are on their way.
+struct Narrow {
+    wire: WireEnd,
+    room: usize,
+    /// Packets for which there was none.
+    refused: std::rc::Rc<std::cell::Cell<usize>>,
+}
+
+struct NarrowToken<'a> {
+    token: <WireEnd as Device>::TxToken<'a>,
+    room: &'a mut usize,
+    refused: &'a std::cell::Cell<usize>,
+}
+
+impl TxToken for NarrowToken<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
+        if *self.room == 0 {
+            self.refused.set(self.refused.get() + 1);
+            return write(&mut vec![0; length]);
+        }
+        *self.room -= 1;
+        self.token.consume(length, write)
+    }
+}
+
+impl Device for Narrow {
+    type RxToken<'a> = <WireEnd as Device>::RxToken<'a>;
+    type TxToken<'a> = NarrowToken<'a>;
+
+    fn receive(
+        &mut self,
+        now: smoltcp::time::Instant,
+    ) -> Option<(Self::RxToken<'_>, NarrowToken<'_>)> {
+        if self.room == 0 {
+            return None;
+        }
+        let Narrow { wire, room, refused } = self;
+        let (received, token) = wire.receive(now)?;
+        Some((received, NarrowToken { token, room, refused }))
+    }
+
+    fn transmit(&mut self, now: smoltcp::time::Instant) -> Option<NarrowToken<'_>> {
+        let Narrow { wire, room, refused } = self;
+        Some(NarrowToken { token: wire.transmit(now)?, room, refused })
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        self.wire.capabilities()
+    }
+}
+
+/// In a flush so many packets get out of the way.
+const ROOM: usize = 40;
+
+impl Port for Narrow {
+    fn has_received(&self) -> bool {
+        self.wire.has_received()
+    }
+
+    fn room(&mut self) -> usize {
+        self.room
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.room < ROOM
+    }
+
+    fn flush(&mut self) {
+        self.room = ROOM;
+    }
+
+    fn descriptor(&self) -> Option<std::os::fd::RawFd> {
+        None
+    }
+}
+
+#[test]
+fn what_is_sent_finds_a_place_however_few_there_are() {
+    let options = WireOptions { medium: Medium::Ip, frame_bytes: 1500, ..WireOptions::default() };
+    let (a, b) = wire(WireOptions { loss_ppm: 10_000, ..options });
+    let refused = std::rc::Rc::new(std::cell::Cell::new(0));
+    let narrow = |wire| Narrow { wire, room: ROOM, refused: std::rc::Rc::clone(&refused) };
+    let [near, far] = ["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse::<IpAddr>().unwrap());
+    let options = |address| UserspaceOptions {
+        packets_per_poll: ROOM / 2,
+        ..UserspaceOptions::new(address, 1)
+    };
+    let mut client = UserspaceTransport::new(narrow(a), options(near));
+    let mut server = UserspaceTransport::new(narrow(b), options(far));
+    let mut now = Instant::from_nanos(1_000_000_000);
+    server.listen(SocketAddr::new(far, 7)).unwrap();
+    let connection = client.connect(now, SocketAddr::new(far, 7), None).unwrap();
+    let (mut said, mut heard) = (0, 0);
+    while heard < 3_000_000 {
+        client.poll(now);
+        while client.next_event().is_some() {}
+        let piece = vec![7; 100_000.min(3_000_000 - said)];
+        said += client.send(connection, &[IoSlice::new(&piece)]).unwrap();
+        client.flush(now);
+        server.poll(now);
+        while let Some(event) = server.next_event() {
+            if let Event::Readable(name) = event {
+                let count = server.recv(name, |bytes| (bytes.len(), bytes.len()));
+                heard += count.unwrap_or(0);
+            }
+        }
+        server.flush(now);
+        now += TURN;
+        assert!(now < Instant::from_nanos(20_000_000_000), "{heard} of {said}");
+    }
+    assert_eq!(refused.get(), 0);
 }

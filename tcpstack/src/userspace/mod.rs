@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use dataplane::Port;
 use smoltcp::iface::SocketHandle;
@@ -52,6 +53,8 @@ pub struct UserspaceTransport<P> {
     events: VecDeque<Event>,
     now: Instant,
     next_port: u16,
+    /// The last flush could not send everything, for want of room below: another is due, soon.
+    is_blocked: bool,
     random: fastrand::Rng,
     statistics: UserspaceStatistics,
 }
@@ -86,6 +89,7 @@ impl<P: Port> UserspaceTransport<P> {
             events: VecDeque::new(),
             now: Instant::ZERO,
             next_port: *options.ports.start(),
+            is_blocked: false,
             random: fastrand::Rng::with_seed(options.seed),
             statistics: UserspaceStatistics::default(),
             options,
@@ -299,6 +303,11 @@ impl<P: Port> UserspaceTransport<P> {
         let connecting = self.connections.entries().filter_map(|(_, it)| it.deadline()).min();
         let closing = self.orphans.iter().map(|it| it.expires_at).min();
         let peers = self.peers.iter().filter_map(|peer| peer.due).min();
+        if self.is_blocked {
+            // Sooner would be in vain: what is below has to get rid of something first.
+            let again = self.now + BLOCKED_PAUSE;
+            return [connecting, closing, Some(again)].into_iter().flatten().min();
+        }
         [connecting, closing, peers].into_iter().flatten().min()
     }
 }
@@ -460,10 +469,15 @@ impl<P: Port> Transport for UserspaceTransport<P> {
 
     fn flush(&mut self, now: Instant) {
         self.now = now;
+        // Answers to a poll's packets are sent by the stack without asking.
+        let reserve = self.options.packets_per_poll;
         for peer in &mut self.peers {
-            peer.send(now, &mut self.port, &self.capabilities);
+            peer.send(now, &mut self.port, &self.capabilities, reserve);
         }
         self.port.flush();
+        let is_due = |peer: &Peer| peer.due.is_some_and(|due| due <= now);
+        self.is_blocked = self.port.has_unsent()
+            || (self.port.room() < reserve.saturating_mul(2) && self.peers.iter().any(is_due));
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -485,6 +499,10 @@ impl<P: Port> Transport for UserspaceTransport<P> {
         self.port.descriptor()
     }
 }
+
+/// In this time an interface sends some packets. Who sleeps for so long does not keep the processor from those that
+/// they are for.
+const BLOCKED_PAUSE: Duration = Duration::from_micros(50);
 
 fn to_smoltcp(now: Instant) -> smoltcp::time::Instant {
     let micros = i64::try_from(now.as_nanos() / 1_000).expect("a u64 of nanoseconds fits");

@@ -149,18 +149,25 @@ impl Peer {
         self.interface.poll_ingress_single(to_smoltcp(now), &mut incoming, &mut self.sockets);
     }
 
-    /// Sends what there is to be sent.
+    /// Sends what there is to be sent, and there is room for. What was lost goes first, and new packets leave
+    /// `reserve` places for that and for answers: so a retransmission always finds one.
     pub(super) fn send<D: Port>(
         &mut self,
         now: Instant,
         device: &mut D,
         capabilities: &DeviceCapabilities,
+        reserve: usize,
     ) {
         let checksums = &capabilities.checksum;
-        self.flows.borrow_mut().send_again(now, device, checksums, SENT_AGAIN_PER_TURN);
-        let mut outgoing = Outgoing { device, flows: &self.flows, now, capabilities };
+        let most = SENT_AGAIN_PER_TURN.min(device.room());
+        self.flows.borrow_mut().send_again(now, device, checksums, most);
+        // One packet of each socket in a pass.
+        let pass = self.sockets.iter().count();
         for _ in 0..PASSES_PER_TURN {
-            // One packet of each socket.
+            if device.room() < reserve.saturating_add(pass) {
+                break;
+            }
+            let mut outgoing = Outgoing { device, flows: &self.flows, now, capabilities };
             let sent =
                 self.interface.poll_egress(to_smoltcp(now), &mut outgoing, &mut self.sockets);
             if sent == PollResult::None {
