@@ -161,11 +161,21 @@ impl Cohort {
         }
     }
 
-    /// Whether copies are to go from a server to another one, or may have to once it is known who has some.
+    /// Whether copies are to go from a server to another one, or may have to: once it is known who has some, or once
+    /// one counts that was begun before its server was to have none.
     pub fn wants_to_move(&self) -> bool {
         let knows_record = matches!(self.phase, Phase::Serving | Phase::Stopped);
+        let has_part = |it: &Member| {
+            !matches!(it.role, Role::Out { .. }) || is_asked_for(&self.register, &it.server)
+        };
         self.moves.order.is_some()
-            || self.members.iter().any(|it| it.is_leaving() && (it.is_recorded() || !knows_record))
+            || self.members.iter().any(|it| it.is_leaving() && (has_part(it) || !knows_record))
+    }
+
+    /// Whether there are copies that are to go from a server to another one.
+    fn has_to_move(&self) -> bool {
+        let goes = |it: &Member| it.is_recorded() && (it.is_leaving() || self.is_moved_from(it));
+        self.members.iter().any(goes)
     }
 
     /// Whether there is a server for them, or nothing but to let go.
@@ -281,7 +291,7 @@ impl Cohort {
                 self.refresh = true;
             }
         }
-        let is_stuck = self.wants_to_move() && !self.can_move(now) && !self.may_be_moved_later(now);
+        let is_stuck = self.has_to_move() && !self.can_move(now) && !self.may_be_moved_later(now);
         if is_stuck && !self.moves.is_stuck {
             let leaving = self
                 .members

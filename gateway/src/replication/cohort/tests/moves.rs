@@ -124,6 +124,30 @@ fn a_drained_server_is_chosen_for_nothing_until_it_is_drained_no_more() {
     assert_eq!(world.recorded(), ["a", "c"], "nothing moves back by itself");
 }
 
+/// Who lets cohorts move in turn asks no more once none wants to: a copy that comes to count later has to be told.
+#[test]
+fn a_server_that_is_drained_while_it_joins_in_place_of_another_is_to_be_moved_all_along() {
+    let mut world = with_mail(3);
+    world.servers[2].patience = 2;
+    world.link_down(1);
+    world.pass(ISOLATE_AFTER * 2);
+    assert_eq!(world.state_of("c"), Some(CopyState::Joining));
+    world.set_servers(&["a", "b", "!c"]);
+    world.pass(ISOLATE_AFTER);
+    assert!(world.cohort.wants_to_move(), "it will count");
+    world.servers[2].patience = usize::MAX;
+    while world.step() {
+        assert!(world.cohort.wants_to_move());
+    }
+    assert_eq!(world.recorded(), ["a", "c"], "better there than nowhere");
+    world.link_up(1);
+    world.settle();
+    world.pass(ISOLATE_AFTER);
+    assert_eq!(world.recorded(), ["a", "b"]);
+    assert!(!world.cohort.wants_to_move());
+    world.assert_in_step();
+}
+
 #[test]
 fn without_a_server_to_move_to_the_copies_stay_and_move_when_there_is_one() {
     let mut world = with_mail(3);
