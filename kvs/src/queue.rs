@@ -10,7 +10,7 @@ use kvs_proto::{
 };
 use tcpstack::Instant;
 
-use crate::arena::{Arena, Cursor, Log, Place, QueueUid, Reservation};
+use crate::arena::{Arena, Cursor, Log, Place, QueueUid, RESERVED_PART, Reservation};
 use crate::results::{Operations, Results};
 use crate::session::SessionId;
 
@@ -149,11 +149,13 @@ impl Queue {
         self.results.has_refusals()
     }
 
-    /// What its own bounds still allow, whatever memory there is.
+    /// What its own bounds still allow, whatever memory there is. A part of them is kept for what is under way when
+    /// credit runs out.
     pub fn credit(&self) -> Credit {
+        let left = |max: u64, used| (max - max / RESERVED_PART as u64).saturating_sub(used);
         Credit::new(
-            self.messages_max.saturating_sub(self.lists.messages()),
-            self.bytes_max.saturating_sub(self.lists.bytes()),
+            left(self.messages_max, self.lists.messages()),
+            left(self.bytes_max, self.lists.bytes()),
         )
     }
 

@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(table.find(name("a")), Ok(queue));
         assert_eq!(table.find(name("b")), Err(Missing::Refused(Status::UnknownQueue)));
         assert_eq!(create(&mut table, "a"), Err(Missing::Refused(Status::Exists)));
-        assert_eq!(table.get(queue).unwrap().0.credit().messages, 10, "cut down to the bound");
+        assert_eq!(table.get(queue).unwrap().0.credit().messages, 9, "cut down to the bound");
     }
 
     #[test]

@@ -301,9 +301,11 @@ impl Lane {
         let queue = QueueHandle(request.queue.0);
         let epoch = request.epoch;
         match request.ask {
-            Ask::Create { name, messages_max, bytes_max } => {
-                let name = queue_name(&name);
-                client.create(now, queue, tag, epoch, generation, name, messages_max, bytes_max);
+            Ask::Create { name } => {
+                // The queue's bounds are kept by us, and its operator may change them at any time. Those of a copy
+                // would stay, and refuse what we have taken in good faith.
+                let (name, bound) = (queue_name(&name), u64::MAX);
+                client.create(now, queue, tag, epoch, generation, name, bound, bound);
             }
             Ask::Attach { name } => {
                 client.attach(now, queue, tag, epoch, generation, queue_name(&name));

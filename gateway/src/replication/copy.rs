@@ -53,10 +53,6 @@ pub struct QueueContext {
     pub name: Arc<str>,
     /// Our epoch.
     pub epoch: Epoch,
-    /// Its bound on messages at the servers.
-    pub messages_max: u64,
-    /// Its bound on bytes at the servers.
-    pub bytes_max: u64,
 }
 
 /// A copy. Commands: [`attach`](Self::attach), [`create`](Self::create),
@@ -774,11 +770,7 @@ impl Copy {
 
 impl QueueContext {
     fn create(&self) -> Ask {
-        Ask::Create {
-            name: self.name.clone(),
-            messages_max: self.messages_max,
-            bytes_max: self.bytes_max,
-        }
+        Ask::Create { name: self.name.clone() }
     }
 }
 
@@ -828,7 +820,7 @@ const WRONG_NUMBER: &str = "its transaction number is not the log's";
 
 fn reason(status: Status) -> &'static str {
     match status {
-        Status::QueueFull => "it was full although its bounds are above ours",
+        Status::QueueFull => "the server's own bounds on a queue are reached",
         Status::ArenaFull => "its server's memory is full",
         Status::ContentDiffers => "its content is not what was sent",
         Status::UnknownQueue | Status::NotAttached => "its server does not know it any more",

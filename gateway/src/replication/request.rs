@@ -30,10 +30,6 @@ pub enum Ask {
     Create {
         /// Its name at the server.
         name: Arc<str>,
-        /// Its bound on messages.
-        messages_max: u64,
-        /// Its bound on bytes.
-        bytes_max: u64,
     },
     /// Take it over or resume.
     Attach {

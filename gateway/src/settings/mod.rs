@@ -54,9 +54,6 @@ pub const SESSIONS_MAX: usize = 1_000_000;
 /// stays where it is when queues or workers are added.
 const COHORTS_PER_GROUP: u64 = 16;
 
-/// Room at the servers beyond our own bounds, for what is on its way and for envelopes.
-const SERVER_SLACK_BYTES: u64 = 64 << 20;
-
 /// Everything that the file says.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -298,8 +295,6 @@ impl Settings {
                 queue: index,
                 name: queue.name.clone(),
                 server_name: format!("{}/{}", self.name, queue.name).into(),
-                messages_max: queue.messages_max.saturating_mul(2),
-                bytes_max: queue.bytes_max.saturating_mul(2) + SERVER_SLACK_BYTES,
                 headroom_bytes: self.reception.message_size_max.max(report_size_max),
             };
             (unit, QueuePolicy { retry: queue.retry, strict: queue.strict })

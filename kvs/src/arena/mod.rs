@@ -39,6 +39,7 @@ use segment::{ChunkWord, HEAD_SIZE_BYTES, SEGMENTS_MAX, Segment, SegmentId};
 pub use log::Cursor;
 pub use mapping::Pages;
 pub use reserve::Reservation;
+pub(crate) use room::RESERVED_PART;
 pub use room::{Room, RoomLevel};
 pub use segment::SEGMENT_SIZE_BYTES;
 

@@ -61,7 +61,7 @@ fn level(amount: u64) -> u32 {
 }
 
 /// One of so many parts is not granted.
-const RESERVED_PART: usize = 8;
+pub(crate) const RESERVED_PART: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -210,10 +210,15 @@ fn state_versions_grow() {
 #[test]
 fn bounds_on_messages_and_bytes_are_answered_and_credit_shows_them() {
     let mut world = World::new();
-    for id in 1..=100 {
+    for id in 1..=87 {
         world.store(id, b"x").unwrap();
     }
-    assert_eq!(world.queue.credit().messages, 0);
+    assert_eq!(world.queue.credit().messages, 1);
+    world.store(88, b"x").unwrap();
+    assert_eq!(world.queue.credit().messages, 0, "and what is under way is taken");
+    for id in 89..=100 {
+        world.store(id, b"x").unwrap();
+    }
     assert_eq!(world.store(101, b"x"), Err(Status::QueueFull));
     world.delete(50).unwrap();
     assert_eq!(world.store(101, &[0; 100_000]), Err(Status::QueueFull));

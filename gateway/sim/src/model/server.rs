@@ -62,11 +62,11 @@ impl Server {
         };
         match &request.ask {
             Ask::IsAlive => vec![Answer::Alive],
-            Ask::Create { messages_max, bytes_max, .. } => {
+            Ask::Create { .. } => {
                 if self.stored.is_some() {
                     return refuse(Op::Create, Status::Exists, Epoch(0));
                 }
-                self.create(request.epoch, generation, *messages_max, *bytes_max);
+                self.create(request.epoch, generation);
                 self.attached(None)
             }
             Ask::Attach { .. } => self.attach(&header, owner_idle),
@@ -121,14 +121,14 @@ impl Server {
         self.stored.as_ref().is_some_and(|(arena, queue)| queue.find(arena, id).is_some())
     }
 
-    fn create(&mut self, epoch: Epoch, generation: Generation, messages_max: u64, bytes_max: u64) {
+    fn create(&mut self, epoch: Epoch, generation: Generation) {
         // A queue takes two.
         self.uids += 2;
         let fresh =
             || Arena::on_demand(ARENA_BYTES, MESSAGES_MAX).expect("there is that much memory");
         let arena = SPARE_ARENAS.with_borrow_mut(Vec::pop).unwrap_or_else(fresh);
         let uid = QueueUid(self.uids);
-        let queue = Queue::new(uid, epoch, generation, messages_max, bytes_max);
+        let queue = Queue::new(uid, epoch, generation, u64::MAX, u64::MAX);
         self.stored = Some((arena, queue));
     }
 

@@ -505,8 +505,6 @@ fn cohort() -> Cohort {
         queue: QUEUE,
         name: "q".into(),
         server_name: "gw/q".into(),
-        messages_max: 1000,
-        bytes_max: 1 << 20,
         headroom_bytes: 1000,
     };
     let server = |name: &&str| MemberSettings {

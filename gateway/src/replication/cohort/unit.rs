@@ -22,10 +22,6 @@ pub struct UnitSettings {
     pub name: String,
     /// Its name at the servers.
     pub server_name: Arc<str>,
-    /// Its bound on messages at the servers.
-    pub messages_max: u64,
-    /// Its bound on bytes at the servers.
-    pub bytes_max: u64,
     /// Room that a server must have beyond what is on its way, for the queue to accept more.
     pub headroom_bytes: u64,
 }
@@ -98,18 +94,14 @@ impl Unit {
         }
     }
 
-    /// Has other bounds from now on. A copy that is at a server keeps the bounds that it was made
-    /// with, and a new one never gets lower ones than those: it could not take what is queued, nor
-    /// what comes when the bounds are raised again. The board alone lets less in.
+    /// Works by other settings from now on.
     ///
     /// # Panics
     /// If they are another queue's.
     pub(crate) fn reconfigure(&mut self, settings: UnitSettings) {
         let same = |it: &UnitSettings| (it.queue, it.server_name.clone());
         assert_eq!(same(&self.settings), same(&settings), "a queue stays what it is");
-        let before = std::mem::replace(&mut self.settings, settings);
-        self.settings.messages_max = self.settings.messages_max.max(before.messages_max);
-        self.settings.bytes_max = self.settings.bytes_max.max(before.bytes_max);
+        self.settings = settings;
     }
 
     /// The queue's place in the configuration.
@@ -149,13 +141,7 @@ impl Unit {
     }
 
     pub(super) fn context(&self, epoch: Epoch) -> QueueContext {
-        QueueContext {
-            queue: self.settings.queue,
-            name: self.settings.server_name.clone(),
-            epoch,
-            messages_max: self.settings.messages_max,
-            bytes_max: self.settings.bytes_max,
-        }
+        QueueContext { queue: self.settings.queue, name: self.settings.server_name.clone(), epoch }
     }
 
     /// Whether the member's copy follows, or takes messages as they come, and its server has room for more
@@ -268,26 +254,5 @@ impl Unit {
             let context = self.context(epoch);
             self.copies[member].hedge(&context, &self.queue, outlet);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_copy_made_under_lower_bounds_can_take_what_came_before_and_comes_after() {
-        let settings = |messages_max, bytes_max| UnitSettings {
-            queue: QueueIndex(0),
-            name: "q".into(),
-            server_name: "gw/q".into(),
-            messages_max,
-            bytes_max,
-            headroom_bytes: 1,
-        };
-        let mut unit = Unit::new(settings(100, 1000), 2);
-        unit.reconfigure(settings(10, 2000));
-        let context = unit.context(Epoch(1));
-        assert_eq!((context.messages_max, context.bytes_max), (100, 2000));
     }
 }

@@ -122,9 +122,7 @@ struct Bench {
 const CREDIT: Credit = Credit { messages: 100, kib: 1000 };
 
 fn context() -> QueueContext {
-    let (messages_max, bytes_max) = (100, 1 << 20);
-    let name = "gw/q".into();
-    QueueContext { queue: QueueIndex(0), name, epoch: Epoch(1), messages_max, bytes_max }
+    QueueContext { queue: QueueIndex(0), name: "gw/q".into(), epoch: Epoch(1) }
 }
 
 impl Bench {

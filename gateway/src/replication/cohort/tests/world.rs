@@ -73,8 +73,6 @@ fn cohort_at(placements: &[Placement], min_sync: usize, accept_loss: bool) -> Co
         queue: QueueIndex(index),
         name: format!("q{index}"),
         server_name: format!("gw/q{index}").into(),
-        messages_max: 1000,
-        bytes_max: 1 << 20,
         headroom_bytes: 1000,
     };
     let servers = SERVER_NAMES.iter().zip(&placements[1..]).map(|(name, placement)| {
