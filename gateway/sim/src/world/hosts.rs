@@ -47,8 +47,18 @@ impl World {
         let life = self.register.begin_life();
         self.gateways[place] = Some(Running::new(host, place, life, is_contested));
         if is_contested {
+            self.mark_last_acts();
             *self.fault_counts.entry("second gateway").or_default() += 1;
         }
+    }
+
+    /// What a former gateway has delivered while it might, and could not tell, goes out again, or has expired by the
+    /// clock of the one that starts.
+    fn mark_last_acts(&mut self) {
+        let lease = self.scenario.settings.policy.lease.min(Duration::from_secs(5));
+        let times = (0..=6).map(|seconds| lease + Duration::from_secs(seconds));
+        let times = [Duration::ZERO].into_iter().chain(times).collect::<Vec<_>>();
+        self.mark_duplicates(&times);
     }
 
     /// A gateway stops by itself: it may if another one has taken a record from it, and is restarted if no other

@@ -52,10 +52,5 @@ impl World {
     pub(super) fn start_successor(&mut self) {
         let place = self.newest().map_or(self.last_place, |it| it.place);
         self.start_gateway((place + 1) % PLACES);
-        // What the former one has delivered while it might, and could not tell.
-        let lease = self.scenario.settings.policy.lease.min(Duration::from_secs(5));
-        let times = (0..=6).map(|seconds| lease + Duration::from_secs(seconds));
-        let times = [Duration::ZERO].into_iter().chain(times).collect::<Vec<_>>();
-        self.mark_duplicates(&times);
     }
 }
