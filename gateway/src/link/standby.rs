@@ -103,10 +103,18 @@ impl Link {
     /// one answers or has met another life of the server. Asks both whether they are there before
     /// that. If neither answers it may be the server, which has until `deadline`; if the other
     /// one begins to answer, it may be that the server is back, and answers by both in a moment.
+    ///
+    /// Likewise if it is so slow that leases end by the age of what it answers, while the other one's answers are
+    /// fresh: what hedges were answered would wait for a lease.
     pub(super) fn is_active_dead(&mut self, now: Instant) -> bool {
         let Some(standby) = self.standby() else { return false };
         let (deadline, awake_since) = (self.settings.path_deadline, self.awake.path_since);
         let is_ready = self.is_ready(now, standby);
+        if is_ready && self.is_lagging(now, standby) {
+            let (server, address) = (&self.settings.server, self.paths[self.active].address());
+            warn!(%server, %address, "the active path is too slow");
+            return true;
+        }
         let stranger = self.stranger;
         let [first, second] = &mut self.paths[..] else { unreachable!("there is a standby path") };
         let (active, other) = if standby == 1 { (first, second) } else { (second, first) };
@@ -141,6 +149,20 @@ impl Link {
             }
         }
         false
+    }
+
+    /// Whether the newest answer of a worker by the active path is too old, and that by the other one is not.
+    fn is_lagging(&self, now: Instant, standby: usize) -> bool {
+        let (renew_after, deadline) = (self.settings.renew_after(), self.settings.path_deadline);
+        let lanes = self.paths[self.active].lanes.iter().zip(&self.paths[standby].lanes);
+        lanes.into_iter().any(|(lane, other)| {
+            let Some((answered, fresh)) = lane.answered_since().zip(other.answered_since()) else {
+                return false;
+            };
+            let known = answered.max(self.awake.path_since);
+            now.saturating_since(known) >= renew_after * 2 + deadline
+                && fresh >= known + renew_after + deadline
+        })
     }
 
     /// Whether requests may move to that path although the other one has not ended.

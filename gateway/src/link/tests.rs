@@ -340,6 +340,41 @@ fn what_is_late_is_answered_by_the_other_path_and_the_late_answer_comes_too() {
     assert_eq!(bench.counters(), (0, 1));
 }
 
+impl Bench {
+    /// A segment becomes ever slower, so that it is never silent, while there is something to ask.
+    fn slow_down(&mut self, segments: &[u8]) {
+        self.attach();
+        for sequence in 1..=60 {
+            let delay = Duration::from_millis(sequence.min(40) * 20);
+            for segment in segments {
+                let path = Some(SimPath { delay, jitter: Duration::from_micros(1) });
+                self.network.set_path(ours(*segment), theirs(*segment), path);
+                self.network.set_path(theirs(*segment), ours(*segment), path);
+            }
+            self.turn();
+            if self.counters().0 == 0 {
+                self.send(store(sequence));
+            }
+            self.run(Duration::from_millis(50));
+        }
+    }
+}
+
+/// Its answers would renew no lease in time, however many hedges are answered.
+#[test]
+fn a_path_that_is_never_silent_but_too_slow_is_left_and_not_if_both_are() {
+    let mut bench = Bench::new();
+    bench.slow_down(&[0]);
+    assert_eq!(bench.counters().0, 1);
+    assert_eq!(bench.paths()[1], PathState::Run);
+    let answered = bench.links.links_mut()[0].answered_since().unwrap();
+    assert!(bench.now.saturating_since(answered) < Duration::from_millis(600));
+    let mut bench = Bench::new();
+    bench.slow_down(&[0, 1]);
+    assert_eq!(bench.counters().0, 0);
+    assert_eq!(bench.paths()[0], PathState::Run);
+}
+
 #[test]
 fn nothing_is_late_that_is_answered_in_time() {
     let mut bench = Bench::new();
