@@ -176,6 +176,7 @@ await_said() { await 30 has_logged "$1" "$2" || die "$3 after 30 s"; }
 
 TAKEN_IN="the server's copies count"
 PATH_READY='path ready'
+PATH_LOST='path lost'
 TAKES_OVER='takes over'
 
 # choose_victim TURN: the KVS that counts and is to fail in this turn: the spare is the one of the turn before.
@@ -237,18 +238,34 @@ fault_cut_link() { cut_segment link "$1"; }
 fault_cut_there() { cut_segment there "$1"; }
 fault_cut_back() { cut_segment back "$1"; }
 
+# cut_segment KIND TURN: of the two segments the one of the turn, or the other if no link runs on that.
 cut_segment() {
-    local kind=$1 segment=$(($2 % 2)) ready switched
+    local kind=$1 segment=$(($2 % 2)) running ready switched lost
+    running=$(links_running_on "$segment")
+    if [ "$running" -eq 0 ]; then
+        segment=$((1 - segment))
+        running=$(links_running_on "$segment")
+    fi
     ready=$(count_logged "$PATH_READY")
     switched=$(count_logged "$TAKES_OVER")
+    lost=$(count_logged "$PATH_LOST")
     "cut_$kind" "$segment" a b c
-    await_said "$TAKES_OVER" $((switched + 3)) "no switch-over"
+    await_said "$TAKES_OVER" $((switched + running)) "no switch-over"
     took
+    await_said "$PATH_LOST" $((lost + 3)) "the paths of segment $segment are not lost"
     "mend_$kind" "$segment" a b c
     await_said "$PATH_READY" $((ready + 3)) "the paths of segment $segment do not come back"
     # A path that was lost takes over again when it has been there for so long.
     sleep 1.2
     ! logged 'copies are isolated' || die "a KVS was isolated although a path reached it"
+}
+
+# links_running_on SEGMENT: how many of the three links carry their requests over that one.
+links_running_on() {
+    local path=path
+    [ "$1" -eq 0 ] || path=standby_path
+    status_json
+    jq --arg path "$path" '[.queues[0].copies[] | select(.[$path] == "run")] | length' "$SCRATCH/status.json"
 }
 
 fault_cut_kvs() {

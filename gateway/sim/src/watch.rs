@@ -10,7 +10,7 @@ use kvs_proto::Transaction;
 use tcpstack::Instant;
 
 use crate::gateway_host::GatewayHost;
-use crate::plan::{Fault, QueueChange};
+use crate::plan::Fault;
 use crate::report::PathCounts;
 use crate::scenario::{SERVERS, ends};
 
@@ -54,10 +54,6 @@ impl PathWatch {
             Fault::Lose(from, to) => self.trouble_path(from, to, now),
             // Each of two gateways takes the other's copies away.
             Fault::TakeOver { .. } | Fault::SuccessorStart => {
-                self.nodes_troubled_until = Instant::MAX;
-            }
-            // A copy that is made while bounds are low may be full later, in reach or not.
-            Fault::Reload { change: QueueChange::Bounds(_), .. } => {
                 self.nodes_troubled_until = Instant::MAX;
             }
             Fault::Reset(from, to) => self.trouble_path(from, to, now),
