@@ -417,7 +417,7 @@ impl Cohort {
         else {
             panic!("the register answers each call once")
         };
-        self.note_register(!matches!(answer, RegisterAnswer::Failed(_)));
+        self.note_register(&call, !matches!(answer, RegisterAnswer::Failed(_)));
         match (call, answer) {
             (_, RegisterAnswer::Read(record)) if self.phase == Phase::Reading => {
                 self.handle_record(record);
@@ -450,6 +450,7 @@ impl Cohort {
             Phase::Gathering { .. } => self.maintain_gathering(now),
             Phase::Serving => {
                 self.maintain_members(now, outlets);
+                self.maintain_watch_for_successor(now);
                 self.maintain_recovery(now, outlets, board);
                 self.pump(now, outlets, board);
                 if self.phase == Phase::Serving {
@@ -491,6 +492,7 @@ impl Cohort {
         let deadline = match (&self.register, &self.phase) {
             (RegisterState::Failed { again_at, .. }, _) => Some(again_at.unwrap_or(now)),
             (_, Phase::Gathering { since }) => self.gathering_deadline(now, *since),
+            (RegisterState::Idle, Phase::Serving) => self.looks_for_successor_at(),
             _ => None,
         };
         let others = self.members_deadline(now).into_iter().chain(self.fills_deadline());

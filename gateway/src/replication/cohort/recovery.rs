@@ -181,11 +181,33 @@ impl Cohort {
         self.register = RegisterState::Wanted(RegisterCall::Read);
     }
 
-    /// The register said how things are now that no copy can be sealed which was recorded when we began.
+    /// While nobody is there whose refusal would tell us, another gateway may have recorded others.
+    pub(super) fn maintain_watch_for_successor(&mut self, now: Instant) {
+        let is_due = self.looks_for_successor_at().is_some_and(|at| now >= at);
+        if is_due && matches!(self.register, RegisterState::Idle) {
+            self.read_again_at = now;
+            self.register = RegisterState::Wanted(RegisterCall::Read);
+        }
+    }
+
+    /// When to read the record again, if no member of the set is there.
+    pub(super) fn looks_for_successor_at(&self) -> Option<Instant> {
+        if self.phase != Phase::Serving || self.in_set_up().next().is_some() {
+            return None;
+        }
+        let since = self.in_set().map(|member| self.members[member].down_since).max()?;
+        Some(since.max(self.read_again_at) + self.policy.recovery_wait)
+    }
+
+    /// The register said how things are now that nobody is there who was recorded when it was last read.
     pub(super) fn handle_record_again(&mut self, record: Option<&Record>) {
         let identity = |it: &Record| (it.version, it.epoch);
         if record.map(identity) != self.record.as_ref().map(identity) {
             return self.stop(SUPERSEDED.into());
+        }
+        if self.phase == Phase::Serving {
+            // It is ours, and whoever comes is told apart as ever.
+            return;
         }
         if record.is_some_and(|it| self.seals(it).iter().any(|(_, seal)| *seal != Seal::Lost)) {
             return;

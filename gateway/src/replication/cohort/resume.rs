@@ -11,6 +11,7 @@
 use tcpstack::Instant;
 use tracing::warn;
 
+use super::super::record::RegisterCall;
 use super::{Cohort, Phase, RegisterState};
 use crate::board::Board;
 
@@ -57,10 +58,12 @@ impl Cohort {
         self.resume.register_fails && !matches!(self.register, RegisterState::Idle)
     }
 
-    /// The register has answered, or failed.
-    pub(super) fn note_register(&mut self, answers: bool) {
+    /// The register has answered that call, or failed. That the record is ours still, where nobody is there who is
+    /// recorded, is what the operator has said too.
+    pub(super) fn note_register(&mut self, call: &RegisterCall, answers: bool) {
         self.resume.register_fails = !answers;
-        if answers {
+        let is_look = matches!(call, RegisterCall::Read) && self.phase == Phase::Serving;
+        if answers && !is_look {
             self.end_resume("the register answers again");
         }
     }

@@ -395,6 +395,21 @@ fn assert_was_replaced(world: &World) {
     assert!(why.contains("another gateway has changed the record"), "{why}");
 }
 
+/// Nobody is there to refuse it.
+#[test]
+fn an_owner_none_of_whose_servers_is_there_learns_that_another_gateway_has_the_queues() {
+    let mut world = World::new(2);
+    world.store(0);
+    world.settle();
+    world.link_down(0);
+    world.link_down(1);
+    world.pass(RECOVERY_WAIT * 3);
+    assert_eq!(world.fatal, None, "the record is its own");
+    be_replaced(&mut world);
+    world.pass(RECOVERY_WAIT * 2);
+    assert_was_replaced(&world);
+}
+
 #[test]
 fn all_copies_lost_is_no_alarm_for_whom_another_gateway_has_replaced() {
     let mut world = start_without_servers();

@@ -32,7 +32,10 @@ fn without_a_server_that_counts_it_goes_on_when_told_until_one_is_there_again() 
     resume(&mut world, 1);
     assert!(acts(&world));
     world.pass(LEASE * 10);
-    assert!(acts(&world), "it does not run out");
+    assert!(
+        acts(&world),
+        "it does not run out, although the register is asked whose the queues are"
+    );
     assert!(!world.cohort.is_accepting(0), "nothing more is taken");
     world.servers[0].patience = 0;
     world.link_up(0);
