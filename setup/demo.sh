@@ -33,7 +33,8 @@ END
 }
 
 MESSAGES=10000
-TRANSPORT=auto
+# By what the links are to go.
+WANTED=auto
 # Where: loopback, or the lab.
 PLACE=
 JSON=
@@ -56,7 +57,7 @@ main() {
             ;;
         --transport)
             [[ ${2:-} =~ ^(auto|afxdp|kernel)$ ]] || die "--transport is auto, afxdp or kernel"
-            TRANSPORT=$2
+            WANTED=$2
             shift
             ;;
         --lab) PLACE=lab ;;
@@ -94,13 +95,13 @@ main() {
 # Decides by what the links go, says so, and starts the system.
 choose_transport() {
     local why
-    if [ "$TRANSPORT" != kernel ]; then
+    if [ "$WANTED" != kernel ]; then
         why=$(why_no_bypass)
         if [ -z "$why" ]; then
             start_in_lab afxdp && return 0
             why="it could not be started: $(last_error)"
         fi
-        [ "$TRANSPORT" = auto ] || die "AF_XDP cannot be had: $why"
+        [ "$WANTED" = auto ] || die "AF_XDP cannot be had: $why"
         say "links by kernel TCP: AF_XDP cannot be had: $why"
         [ ! -e "$SCRATCH/lab" ] || leave_for_loopback
     fi
@@ -120,7 +121,6 @@ start_in_lab() {
     begin_lab || return 1
     prepare_lab_system "$1"
     start_lab_system --ledger "$SCRATCH/sink.ledger" --status "$SCRATCH/sink.status" || return 1
-    TRANSPORT=$1
     PLACE=lab
     if [ "$1" = afxdp ]; then
         say "links by AF_XDP, past the kernel, between hosts in network namespaces"

@@ -28,7 +28,7 @@ stop-etcd      the register, three members of etcd, stands still while a KVS is 
 
 usage() {
     cat <<END
-Usage: setup/faults.sh [--times N] [--rate N] [FAULT…]
+Usage: setup/faults.sh [--times N] [--rate N] [--transport kernel|afxdp] [FAULT…]
 
 Hosts in network namespaces, on two network segments: a gateway, and three KVS of which one is a spare.
 Under load each fault, all or those named, happens N times; then the ledger judges: nothing that was answered 250
@@ -37,6 +37,9 @@ it was dealt with, and of the longest time without an accepted mail. Needs root.
 
   --times N  how often each happens (10)
   --rate N   mails a second (500)
+  --transport T
+             by what the links between gateway and KVS go: kernel TCP, or past the kernel by AF_XDP (kernel).
+             The senders' go by the kernel
   --help     this text
 
 Faults, and to what their time is counted:
@@ -57,6 +60,10 @@ main() {
             options+=("$1" "${2:-}")
             shift $(($# > 1 ? 2 : 1))
             ;;
+        --transport)
+            set_transport "${2:-}"
+            shift 2
+            ;;
         -*)
             options+=("$1")
             shift
@@ -72,7 +79,7 @@ main() {
     [ ${#names[@]} -gt 0 ] || mapfile -t names < <(awk '/^[a-z]/ { print $1 }' <<<"$FAULTS")
     require_namespaces
     build_release
-    say "$TIMES times each, at $RATE mails a second; milliseconds"
+    say "$TIMES times each, at $RATE mails a second, links by $TRANSPORT; milliseconds"
     printf '%-14s | %-23s | %s\n' '' 'dealt with after' 'longest time without a 250'
     printf '%-14s | %7s %7s %7s | %7s %7s %7s | %s\n' fault least middle most least middle most ledger
     for name in "${names[@]}"; do
@@ -108,6 +115,7 @@ run() {
     start_on gw load "$BIN/loadgen" smtp --to "$GATEWAY" --rate "$RATE" --duration 3600 --sessions 50 \
         --domains 4 --ledger "$SCRATCH/client.ledger"
     goes_on
+    links_go_by_transport || die "the links do not go by $TRANSPORT"
     for ((turn = 0; turn < TIMES; turn++)); do
         BEGAN=$(now_us)
         "fault_${fault//-/_}" "$turn"

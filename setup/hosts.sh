@@ -5,6 +5,15 @@
 # shellcheck source-path=SCRIPTDIR source=network.sh
 . "$ROOT/setup/network.sh"
 
+# By what the links go: kernel or afxdp. For the latter the interfaces have queues, and the programs take one on each.
+TRANSPORT=kernel
+
+# set_transport WORD
+set_transport() {
+    [[ $1 =~ ^(kernel|afxdp)$ ]] || die "--transport is kernel or afxdp"
+    TRANSPORT=$1
+}
+
 require_namespaces() {
     can_have_namespaces || {
         warn "network namespaces need root"
@@ -17,10 +26,22 @@ begin_network() {
     local host number=0
     HOSTS=("$@")
     trap 'leave_network' EXIT
+    [ "$TRANSPORT" = kernel ] || describe_network "$ROOT/setup/examples/nic-queues.conf"
     make_segments
     for host in "${HOSTS[@]}"; do
         number=$((number + 1))
         make_host "$host" "$number"
+    done
+    [ "$TRANSPORT" = kernel ] || give_queues
+}
+
+# Has packets come by the queues of the description, on all hosts.
+give_queues() {
+    local host segment
+    NET_PROGRAM=$SCRATCH/steering.o
+    for host in "${HOSTS[@]}"; do
+        steer_to "$host"
+        for segment in seg0 seg1; do silence_rules "$segment" | on "$host" nft -f -; done
     done
 }
 
@@ -58,6 +79,9 @@ prepare_hosts() {
         -e "s/^kvs = .*/kvs = [$(printf '"%s", ' "$@" | sed 's/, $//')]/" \
         "$examples/gateway.toml" >"$SCRATCH/gateway.toml"
     for name; do add_host_kvs "$name"; done
+    [ "$TRANSPORT" = afxdp ] || return 0
+    take_bypass gateway "$(number_of gw)" "ports = 61440"
+    for name; do take_bypass "kvs-$name" "$(number_of "$name")" 'peers = ["10.77.SEGMENT.1"]'; done
 }
 
 # add_host_kvs HOST: a KVS of the gateway's, reached over both segments.
@@ -138,6 +162,13 @@ divert() {
 }
 
 undo_divert() { ip -n "$NET-$1" neighbour del "10.77.$2.$(number_of "$3")" dev "seg$2"; }
+
+# links_go_by_transport: whether the gateway's links go as they should, by what the kernel of its host knows of them.
+links_go_by_transport() {
+    local connections
+    connections=$(on gw ss -Htn state established '( dport = :7001 )' | wc -l)
+    if [ "$TRANSPORT" = afxdp ]; then [ "$connections" -eq 0 ]; else [ "$connections" -gt 0 ]; fi
+}
 
 # longest_pause FROM TO: the longest time between acknowledgements in the client's ledger, in whole
 # milliseconds; from and to are in microseconds since 1970.

@@ -57,18 +57,14 @@ end_lab() {
 
 # prepare_lab_system afxdp|kernel: configurations for all of them.
 prepare_lab_system() {
-    local host
+    # shellcheck disable=SC2034 # of hosts.sh
+    TRANSPORT=$1
     prepare_hosts kvs1 kvs2
     GATEWAY=10.77.0.$(number_of gw):2525
     SINK=10.77.0.$(number_of out):2600
     sed -i -e "s|^listen = .*|listen = [\"$GATEWAY\"]|" -e "s|127\.0\.0\.1:2600\"|$SINK\"|" \
         -e "s|^status_socket = .*|status_socket = \"$SCRATCH/gateway.sock\"|" \
         -e 's|^# networks = .*|networks = ["127.0.0.0/8", "10.77.0.0/16"]|' "$SCRATCH/gateway.toml"
-    [ "$1" = afxdp ] || return 0
-    take_bypass gateway "$(number_of gw)" "ports = 61440"
-    for host in kvs1 kvs2; do
-        take_bypass "kvs-$host" "$(number_of "$host")" 'peers = ["10.77.SEGMENT.1"]'
-    done
 }
 
 # start_lab_system [OPTION…]: all of it; the options are the sink's. Fails if a program does not start.
