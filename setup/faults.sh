@@ -115,6 +115,8 @@ run() {
     start_on gw load "$BIN/loadgen" smtp --to "$GATEWAY" --rate "$RATE" --duration 3600 --sessions 50 \
         --domains 4 --ledger "$SCRATCH/client.ledger"
     goes_on
+    # Both to each KVS: what begins before has nothing to switch over to.
+    await_said "$PATH_READY" 6 "not all paths are ready"
     links_go_by_transport || die "the links do not go by $TRANSPORT"
     for ((turn = 0; turn < TIMES; turn++)); do
         BEGAN=$(now_us)

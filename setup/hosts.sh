@@ -155,8 +155,10 @@ mend_back() {
     for host in "${@:2}"; do undo_divert "$host" "$1" gw; done
 }
 
-# divert FROM SEGMENT TO: what goes there is addressed to nobody.
+# divert FROM SEGMENT TO: what goes there is addressed to nobody, and the bridge, which does not know that address, keeps it
+# from who would take it by its IP address: links past the kernel do.
 divert() {
+    ip -n "$NET-net" link set "$3$2" type bridge_slave flood off
     ip -n "$NET-$1" neighbour replace "10.77.$2.$(number_of "$3")" lladdr 02:00:00:00:00:77 \
         dev "seg$2" nud permanent
 }
