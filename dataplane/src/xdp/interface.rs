@@ -33,12 +33,11 @@ pub(super) struct Handle {
     watch: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Sockets, and the program that knows them, on an interface.
+/// Sockets that the program knows, and the program on an interface.
 pub(super) struct Attachment {
     pub(super) mode: XdpMode,
     pub(super) refused: Vec<(XdpMode, String)>,
     pub(super) sockets: Vec<Opened>,
-    pub(super) program: Program,
     pub(super) attached: Attached,
 }
 
@@ -57,8 +56,9 @@ impl XdpInterface {
         // Before all questions, so that no change is missed.
         let events = Netlink::subscribe().map_err(XdpError::system("news of netlink"))?;
         let link = find(&mut requests, &options.interface)?;
-        let attachment = attach(options, &options.filter, &link, &requests)?;
-        let Attachment { mode, refused, sockets, program, attached } = attachment;
+        let program = Program::load(&options.filter)?;
+        let attachment = attach(options, &program, &link, &requests)?;
+        let Attachment { mode, refused, sockets, attached } = attachment;
         let huge_pages = sockets.iter().all(|it| it.huge_pages);
         let mtu = link.mtu.min(options.mtu_max());
         let filter = options.filter.clone();
@@ -147,23 +147,27 @@ pub(super) fn find(netlink: &mut Netlink, name: &str) -> Result<Link, XdpError> 
 /// Opens sockets and attaches the program, in the best mode that works or the one that is wanted.
 pub(super) fn attach(
     options: &XdpOptions,
-    filter: &Filter,
+    program: &Program,
     link: &Link,
     netlink: &Netlink,
 ) -> Result<Attachment, XdpError> {
     let there_are = sys::queues(netlink.as_fd(), &link.name);
-    let mut queues = filter.queues().into_iter();
+    let mut queues = options.filter.queues().into_iter();
     if let Some(queue) = queues.find(|queue| there_are.is_some_and(|count| *queue >= count)) {
         return Err(XdpError::NoQueue { interface: link.name.clone(), queue, there_are });
     }
-    let Some(mode) = options.mode else { return attach_best(options, filter, link) };
-    attach_in(options, filter, link, mode)
+    let Some(mode) = options.mode else { return attach_best(options, program, link) };
+    attach_in(options, program, link, mode)
 }
 
-fn attach_best(options: &XdpOptions, filter: &Filter, link: &Link) -> Result<Attachment, XdpError> {
+fn attach_best(
+    options: &XdpOptions,
+    program: &Program,
+    link: &Link,
+) -> Result<Attachment, XdpError> {
     let mut refused = Vec::new();
     for mode in XdpMode::BEST_FIRST {
-        match attach_in(options, filter, link, mode) {
+        match attach_in(options, program, link, mode) {
             Ok(attachment) => return Ok(Attachment { refused, ..attachment }),
             Err(error) if error.is_of_the_mode() => refused.push((mode, error.to_string())),
             Err(error) => return Err(error),
@@ -175,19 +179,18 @@ fn attach_best(options: &XdpOptions, filter: &Filter, link: &Link) -> Result<Att
 /// The order matters: nothing is taken from the kernel before there is a socket for it.
 fn attach_in(
     options: &XdpOptions,
-    filter: &Filter,
+    program: &Program,
     link: &Link,
     mode: XdpMode,
 ) -> Result<Attachment, XdpError> {
-    let program = Program::load(filter)?;
     let mut sockets = Vec::new();
-    for queue in filter.queues() {
+    for queue in options.filter.queues() {
         let opened = open_socket(options, queue, mode)?;
         program.insert(queue, opened.rings.socket())?;
         sockets.push(opened);
     }
     let attached = program.attach(&link.name, link.index, mode)?;
-    Ok(Attachment { mode, refused: Vec::new(), sockets, program, attached })
+    Ok(Attachment { mode, refused: Vec::new(), sockets, attached })
 }
 
 /// The kernel lets go of a queue some time after the last socket there was closed, so one that is in use may just have

@@ -98,10 +98,12 @@ impl XdpPort {
         if generation == self.state.get_mut().generation {
             return;
         }
+        let state = self.state.get_mut();
+        state.generation = generation;
         queue.bell.silence();
+        // If it was taken before, with one that had just been left.
         let Some(opened) = lock(&queue.next).take() else { return };
         let Opened { memory, rings, slots, .. } = opened;
-        let state = self.state.get_mut();
         if let Ok(kernel) = sys::statistics(state.rings.socket()) {
             queue.counters.keep(&kernel);
         }
@@ -110,7 +112,6 @@ impl XdpPort {
         queue.counters.reopened.add(1);
         state.rings = rings;
         state.ledger = Ledger::new(slots);
-        state.generation = generation;
         self.memory = memory;
     }
 }

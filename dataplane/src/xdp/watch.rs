@@ -13,7 +13,7 @@ use super::interface::{Attachment, attach, find};
 use super::neighbours::Neighbours;
 use super::netlink::{Link, Netlink, News};
 use super::options::LinkState;
-use super::shared::{Filtering, Shared, lock};
+use super::shared::{Shared, lock};
 
 pub(super) struct Watch {
     shared: Arc<Shared>,
@@ -225,11 +225,11 @@ impl Watch {
         let options = &shared.options;
         let link = find(&mut self.requests, &options.interface)?;
         let mut filtering = lock(&shared.filtering);
-        let opened = attach(options, &filtering.filter, &link, &self.requests)?;
-        let Attachment { mode, refused, sockets, program, attached } = opened;
+        // The program is the same, so that it goes on counting.
+        let opened = attach(options, &filtering.program, &link, &self.requests)?;
+        let Attachment { mode, refused, sockets, attached } = opened;
         let huge_pages = sockets.iter().all(|it| it.huge_pages);
-        let filter = filtering.filter.clone();
-        *filtering = Filtering { filter, program, attached: Some(attached) };
+        filtering.attached = Some(attached);
         for (queue, socket) in shared.queues.iter().zip(sockets) {
             *lock(&queue.next) = Some(socket);
             queue.generation.fetch_add(1, Ordering::Release);

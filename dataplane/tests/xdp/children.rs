@@ -85,6 +85,20 @@ fn a_process_in_a_role() {
             say(error);
         }),
         "dropped" => alone(drop_and_reopen),
+        without if without.starts_with("CAP_") => alone(|| {
+            keep_privileges(&[]).unwrap();
+            let kept = rustix::thread::capabilities(None).unwrap().permitted;
+            let one = match without {
+                "CAP_NET_RAW" => rustix::thread::CapabilitySet::NET_RAW,
+                "CAP_NET_ADMIN" => rustix::thread::CapabilitySet::NET_ADMIN,
+                _ => rustix::thread::CapabilitySet::BPF,
+            };
+            keep_only(kept & !one);
+            match XdpInterface::open(&options(0, XdpMode::Copy)) {
+                Ok(_) => say("open"),
+                Err(error) => say(error),
+            }
+        }),
         other => panic!("there is no role {other}"),
     }
 }
@@ -218,6 +232,19 @@ fn what_is_kept_opens_it_again_and_does_nothing_else() {
     assert_eq!(process.line(), "reopened");
     assert!(link.hosts[0].run(&format!("ip link show {INTERFACE}")).contains("xdp"));
     process.go_on();
+}
+
+#[test]
+fn each_of_what_is_kept_is_needed() {
+    if !is_root() {
+        return;
+    }
+    let link = Link::new(1);
+    link.hosts[0].enter();
+    for name in ["CAP_NET_RAW", "CAP_NET_ADMIN", "CAP_BPF"] {
+        let said = Process::start(name).line();
+        assert!(said.starts_with("not permitted: "), "without {name}: {said}");
+    }
 }
 
 #[test]

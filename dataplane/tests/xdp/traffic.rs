@@ -225,6 +225,11 @@ fn ours_by_another_queue_is_dropped_and_counted() {
     let astray: Vec<_> = far.0.statistics().iter().map(|it| (it.queue, it.astray)).collect();
     assert_eq!(astray, [(0, 0), (1, 1)]);
     assert!(receive(&mut far.1[0]).is_none() && receive(&mut far.1[1]).is_none());
+    // And is still counted when the interface was made again.
+    link.remove();
+    link.make();
+    until_it_arrives(0, &mut near.1[0], &mut far.1[0]);
+    assert_eq!((far.0.statistics()[1].astray, far.0.statistics()[0].reopened), (1, 1));
 }
 
 #[test]
