@@ -24,7 +24,7 @@ END
 # Which of our packages may depend on which, in any way (normal, build or dev).
 ALLOWED="
 hikyaku-dataplane:
-hikyaku-tcpstack: hikyaku-dataplane
+hikyaku-tcpstack: hikyaku-dataplane hikyaku-fuzzing
 hikyaku-kvs-proto: hikyaku-fuzzing
 hikyaku-smtp: hikyaku-fuzzing
 hikyaku-config:
