@@ -38,7 +38,8 @@ const NEEDED: [(CapabilitySet, &str); 3] = [
 ];
 
 /// Raises the limit of locked memory if it may, then keeps exactly what [`XdpInterface::open`](super::XdpInterface)
-/// and its watching need (`CAP_NET_RAW`, `CAP_NET_ADMIN`, `CAP_BPF`), and `also`; for good, and for what it executes.
+/// and its watching need (`CAP_NET_RAW`, `CAP_NET_ADMIN`, `CAP_BPF`; where memory cannot be locked without limit
+/// `CAP_IPC_LOCK` as well), and what it has of `also`; for good, and for what it executes.
 ///
 /// Threads have privileges of their own, and give them to those that they start: this must be called while there is
 /// one. It may be before an interface is opened, as that needs no more than what is kept.
@@ -50,16 +51,17 @@ pub fn keep_privileges(also: &[Privilege]) -> Result<(), PrivilegeError> {
     if threads != 1 {
         return Err(PrivilegeError::Threads(threads));
     }
-    let needed = NEEDED.into_iter().chain(also.iter().map(|it| it.capability()));
-    let needed: Vec<_> = needed.collect();
     let has = capabilities(None)?.permitted;
     let is_missing = |it: &&(CapabilitySet, &str)| !has.contains(it.0);
-    let missing: Vec<_> = needed.iter().filter(is_missing).map(|it| it.1).collect();
+    let missing: Vec<_> = NEEDED.iter().filter(is_missing).map(|it| it.1).collect();
     if !missing.is_empty() {
         return Err(PrivilegeError::Missing(missing.join(", ")));
     }
-    raise_memlock();
-    let keep = needed.iter().fold(CapabilitySet::empty(), |all, it| all | it.0);
+    let mut keep = NEEDED.iter().fold(CapabilitySet::empty(), |all, it| all | it.0);
+    keep |= also.iter().fold(CapabilitySet::empty(), |all, it| all | it.capability()) & has;
+    if !raise_memlock() {
+        keep |= CapabilitySet::IPC_LOCK & has;
+    }
     set_no_new_privs(true)?;
     clear_ambient_capability_set()?;
     if has.contains(CapabilitySet::SETPCAP) {
@@ -79,20 +81,22 @@ pub fn keep_privileges(also: &[Privilege]) -> Result<(), PrivilegeError> {
 /// Bits of a set.
 const CAPABILITIES: u32 = 64;
 
-/// As far as may be. If it is not enough, opening says so.
-fn raise_memlock() {
+/// As far as may be; whether that is without limit. If it is not enough, opening says so.
+fn raise_memlock() -> bool {
     let unlimited = Rlimit { current: None, maximum: None };
-    if setrlimit(Resource::Memlock, unlimited).is_err() {
-        let maximum = rustix::process::getrlimit(Resource::Memlock).maximum;
-        let _ = setrlimit(Resource::Memlock, Rlimit { current: maximum, maximum });
+    if setrlimit(Resource::Memlock, unlimited).is_ok() {
+        return true;
     }
+    let maximum = rustix::process::getrlimit(Resource::Memlock).maximum;
+    let _ = setrlimit(Resource::Memlock, Rlimit { current: maximum, maximum });
+    maximum.is_none()
 }
 
 impl Privilege {
-    fn capability(self) -> (CapabilitySet, &'static str) {
+    fn capability(self) -> CapabilitySet {
         match self {
-            Privilege::BindService => (CapabilitySet::NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE"),
-            Privilege::FilesOfOthers => (CapabilitySet::DAC_OVERRIDE, "CAP_DAC_OVERRIDE"),
+            Privilege::BindService => CapabilitySet::NET_BIND_SERVICE,
+            Privilege::FilesOfOthers => CapabilitySet::DAC_OVERRIDE,
         }
     }
 }
