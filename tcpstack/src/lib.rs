@@ -52,6 +52,7 @@
 
 mod idle;
 mod kernel;
+mod links;
 mod pin;
 #[cfg(feature = "sim")]
 mod sim;
@@ -68,6 +69,13 @@ pub use kernel::{
     Clock, KernelOptions, KernelStatistics, KernelTransport, Waker, raise_descriptor_limit,
     return_large_blocks, wait_on_both,
 };
+pub use links::{
+    IS_BYPASS_BUILT, InterfaceTaken, LinkChoice, LinkInterface, LinkMode, LinkOptions, LinkQueue,
+    LinkTransport, LinksTaken, NOT_BUILT, NicQueueCounters, OpenLinks, PORT_BLOCK, SEGMENTS_MAX,
+    keep_link_privileges, nic_queues, open_links, source_for,
+};
+#[cfg(feature = "userspace")]
+pub use links::{LinkPort, Segment, SegmentTransport};
 pub use pin::{PinError, pin_current_thread};
 #[cfg(feature = "sim")]
 pub use sim::{

@@ -216,8 +216,8 @@ pub trait Transport {
     /// ready connections wait.
     fn wait(&mut self, now: Instant, until: Option<Instant>);
 
-    /// A descriptor that becomes readable when `wait` would return, so that a thread can sleep on
-    /// two transports (see [`wait_on_both`](crate::wait_on_both)). `None` where there is no such
+    /// Adds the descriptors of which one becomes readable when `wait` would return, so that a thread can
+    /// sleep on two transports (see [`wait_on_both`](crate::wait_on_both)). `false` where there is no such
     /// thing (simulation).
-    fn wait_descriptor(&self) -> Option<RawFd>;
+    fn add_wait_descriptors(&self, descriptors: &mut Vec<RawFd>) -> bool;
 }

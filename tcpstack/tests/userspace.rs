@@ -26,11 +26,21 @@ struct Link {
 
 impl Link {
     fn new(options: WireOptions) -> Link {
+        Link::with(options, |_| ())
+    }
+
+    /// `change` makes the options of both ends other than they are by default.
+    fn with(options: WireOptions, change: impl Fn(&mut UserspaceOptions)) -> Link {
         let frame_bytes = if options.frame_bytes == 1514 { 1500 } else { options.frame_bytes };
         let (a, b) = wire(WireOptions { medium: Medium::Ip, frame_bytes, ..options });
         let [near, far] = ["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse::<IpAddr>().unwrap());
-        let mut client = UserspaceTransport::new(a, UserspaceOptions::new(near, 1));
-        let mut server = UserspaceTransport::new(b, UserspaceOptions::new(far, 2));
+        let changed = |address, seed| {
+            let mut options = UserspaceOptions::new(address, seed);
+            change(&mut options);
+            options
+        };
+        let mut client = UserspaceTransport::new(a, changed(near, 1));
+        let mut server = UserspaceTransport::new(b, changed(far, 2));
         let now = Instant::from_nanos(1_000_000_000);
         server.listen(SocketAddr::new(far, 7)).unwrap();
         let connection = client.connect(now, SocketAddr::new(far, 7), None).unwrap();
@@ -318,4 +328,52 @@ fn what_is_sent_finds_a_place_however_few_there_are() {
         assert!(now < Instant::from_nanos(20_000_000_000), "{heard} of {said}");
     }
     assert_eq!(refused.get(), 0);
+}
+
+#[test]
+fn a_connection_at_rest_stays_and_one_whose_peer_is_gone_ends() {
+    let timeout = Duration::from_secs(10);
+    let change = |options: &mut UserspaceOptions| options.user_timeout = Some(timeout);
+    let mut link = Link::with(WireOptions::default(), change);
+    link.round_trip(&[7; 400]);
+    let rest_until = link.now + timeout * 5;
+    while link.now < rest_until {
+        link.turn();
+    }
+    link.round_trip(&[8; 400]);
+    link.client.port().set_loss_ppm(1_000_000);
+    let gone_at = link.now;
+    let connection = loop {
+        link.now += Duration::from_millis(1);
+        assert!(link.now - gone_at < timeout * 2, "it stays for ever");
+        link.client.poll(link.now);
+        link.server.poll(link.now);
+        if let Some(Event::Closed { connection, reason }) = link.server.next_event() {
+            assert_eq!(reason, tcpstack::CloseReason::TimedOut);
+            break connection;
+        }
+        link.client.flush(link.now);
+        link.server.flush(link.now);
+    };
+    assert_eq!(Some(connection), link.accepted);
+}
+
+#[test]
+fn connections_begin_at_ports_that_a_peer_cannot_foretell() {
+    let ports = |seed| {
+        let (a, _b) = wire(WireOptions { medium: Medium::Ip, ..WireOptions::default() });
+        let options = UserspaceOptions {
+            ports: 61_440..=61_503,
+            ..UserspaceOptions::new("10.0.0.1".parse().unwrap(), seed)
+        };
+        let mut client = UserspaceTransport::new(a, options);
+        let at = SocketAddr::new([10, 0, 0, 2].into(), 7);
+        let now = Instant::from_nanos(1);
+        // As many as there are ports, and not one more.
+        for _ in 0..64 {
+            client.connect(now, at, None).unwrap();
+        }
+        client.connect(now, at, None).is_err()
+    };
+    assert!((0..10).all(ports));
 }

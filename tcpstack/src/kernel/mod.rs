@@ -124,6 +124,12 @@ impl KernelTransport {
         self.connections.len()
     }
 
+    /// Whether there are events to be told.
+    #[cfg(feature = "userspace")]
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     fn collect_kernel_events(&mut self) {
         match self.poll.poll(&mut self.kernel_events, Some(Duration::ZERO)) {
             Ok(()) => {}
@@ -561,8 +567,9 @@ impl Transport for KernelTransport {
         sys::sleep_until_readable(&[self.poll.as_raw_fd()], timeout);
     }
 
-    fn wait_descriptor(&self) -> Option<RawFd> {
-        Some(self.poll.as_raw_fd())
+    fn add_wait_descriptors(&self, descriptors: &mut Vec<RawFd>) -> bool {
+        descriptors.push(self.poll.as_raw_fd());
+        true
     }
 }
 

@@ -6,12 +6,14 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
+use crate::links::SEGMENTS_MAX;
+
 /// Sleeps until one of the descriptors is readable, for `timeout` at most (`None`: no limit).
 ///
 /// A signal, a readable descriptor and the end of the time all look the same: the caller looks
 /// again. ppoll(2) is used, not epoll_wait(2), because it takes nanoseconds and several descriptors.
 pub(crate) fn sleep_until_readable(descriptors: &[RawFd], timeout: Option<Duration>) {
-    let mut entries = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; 2];
+    let mut entries = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; DESCRIPTORS_MAX];
     assert!(descriptors.len() <= entries.len());
     for (entry, &fd) in entries.iter_mut().zip(descriptors) {
         entry.fd = fd;
@@ -23,9 +25,9 @@ pub(crate) fn sleep_until_readable(descriptors: &[RawFd], timeout: Option<Durati
         ),
     });
     let timeout_pointer = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    let count = libc::nfds_t::try_from(entries.len()).expect("two");
-    // SAFETY: `entries` is an array of `count` initialised entries that lives across the call (a
-    // negative descriptor is ignored); `timeout_pointer` is null or points to `timeout`, which
+    let count = libc::nfds_t::try_from(descriptors.len()).expect("few");
+    // SAFETY: `entries` is an array of `count` initialised entries (or more) that lives across the
+    // call; `timeout_pointer` is null or points to `timeout`, which
     // lives across the call too; a null signal mask is allowed.
     let result =
         unsafe { libc::ppoll(entries.as_mut_ptr(), count, timeout_pointer, std::ptr::null()) };
@@ -34,6 +36,9 @@ pub(crate) fn sleep_until_readable(descriptors: &[RawFd], timeout: Option<Durati
         assert!(error.kind() == io::ErrorKind::Interrupted, "ppoll: {error}");
     }
 }
+
+/// A thread's: of SMTP, of links by the kernel, and of a NIC queue of each network segment.
+const DESCRIPTORS_MAX: usize = 2 + SEGMENTS_MAX;
 
 /// Reads CLOCK_BOOTTIME, which goes on while the machine is suspended.
 pub(super) fn boot_time() -> Duration {

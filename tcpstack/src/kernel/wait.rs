@@ -9,21 +9,22 @@ use crate::transport::Transport;
 
 /// Sleeps until something may have happened on either transport, or until `until` or a deadline of
 /// theirs. Does not sleep when either has events or ready connections waiting (its
-/// [`Transport::next_deadline`] is past then), nor when either has no descriptor.
+/// [`Transport::next_deadline`] is past then), nor when either has no descriptors.
 pub fn wait_on_both<A: Transport, B: Transport>(
     a: &mut A,
     b: &mut B,
     now: Instant,
     until: Option<Instant>,
 ) {
-    let (Some(first), Some(second)) = (a.wait_descriptor(), b.wait_descriptor()) else {
+    let mut descriptors = Vec::new();
+    if !a.add_wait_descriptors(&mut descriptors) || !b.add_wait_descriptors(&mut descriptors) {
         return;
-    };
+    }
     let earliest = [a.next_deadline(), b.next_deadline(), until].into_iter().flatten().min();
     if earliest.is_some_and(|deadline| deadline <= now) {
         return;
     }
-    sys::sleep_until_readable(&[first, second], earliest.map(|deadline| deadline - now));
+    sys::sleep_until_readable(&descriptors, earliest.map(|deadline| deadline - now));
 }
 
 /// Wakes a thread out of [`Transport::wait`] or [`wait_on_both`], from any thread.

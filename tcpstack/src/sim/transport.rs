@@ -292,8 +292,8 @@ impl Transport for SimTransport {
 
     fn wait(&mut self, _now: Instant, _until: Option<Instant>) {}
 
-    fn wait_descriptor(&self) -> Option<RawFd> {
-        None
+    fn add_wait_descriptors(&self, _descriptors: &mut Vec<RawFd>) -> bool {
+        false
     }
 }
 

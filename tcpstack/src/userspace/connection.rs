@@ -24,6 +24,8 @@ pub(super) struct Connection {
     end_received: bool,
     /// `Finished` was answered.
     finished: bool,
+    /// The stack has ended it while it sent, and not because of anything that came.
+    timed_out: bool,
     /// It is over, and its event waits to be told.
     pub(super) is_dead: bool,
 }
@@ -54,6 +56,7 @@ impl Connection {
             finishing: false,
             end_received: false,
             finished: false,
+            timed_out: false,
             is_dead: false,
         }
     }
@@ -61,6 +64,11 @@ impl Connection {
     /// When connecting has taken too long.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.connect_deadline
+    }
+
+    /// Looks at the socket before anything that has come is looked at.
+    pub(super) fn note_time_out(&mut self, socket: &Socket<'_>) {
+        self.timed_out |= socket.state() == State::Closed;
     }
 
     /// Looks at the socket after packets were exchanged.
@@ -76,7 +84,8 @@ impl Connection {
         if let Some(deadline) = self.connect_deadline {
             if !socket.may_send() {
                 return match state {
-                    Closed => Finding::Over(CloseReason::Refused),
+                    Closed if !self.timed_out => Finding::Over(CloseReason::Refused),
+                    Closed => Finding::Over(CloseReason::TimedOut),
                     _ if now >= deadline => Finding::Over(CloseReason::TimedOut),
                     _ => Finding::Events(events),
                 };
@@ -86,7 +95,8 @@ impl Connection {
         }
         self.end_received |= matches!(state, CloseWait | LastAck | Closing | TimeWait);
         if state == Closed && !(self.end_received && self.finishing) {
-            return Finding::Over(CloseReason::Reset);
+            let reason = if self.timed_out { CloseReason::TimedOut } else { CloseReason::Reset };
+            return Finding::Over(reason);
         }
         let room = socket.send_capacity() - socket.send_queue();
         if self.awaits_room && socket.may_send() && room >= socket.send_capacity() / 3 {

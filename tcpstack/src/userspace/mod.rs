@@ -73,6 +73,8 @@ impl<P: Port> UserspaceTransport<P> {
     /// # Panics
     /// If the port's packets do not begin with IP.
     pub fn new(port: P, options: UserspaceOptions) -> UserspaceTransport<P> {
+        let mut random = fastrand::Rng::with_seed(options.seed);
+        let next_port = random.u16(options.ports.clone());
         let mut capabilities = port.capabilities();
         assert_eq!(capabilities.medium, Medium::Ip, "the port sees to what is below IP");
         let tcp = &mut capabilities.checksum.tcp;
@@ -88,9 +90,9 @@ impl<P: Port> UserspaceTransport<P> {
             orphans: Vec::new(),
             events: VecDeque::new(),
             now: Instant::ZERO,
-            next_port: *options.ports.start(),
+            next_port,
             is_blocked: false,
-            random: fastrand::Rng::with_seed(options.seed),
+            random,
             statistics: UserspaceStatistics::default(),
             options,
         }
@@ -215,6 +217,15 @@ impl<P: Port> UserspaceTransport<P> {
             peer.wait_for(1, waiting.listener, *address, &self.options);
         }
         true
+    }
+
+    /// Notes which connections the stack has ended since the last turn: by its time-out, as nothing has been
+    /// received since.
+    fn note_time_outs(&mut self) {
+        let Self { connections, peers, .. } = self;
+        for (_, connection) in connections.entries_mut().filter(|(_, it)| !it.is_dead) {
+            connection.note_time_out(peers[connection.peer].socket(connection.handle));
+        }
     }
 
     /// Looks at every connection.
@@ -391,6 +402,7 @@ impl<P: Port> Transport for UserspaceTransport<P> {
 
     fn poll(&mut self, now: Instant) {
         self.now = now;
+        self.note_time_outs();
         self.receive();
         self.accept();
         self.inspect();
@@ -495,8 +507,10 @@ impl<P: Port> Transport for UserspaceTransport<P> {
         }
     }
 
-    fn wait_descriptor(&self) -> Option<RawFd> {
-        self.port.descriptor()
+    fn add_wait_descriptors(&self, descriptors: &mut Vec<RawFd>) -> bool {
+        let descriptor = self.port.descriptor();
+        descriptors.extend(descriptor);
+        descriptor.is_some()
     }
 }
 

@@ -33,12 +33,17 @@ pub struct UserspaceOptions {
     /// How long sent bytes may stay unacknowledged. Then the connection is closed with `TimedOut`. `None`: for
     /// ever.
     pub user_timeout: Option<Duration>,
+    /// After so long without a word from the peer it is asked whether it is there, and a connection whose peer
+    /// does not answer within `user_timeout` is closed with `TimedOut`. Where there is a `user_timeout` the peer is
+    /// asked when half of it is over at the latest: the stack counts silence of a connection at rest as well.
+    pub keep_alive: Option<Duration>,
     /// How long a closed connection may go on to deliver what was sent, and to discard what its peer still
     /// sends. Then it is cut.
     pub linger_time: Duration,
     /// How long an acknowledgement may wait for something to ride on.
     pub ack_delay: Duration,
-    /// The ports from which connections are made.
+    /// The ports from which connections are made, beginning at a random one: what an earlier life of ours has left
+    /// at a peer is seldom met.
     pub ports: RangeInclusive<u16>,
     /// Packets that one `poll` receives. The others wait for the next turn.
     pub packets_per_poll: usize,
@@ -58,6 +63,7 @@ impl UserspaceOptions {
             receive_buffer_bytes: 256 * 1024,
             connect_timeout: Duration::from_secs(30),
             user_timeout: None,
+            keep_alive: None,
             linger_time: Duration::from_secs(2),
             ack_delay: Duration::from_micros(500),
             ports: 49_152..=u16::MAX,

@@ -73,6 +73,9 @@ impl Peer {
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(Some(options.ack_delay.into()));
         socket.set_timeout(options.user_timeout.map(Into::into));
+        let at_latest = options.user_timeout.map(|timeout| timeout / 2);
+        let keep_alive = [options.keep_alive, at_latest].into_iter().flatten().min();
+        socket.set_keep_alive(keep_alive.map(Into::into));
         self.sockets.add(socket)
     }
 

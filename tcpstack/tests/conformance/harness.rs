@@ -30,6 +30,9 @@ impl Default for Setup {
 pub(crate) trait Harness {
     type Transport: Transport;
 
+    /// How many tables of connections it has, each with the bound of the setup.
+    const PARTS: u32 = 1;
+
     fn new(setup: Setup) -> Self;
 
     fn transport(&mut self, end: End) -> &mut Self::Transport;

@@ -2,6 +2,7 @@
 
 mod harness;
 mod kernel;
+mod segments;
 mod sim;
 mod suite;
 mod userspace;
@@ -69,6 +70,8 @@ all! {
     over_sim_with_another_seed: crate::sim::SimPair<2>,
     over_sim_with_a_third_seed: crate::sim::SimPair<3>,
     over_smoltcp: crate::userspace::UserspacePair<0>,
+    over_a_segment: crate::segments::SegmentPair<true>,
+    over_the_kernel_beside_a_segment: crate::segments::SegmentPair<false>,
 }
 
 // Only tests that wait for events, and not for quiet, mean something here.

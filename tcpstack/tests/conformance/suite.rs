@@ -450,7 +450,7 @@ pub(crate) fn a_full_table_refuses_to_connect<H: Harness>() {
     let (_, address) = world.listen();
     let (first, first_server) = world.pair_at(address);
     let (second, _) = world.pair_at(address);
-    assert!(first.index < 2 && second.index < 2);
+    assert!(first.index < 2 * H::PARTS && second.index < 2 * H::PARTS);
     let now = world.harness.now();
     let third = world.at(End::Client).connect(now, address, None);
     assert!(matches!(third, Err(OpenError::TableFull)), "{third:?}");
