@@ -6,7 +6,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::{Builder, JoinHandle};
 
 use tcpstack::{
-    KernelOptions, KernelTransport, pin_current_thread, raise_descriptor_limit, return_large_blocks,
+    KernelOptions, KernelTransport, LinkTransport, OpenLinks, pin_current_thread,
+    raise_descriptor_limit, return_large_blocks,
 };
 use tracing::{info, warn};
 
@@ -19,7 +20,7 @@ use crate::shard::Shard;
 use crate::turn::{Drivers, Fatal, Places};
 use crate::worker::{RegisterAnswers, Rings, Shared, Worker};
 
-/// Connections that delivery and the links may have beside the sessions.
+/// Connections that delivery may have beside the sessions.
 const OTHER_CONNECTIONS_MAX: usize = 16_384;
 
 /// Descriptors beside the sessions, as a gateway with a few hundred queues needs them.
@@ -49,11 +50,11 @@ pub struct Plan {
 }
 
 impl Gateway {
-    /// Starts all threads. The seed must not be guessable.
+    /// Starts all threads, over links that were opened for these settings. The seed must not be guessable.
     ///
     /// # Errors
     /// If the register cannot be opened, or sockets or threads cannot be made.
-    pub fn start(settings: &Settings, seed: u64) -> io::Result<Gateway> {
+    pub fn start(settings: &Settings, links: OpenLinks, seed: u64) -> io::Result<Gateway> {
         let mut random = fastrand::Rng::with_seed(seed);
         let register = register::open(&settings.register, WriterId(random.u64(..)))?;
         let board = Arc::new(settings.board());
@@ -61,7 +62,7 @@ impl Gateway {
         let fronts = plans.iter().filter(|plan| plan.front.is_some()).count();
         let descriptors = raise_descriptors();
         let lingering_max = lingering_within(descriptors.unwrap_or(usize::MAX), fronts);
-        let built = Built::new(settings, &plans, &board, lingering_max, &mut random)?;
+        let built = Built::new(settings, &plans, links, &board, lingering_max, &mut random)?;
         return_large_blocks(LARGE_BLOCK_BYTES);
         if let Some(limit) = descriptors {
             let sessions_max = sessions_within(limit, fronts);
@@ -145,7 +146,7 @@ struct Built {
 
 struct Parts {
     front: Option<Front<KernelTransport>>,
-    shard: Option<Shard<KernelTransport>>,
+    shard: Option<Shard<LinkTransport>>,
     rings: Rings,
     register_answers: std::sync::mpsc::Receiver<(usize, RegisterAnswer)>,
 }
@@ -154,6 +155,7 @@ impl Built {
     fn new(
         settings: &Settings,
         plans: &[Plan],
+        links: OpenLinks,
         board: &Arc<Board>,
         lingering_max: usize,
         random: &mut fastrand::Rng,
@@ -161,6 +163,7 @@ impl Built {
         let fronts = plans.iter().filter(|plan| plan.front.is_some()).count();
         let shards = plans.iter().filter(|plan| plan.shard.is_some()).count();
         let fronts_u16 = u16::try_from(fronts).expect("bounded by the configuration");
+        let mut links = links.transports.into_iter();
         let mut wakers = Vec::new();
         let mut answers = Vec::new();
         let mut parts = Vec::new();
@@ -175,7 +178,7 @@ impl Built {
             }
             let mut shard = None;
             if let Some(number) = plan.shard {
-                let transport = link_transport(settings)?;
+                let transport = links.next().expect("one for each thread that has links");
                 waker = waker.or_else(|| Some(transport.waker()));
                 let config = settings.shard(number, shards, fronts_u16, random.u64(..));
                 shard = Some(Shard::new(transport, config, board.clone()));
@@ -246,16 +249,6 @@ fn smtp_transport(reuse_port: bool, lingering_max: usize) -> io::Result<KernelTr
         // Reception keeps its own bound, which may be raised while it runs.
         connections_max: SESSIONS_MAX + OTHER_CONNECTIONS_MAX,
         reuse_port,
-        ..KernelOptions::default()
-    })
-}
-
-fn link_transport(settings: &Settings) -> io::Result<KernelTransport> {
-    let deadline = settings.links.iter().map(|link| link.deadline).max();
-    KernelTransport::new(KernelOptions {
-        connections_max: OTHER_CONNECTIONS_MAX,
-        connect_timeout: deadline.unwrap_or(KernelOptions::default().connect_timeout),
-        user_timeout: deadline,
         ..KernelOptions::default()
     })
 }

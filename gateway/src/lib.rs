@@ -6,7 +6,7 @@
 //! * [`front`] is the SMTP side: reception and delivery.
 //! * [`api`] is all that passes between the SMTP side and the queues.
 //! * [`queue`] is one in-order queue, [`replication`] its copies at the backup queue servers.
-//! * [`link`] is the connection to such a server.
+//! * [`link`] is the connection to such a server, [`bypass`] the NIC queues of ours that links go by.
 //! * [`shard`] ties queues, cohorts and links together on one thread.
 //! * [`register`] keeps the records of ownership.
 //! * [`turn`] is one turn of that work; [`worker`] is a thread around it, [`gateway`] all of them,
@@ -16,6 +16,7 @@
 
 pub mod api;
 pub mod board;
+pub mod bypass;
 pub mod clients;
 pub mod front;
 pub mod gateway;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use gateway::bypass;
 use gateway::gateway::Gateway;
 use gateway::register::document::keep;
 use gateway::register::{self, WriterId};
@@ -24,7 +25,7 @@ use gateway::take_over::settings::SenderSettings;
 use gateway::worker::Shared;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tcpstack::Clock;
+use tcpstack::{Clock, LinksTaken};
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
@@ -305,6 +306,9 @@ fn locked(running: &Mutex<Running>) -> MutexGuard<'_, Running> {
 fn run(path: PathBuf, text: String, settings: Settings) -> Result<(), String> {
     let mut random = fastrand::Rng::with_seed(seed()?);
     let text_of = |error: std::io::Error| error.to_string();
+    // Before there are threads, which keep what they were started with.
+    bypass::keep_privileges(&settings)?;
+    let links = bypass::open(&settings).map_err(text_of)?;
     // Before the start: a signal that comes meanwhile waits.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(text_of)?;
     let handle = signals.handle();
@@ -316,7 +320,7 @@ fn run(path: PathBuf, text: String, settings: Settings) -> Result<(), String> {
     let waiting = std::thread::spawn(move || {
         signals.forever().for_each(|signal| handle_signal(signal, &asked, &mut locked(&ours)));
     });
-    let (told, ordered, about) = (running.clone(), running.clone(), about(&settings));
+    let (told, ordered, about) = (running.clone(), running.clone(), about(&settings, &links.taken));
     let snapshot = move || Running::snapshot(&told, &about);
     let follow = move |order: &Order| locked(&ordered).follow(order);
     let serving = socket.map(|socket| socket.serve(snapshot, follow)).transpose();
@@ -325,7 +329,7 @@ fn run(path: PathBuf, text: String, settings: Settings) -> Result<(), String> {
     let (kind, life, since_unix_ms) = (Kind::Gateway, random.u64(..), Clock::new().unix_ms());
     let me = Holder { kind, name: name.clone(), life, since_unix_ms };
     let begin = |register| {
-        let gateway = Gateway::start(&settings, random.u64(..)).map_err(text_of)?;
+        let gateway = Gateway::start(&settings, links, random.u64(..)).map_err(text_of)?;
         let keeper = Keeper::start(register, &name).map_err(text_of)?;
         let stopper = gateway.stopper();
         let reloader = Reloader::new(path, text, settings, gateway.board(), stopper.clone());
@@ -365,13 +369,14 @@ fn handle_signal(signal: i32, ending: &Ending, running: &mut Running) {
     }
 }
 
-fn about(settings: &Settings) -> About {
+fn about(settings: &Settings, links: &LinksTaken) -> About {
     About {
         name: settings.name.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         process: std::process::id(),
         started_unix_ms: Clock::new().unix_ms(),
         register: settings.register.to_string(),
+        links: links.into(),
     }
 }
 

@@ -342,9 +342,14 @@ impl<T: Transport> Shard<T> {
         self.links.counters().collect()
     }
 
-    /// The links' transport, for waiting.
-    pub fn transport(&mut self) -> &mut T {
+    /// The links' transport.
+    pub fn transport(&self) -> &T {
         self.links.transport()
+    }
+
+    /// The links' transport, for waiting.
+    pub fn transport_mut(&mut self) -> &mut T {
+        self.links.transport_mut()
     }
 
     /// Closes the links.

@@ -77,20 +77,20 @@ pub struct Places {
     pub front_workers: Arc<[usize]>,
 }
 
-/// What runs on one thread: drivers that share a turn.
+/// What runs on one thread: drivers that share a turn. SMTP runs over `F`, links over `L`.
 #[derive(Debug)]
-pub struct Drivers<T> {
+pub struct Drivers<F, L = F> {
     /// The worker's number.
     pub number: usize,
     /// SMTP, if it runs here.
-    pub front: Option<Front<T>>,
+    pub front: Option<Front<F>>,
     /// Queues and links, if they run here.
-    pub shard: Option<Shard<T>>,
+    pub shard: Option<Shard<L>>,
     /// Where everything else runs.
     pub places: Places,
 }
 
-impl<T: Transport> Drivers<T> {
+impl<F: Transport, L: Transport> Drivers<F, L> {
     /// Does what there is to do, once. `unix_ms` is the time of day in milliseconds since 1970.
     /// Returns whether there was anything.
     ///
@@ -204,11 +204,11 @@ impl<T: Transport> Drivers<T> {
         worked
     }
 
-    fn local_front(&mut self) -> &mut Front<T> {
+    fn local_front(&mut self) -> &mut Front<F> {
         self.front.as_mut().expect("notices go to workers with a front")
     }
 
-    fn local_shard(&mut self) -> &mut Shard<T> {
+    fn local_shard(&mut self) -> &mut Shard<L> {
         self.shard.as_mut().expect("commands go to workers with a shard")
     }
 }

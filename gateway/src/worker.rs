@@ -11,7 +11,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rtrb::{Consumer, Producer, RingBuffer};
-use tcpstack::{Clock, Idle, Instant, KernelTransport, Transport, Waker, wait_on_both};
+use tcpstack::{
+    Clock, Idle, Instant, KernelTransport, LinkTransport, Transport, Waker, nic_queues,
+    wait_on_both,
+};
 use tracing::{info, warn};
 
 use crate::front::{Front, FrontCounters};
@@ -20,8 +23,8 @@ use crate::register::Asker;
 use crate::replication::record::{RegisterAnswer, RegisterCall};
 use crate::settings::Settings;
 use crate::shard::{RegisterErrand, Shard, ShardCounters};
-use crate::status::WorkerCounters;
 use crate::status::desk::{Desk, Part};
+use crate::status::{NicQueueStatus, WorkerCounters};
 use crate::turn::{Drivers, Fatal, PARCELS_PER_TURN, Parcel, Surroundings};
 
 /// Parcels that a ring holds.
@@ -225,7 +228,7 @@ impl Rings {
 /// One thread's work.
 pub struct Worker {
     /// What it runs.
-    pub drivers: Drivers<KernelTransport>,
+    pub drivers: Drivers<KernelTransport, LinkTransport>,
     /// To and from the others.
     pub rings: Rings,
     /// What all share.
@@ -362,9 +365,17 @@ impl Worker {
             worker: self.drivers.number,
             shard: shard.map(Shard::counters),
             front: front.map(Front::counters),
+            nic_queues: self.nic_queues(),
         };
         let queues = shard.map(|it| it.status(now, unix_ms)).unwrap_or_default();
         self.shared.desk.leave(self.drivers.number, wanted, Part { queues, counters });
+    }
+
+    fn nic_queues(&self) -> Vec<NicQueueStatus> {
+        let of = |shard: &Shard<LinkTransport>| {
+            nic_queues(shard.transport()).into_iter().map(Into::into).collect()
+        };
+        self.drivers.shard.as_ref().map(of).unwrap_or_default()
     }
 
     fn turn(&mut self, now: Instant, unix_ms: u64) -> Result<bool, Fatal> {
@@ -427,10 +438,10 @@ impl Worker {
         if is_current && !has_parcels && self.register_answers.is_empty() {
             match (&mut self.drivers.front, &mut self.drivers.shard) {
                 (Some(front), Some(shard)) => {
-                    wait_on_both(front.transport_mut(), shard.transport(), now, Some(until));
+                    wait_on_both(front.transport_mut(), shard.transport_mut(), now, Some(until));
                 }
                 (Some(front), None) => front.transport_mut().wait(now, Some(until)),
-                (None, Some(shard)) => shard.transport().wait(now, Some(until)),
+                (None, Some(shard)) => shard.transport_mut().wait(now, Some(until)),
                 (None, None) => unreachable!("a worker has something to do"),
             }
         }
@@ -460,13 +471,17 @@ impl Worker {
         if logged.links != links {
             info!(target: "counters", worker, ?links);
         }
+        let nic_queues = self.nic_queues();
+        if logged.nic_queues != nic_queues {
+            info!(target: "counters", worker, ?nic_queues);
+        }
         let front = self.drivers.front.as_ref().map(Front::counters);
         if logged.front != front
             && let Some(front) = front
         {
             info!(target: "counters", worker, ?front);
         }
-        *logged = Logged { shard, links, front };
+        *logged = Logged { shard, links, nic_queues, front };
     }
 }
 
@@ -475,6 +490,7 @@ impl Worker {
 struct Logged {
     shard: Option<ShardCounters>,
     links: Vec<LinkCounters>,
+    nic_queues: Vec<NicQueueStatus>,
     front: Option<FrontCounters>,
 }
 

@@ -1,4 +1,4 @@
-//! The program `kvs`: a backup queue server over kernel TCP.
+//! The program `kvs`: a backup queue server.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
@@ -56,6 +56,7 @@ fn main() -> ExitCode {
 fn serve(settings: &Settings) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let mut source = File::open("/dev/urandom")?;
+    // Before there are other threads.
     let server = Server::start(settings, |bytes| source.read_exact(bytes))?;
     let signal = signals.forever().next();
     tracing::info!(signal, "stopping");

@@ -1,4 +1,4 @@
-//! The server as a whole: its workers over kernel TCP, from start to stop.
+//! The server as a whole: its workers, from start to stop.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +10,10 @@ use std::time::Duration;
 use kvs_proto::auth::Secret;
 use kvs_proto::body::{Counter, Limits};
 use kvs_proto::{Incarnation, STATE_SIZE_BYTES_MAX};
-use tcpstack::{Clock, Idle, KernelOptions, KernelTransport, Waker, pin_current_thread};
+use tcpstack::{
+    Clock, Idle, Instant, KernelOptions, LinkTransport, LinksTaken, NicQueueCounters, OpenLinks,
+    Waker, keep_link_privileges, nic_queues, open_links, pin_current_thread,
+};
 
 use crate::IN_FLIGHT_MAX;
 use crate::arena::Arena;
@@ -22,6 +25,7 @@ use crate::worker::{Worker, WorkerOptions};
 /// A running server: a thread for each worker.
 #[derive(Debug)]
 pub struct Server {
+    links: LinksTaken,
     addresses: Vec<SocketAddr>,
     stop: Arc<AtomicBool>,
     wakers: Vec<Waker>,
@@ -32,12 +36,18 @@ impl Server {
     /// Takes the memory, opens the ports, and starts the workers. `random` fills bytes from the
     /// operating system's random source.
     ///
+    /// Where links may bypass the kernel it comes first of all in a process: privileges that are not needed for
+    /// that are given up, and threads that there are already would keep them.
+    ///
     /// # Errors
-    /// Not enough memory, a port that cannot be opened, or no randomness.
+    /// Not enough memory, a port or a NIC queue that cannot be opened, or no randomness.
     pub fn start(
         settings: &Settings,
         mut random: impl FnMut(&mut [u8]) -> io::Result<()>,
     ) -> io::Result<Server> {
+        let binds = settings.listen.iter().any(|address| (1..1024).contains(&address.port()));
+        keep_link_privileges(settings.links.choice, binds).map_err(io::Error::other)?;
+        let OpenLinks { transports, taken } = links(settings)?;
         let mut bytes = [0; 8];
         random(&mut bytes)?;
         // 0 names no life.
@@ -46,11 +56,11 @@ impl Server {
         let queues_max = usize::try_from(settings.queues_max).unwrap_or(usize::MAX);
         let directory = Arc::new(Directory::new(workers, queues_max));
         let mut ready = Vec::new();
-        for number in 0..workers {
+        for (number, transport) in transports.into_iter().enumerate() {
             let mut key = [0; 32];
             random(&mut key)?;
             let nonce_key = Secret::new(&key);
-            ready.push(worker(settings, incarnation, nonce_key, &directory, number)?);
+            ready.push(worker(settings, transport, incarnation, nonce_key, &directory, number)?);
         }
         let stop = Arc::new(AtomicBool::new(false));
         let addresses = ready.iter().flat_map(|(_, addresses)| addresses.clone()).collect();
@@ -61,7 +71,7 @@ impl Server {
             let spin = settings.spin;
             thread::Builder::new()
                 .name(format!("worker-{number}"))
-                .spawn(move || run(worker, core, spin, &stop))
+                .spawn(move || run(worker, number, core, spin, &stop))
         });
         let threads = threads.collect::<io::Result<_>>()?;
         tracing::info!(
@@ -70,7 +80,12 @@ impl Server {
             workers,
             "serving"
         );
-        Ok(Server { addresses, stop, wakers, threads })
+        Ok(Server { links: taken, addresses, stop, wakers, threads })
+    }
+
+    /// Which way the links take.
+    pub fn links(&self) -> &LinksTaken {
+        &self.links
     }
 
     /// Where it listens: all addresses of the first worker, then of the next.
@@ -93,21 +108,38 @@ impl Server {
     }
 }
 
-/// One worker, listening.
-fn worker(
-    settings: &Settings,
-    incarnation: Incarnation,
-    nonce_key: Secret,
-    directory: &Arc<Directory>,
-    number: usize,
-) -> io::Result<(Worker<KernelTransport>, Vec<SocketAddr>)> {
+/// A transport for each worker; the log says which way they take.
+fn links(settings: &Settings) -> io::Result<OpenLinks> {
     let connections_max = usize::try_from(settings.connections_max).unwrap_or(usize::MAX);
-    let transport = KernelTransport::new(KernelOptions {
+    let kernel = KernelOptions {
         connections_max: connections_max + REFUSED_CONNECTIONS_MAX,
         user_timeout: Some(USER_TIMEOUT),
         keep_alive: Some(KEEP_ALIVE),
         ..KernelOptions::default()
-    })?;
+    };
+    let open = open_links(&settings.links, &kernel, usize::from(settings.workers));
+    let open = open.map_err(|why| io::Error::other(format!("`transport` in [links]: {why}")))?;
+    if let Some(why) = &open.taken.why_not {
+        tracing::warn!(why, "links go by the kernel, although the bypass is wanted");
+    }
+    for interface in &open.taken.interfaces {
+        let (name, mode) = (&interface.name, &interface.mode);
+        let why_not_better = interface.why_not_better.as_deref().unwrap_or_default();
+        tracing::info!(interface = name, mode, why_not_better, "links bypass the kernel");
+    }
+    Ok(open)
+}
+
+/// One worker, listening.
+fn worker(
+    settings: &Settings,
+    transport: LinkTransport,
+    incarnation: Incarnation,
+    nonce_key: Secret,
+    directory: &Arc<Directory>,
+    number: usize,
+) -> io::Result<(Worker<LinkTransport>, Vec<SocketAddr>)> {
+    let connections_max = usize::try_from(settings.connections_max).unwrap_or(usize::MAX);
     let share = |total: u64| {
         let share = total.div_ceil(u64::from(settings.workers));
         usize::try_from(share).map_err(|_| io::ErrorKind::OutOfMemory)
@@ -161,7 +193,8 @@ fn limits(settings: &Settings) -> Limits {
 
 /// The loop of a worker's thread.
 fn run(
-    mut worker: Worker<KernelTransport>,
+    mut worker: Worker<LinkTransport>,
+    number: usize,
     core: Option<usize>,
     spin: Duration,
     stop: &AtomicBool,
@@ -173,20 +206,23 @@ fn run(
     }
     let clock = Clock::new();
     let mut idle = Idle::new(spin);
+    let mut log = CountersLog::new(number, clock.now());
     while !stop.load(Ordering::Acquire) {
         let now = clock.now();
         let worked = worker.turn(now);
+        log.tell(now, &worker);
         worker.end_turn(clock.now());
         if worked {
             idle.handle_work(now);
         } else if idle.should_sleep(now) {
-            worker.wait(now, None);
+            worker.wait(now, log.due());
         } else {
             std::hint::spin_loop();
         }
     }
     let now = clock.now();
     worker.turn(now);
+    log.tell_now(&worker);
     worker.close(now);
     let counters = worker.counters();
     tracing::info!(
@@ -197,6 +233,45 @@ fn run(
         "stopped"
     );
 }
+
+/// What the NIC queues of a worker count, in the log. A worker without any has nothing to tell.
+struct CountersLog {
+    worker: usize,
+    told: Vec<NicQueueCounters>,
+    next_at: Instant,
+    has_queues: bool,
+}
+
+impl CountersLog {
+    fn new(worker: usize, now: Instant) -> CountersLog {
+        CountersLog { worker, told: Vec::new(), next_at: now, has_queues: true }
+    }
+
+    /// When there is something to tell again.
+    fn due(&self) -> Option<Instant> {
+        self.has_queues.then_some(self.next_at)
+    }
+
+    /// Once a while, if they have changed.
+    fn tell(&mut self, now: Instant, worker: &Worker<LinkTransport>) {
+        if self.has_queues && now >= self.next_at {
+            self.next_at = now + COUNTERS_EVERY;
+            self.tell_now(worker);
+        }
+    }
+
+    fn tell_now(&mut self, worker: &Worker<LinkTransport>) {
+        let nic_queues = nic_queues(worker.transport());
+        self.has_queues = !nic_queues.is_empty();
+        if nic_queues != self.told {
+            tracing::info!(target: "counters", worker = self.worker, ?nic_queues);
+            self.told = nic_queues;
+        }
+    }
+}
+
+/// How often counters are logged, if they have changed.
+const COUNTERS_EVERY: Duration = Duration::from_secs(60);
 
 /// Handles of a connection, whatever the bound on queues: some 10 MB of tables.
 const HANDLES_MAX: u32 = 1 << 16;

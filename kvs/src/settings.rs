@@ -1,5 +1,7 @@
 //! The configuration file.
 
+mod links;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +10,9 @@ use config::{Document, Mistakes, Table, show_bytes};
 use kvs_proto::auth::Secret;
 use kvs_proto::body::ACCOUNT_SIZE_BYTES_MAX;
 use kvs_proto::{MESSAGE_SIZE_BYTES_MAX, Version};
+use tcpstack::LinkOptions;
 
+use self::links::read_links;
 use crate::session::{Account, Accounts};
 use crate::table::QueueBounds;
 
@@ -19,6 +23,8 @@ pub struct Settings {
     pub name: String,
     /// Where the first worker listens, all on one port; the others on the ports after it.
     pub listen: Vec<SocketAddr>,
+    /// The way that links take.
+    pub links: LinkOptions,
     /// Worker threads.
     pub workers: u16,
     /// The core of each worker, or none: wherever the kernel likes.
@@ -72,9 +78,11 @@ impl Settings {
         let messages_max = messages_max.default((memory_bytes / 1024).max(1));
         let queue = root.table("queue");
         let size_max = MESSAGE_SIZE_BYTES_MAX as u64;
+        let listen = listen(&root, workers);
         let settings = Settings {
             name: root.string("name").not_empty().required(),
-            listen: listen(&root, workers),
+            links: read_links(&root, &listen, workers),
+            listen,
             workers,
             cores: root.cores("cores").check(|cores| one_each(cores, workers)).default(Vec::new()),
             spin: root.duration("spin").default(SPIN_DEFAULT),
@@ -224,5 +232,57 @@ queues = "gw1/"
     #[test]
     fn secrets_do_not_show() {
         assert!(!format!("{:?}", parse(GOOD).unwrap()).contains("long shared"));
+    }
+
+    const LINKS: &str = r#"
+[links]
+transport = "auto"
+[[interface]]
+name = "eth1"
+address = "127.0.0.1"
+nic_queues = "4-5"
+peers = ["10.1.0.1", "10.1.0.2"]
+"#;
+
+    #[test]
+    fn each_worker_has_a_nic_queue_for_its_port() {
+        let links = parse(&format!("{GOOD}{LINKS}")).unwrap().links;
+        let interface = &links.interfaces[0];
+        let queues = interface.queues.iter().map(|it| (it.number, it.ports.clone()));
+        assert_eq!(queues.collect::<Vec<_>>(), [(4, 7400..=7400), (5, 7401..=7401)]);
+        assert_eq!(
+            interface.peers,
+            ["10.1.0.1", "10.1.0.2"].map(|it| it.parse::<std::net::Ipv4Addr>().unwrap())
+        );
+        assert_eq!(parse(GOOD).unwrap().links.choice, tcpstack::LinkChoice::Kernel);
+    }
+
+    #[test]
+    fn mistakes_in_the_way_of_links_name_their_keys() {
+        let table = [
+            ("\"auto\"", "\"fast\"", "`transport` is \"fast\""),
+            ("4-5", "4", "give a NIC queue of its own for each of 2 threads"),
+            ("4-5", "4,4", "give a NIC queue of its own for each of 2 threads"),
+            ("127.0.0.1\"\nnic", "10.1.0.9\"\nnic", "`listen` does not name it"),
+            ("peers = [\"10.1.0.1\", \"10.1.0.2\"]", "peers = []", "`peers` is []"),
+            ("\"10.1.0.1\"", "\"10.1.0\"", "give the IPv4 address of one machine"),
+            ("eth1", "an interface", "`name` is \"an interface\""),
+            ("\"auto\"", "\"auto\"\nframes = 5000", "give a power of two"),
+            ("\"auto\"", "\"auto\"\nports = 1", "`ports` is no key"),
+            ("[[interface]]", "[[interfaces]]", "without an `[[interface]]` there is no NIC queue"),
+        ];
+        for (from, to, expected) in table {
+            assert!(LINKS.contains(from), "{from}");
+            let mistakes = parse(&format!("{GOOD}{}", LINKS.replace(from, to))).unwrap_err();
+            assert!(mistakes.to_string().contains(expected), "{expected}: {mistakes}");
+        }
+        let text = format!("{GOOD}{LINKS}").replace("7400\", \"[::1]:7400", "0");
+        let mistakes = parse(&text).unwrap_err().to_string();
+        assert!(mistakes.contains("NIC queues are chosen by port"), "{mistakes}");
+        let three = LINKS.replace("[links]\ntransport = \"auto\"", "").repeat(2);
+        let mistakes = parse(&format!("{GOOD}{LINKS}{three}")).unwrap_err().to_string();
+        for expected in ["is named twice", "addresses differ", "give 2 interfaces at most"] {
+            assert!(mistakes.contains(expected), "{expected}: {mistakes}");
+        }
     }
 }

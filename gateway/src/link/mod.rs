@@ -207,8 +207,13 @@ impl<T: Transport> Links<T> {
         Links { transport, links, random, generation_past: Generation(0) }
     }
 
+    /// The transport.
+    pub fn transport(&self) -> &T {
+        &self.transport
+    }
+
     /// The transport, for waiting.
-    pub fn transport(&mut self) -> &mut T {
+    pub fn transport_mut(&mut self) -> &mut T {
         &mut self.transport
     }
 

@@ -39,7 +39,8 @@ fn with_worker<R>(told: &Told<'_>, act: impl FnOnce(&mut Reloader) -> R) -> (Rel
             while !is_over.load(Ordering::SeqCst) {
                 let wanted = shared.seen_by_workers().1.wanted();
                 let (settings, desk) = shared.seen_by_workers();
-                let counters = WorkerCounters { worker: 0, shard: None, front: None };
+                let counters =
+                    WorkerCounters { worker: 0, shard: None, front: None, nic_queues: Vec::new() };
                 let queues = told(settings.as_deref());
                 desk.leave(0, wanted, Part { queues, counters });
                 std::thread::yield_now();

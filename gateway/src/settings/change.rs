@@ -33,7 +33,7 @@ impl Settings {
     /// while the gateway runs.
     pub fn fixed_differences(&self, running: &Settings) -> Vec<&'static str> {
         type Same = fn(&Settings, &Settings) -> bool;
-        let fixed: [(&str, Same); 24] = [
+        let fixed: [(&str, Same); 25] = [
             ("name", |a, b| a.name == b.name),
             ("hostname", |a, b| a.hostname == b.hostname),
             ("listen", |a, b| a.reception.listen == b.reception.listen),
@@ -46,6 +46,7 @@ impl Settings {
             ("status_socket", |a, b| a.status_socket == b.status_socket),
             ("log", |a, b| a.log_json == b.log_json),
             ("threads", |a, b| a.threads == b.threads),
+            ("links, interface", |a, b| a.segments == b.segments),
             ("min_sync", |a, b| a.policy.min_sync == b.policy.min_sync),
             ("account", |a, b| a.links[0].account == b.links[0].account),
             ("secret", |a, b| a.links[0].secret == b.links[0].secret),

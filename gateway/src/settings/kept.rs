@@ -60,6 +60,7 @@ fn is_kept(path: &[&str]) -> bool {
         ["listen" | "status_socket" | "log" | "trace_header" | "trace_recipient"]
             | ["register" | "register_user" | "register_password" | "register_password_file"]
             | ["secret" | "secret_file" | "threads" | "placement" | "relay" | "checks"]
+            | ["links" | "interface"]
             | ["kvs", "local" | "standby_local"]
             | ["queue", "recipients_file"]
     )

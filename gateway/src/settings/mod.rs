@@ -9,6 +9,7 @@ mod queues;
 mod reception;
 mod register;
 mod reports;
+mod segments;
 #[cfg(test)]
 pub(crate) mod tests;
 mod threads;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use config::{Document, Mistakes, Table};
 use kvs_proto::body::QueueName;
+use tcpstack::LinkOptions;
 
 use self::delivery::read_delivery;
 use self::kept::Local;
@@ -29,6 +31,7 @@ use self::queues::read_queues;
 use self::reception::{read_listen, read_reception};
 pub(crate) use self::register::read_register;
 use self::reports::read_reports;
+use self::segments::{kernel_only, read_segments};
 pub(crate) use self::threads::read_threads;
 use crate::front::{
     AddressSet, DeliveryConfig, FrontConfig, REPORT_SIZE_BYTES_MAX, ReceptionConfig, ReportConfig,
@@ -79,6 +82,8 @@ pub struct Settings {
     pub policy: Policy,
     /// The servers, by place.
     pub links: Vec<LinkSettings>,
+    /// The way that links take. Its interfaces have no peers here: see [`bypass`](crate::bypass).
+    pub segments: LinkOptions,
     /// Where each server stands.
     pub placements: Vec<Placement>,
     /// Which servers are to have no copies.
@@ -107,6 +112,16 @@ pub struct Threads {
     pub cores: Vec<usize>,
     /// How long a thread without work spins before it sleeps.
     pub spin: Duration,
+}
+
+impl Threads {
+    /// How many have links.
+    pub fn link_workers(&self) -> usize {
+        match self.drivers {
+            Drivers::Merged { workers } => workers,
+            Drivers::Split { link_workers, .. } => link_workers,
+        }
+    }
 }
 
 /// What runs where.
@@ -212,6 +227,10 @@ impl Settings {
             placement,
         };
         let threads = local.map_or_else(|| read_threads(&root), |local| local.threads.clone());
+        let segments = match local {
+            Some(_) => kernel_only(),
+            None => read_segments(&root, threads.link_workers()),
+        };
         let resync_rate =
             root.table("limits").bytes("resync_rate").range(1 << 10..=1 << 40).optional();
         let (log_json, status_socket) = match local {
@@ -238,6 +257,7 @@ impl Settings {
             hostname,
             policy,
             links,
+            segments,
             placements,
             drained,
             moves: BTreeMap::new(),

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     fn part(worker: usize) -> Part {
-        let counters = WorkerCounters { worker, shard: None, front: None };
+        let counters = WorkerCounters { worker, shard: None, front: None, nic_queues: Vec::new() };
         Part { queues: Vec::new(), counters }
     }
 

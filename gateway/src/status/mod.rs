@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod desk;
+mod links;
 pub mod orders;
 pub mod server;
 pub mod table;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use self::desk::Part;
+pub use self::links::{InterfaceStatus, LinkTransportTaken, LinksStatus, NicQueueStatus};
 
 use crate::front::FrontCounters;
 use crate::link::PathState;
@@ -92,6 +94,9 @@ pub struct About {
     pub started_unix_ms: u64,
     /// Where its register is.
     pub register: String,
+    /// The way that its links take.
+    #[serde(default)]
+    pub links: LinksStatus,
 }
 
 /// What a worker has counted.
@@ -103,6 +108,9 @@ pub struct WorkerCounters {
     pub shard: Option<ShardCounters>,
     /// Of its SMTP side, if it has one.
     pub front: Option<FrontCounters>,
+    /// Of its NIC queues, if it has some.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nic_queues: Vec<NicQueueStatus>,
 }
 
 /// One server, as far as the queues that are shown have copies there.

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::{
     CopyState, QueueStatus, RegisterStatus, SenderState, SenderStatus, ServiceState, Snapshot,
+    links,
 };
 use crate::link::PathState;
 
@@ -91,6 +92,7 @@ fn head(snapshot: &Snapshot) -> String {
         cohorts.fills,
         snapshot.queues.len(),
     );
+    text.push_str(&links::text(&about.links, &snapshot.counters));
     for server in snapshot.servers.iter().filter(|it| it.is_drained) {
         let (kvs, left) = (&server.kvs, server.copies + server.joining);
         let _ = match (left, server.cannot_move) {

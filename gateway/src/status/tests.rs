@@ -62,6 +62,7 @@ fn snapshot_of(queues: Vec<QueueStatus>) -> Snapshot {
             process: 1,
             started_unix_ms: 1000,
             register: "register".into(),
+            links: LinksStatus::default(),
         },
         unix_ms: 91_000,
         silent_workers: Vec::new(),

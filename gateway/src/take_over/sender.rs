@@ -14,12 +14,13 @@ use super::seat::{Hold, Holder, Kind, Seat};
 use super::settings::Duty;
 use super::watch::{Verdict, Watch, delay, order};
 use super::{Ending, REGISTER_RETRY};
+use crate::bypass;
 use crate::gateway::Gateway;
 use crate::register::{self, Documents, WriterId};
 use crate::reload::Reloader;
 use crate::replication::record::{Record, RegisterAnswer, RegisterCall};
 use crate::settings::{Settings, kept};
-use crate::status::{About, SenderState, SenderStatus, Snapshot};
+use crate::status::{About, LinksStatus, SenderState, SenderStatus, Snapshot};
 use crate::worker::Shared;
 
 /// How often a sender in charge looks at the seat, and how often at most one that stands by asks the servers.
@@ -111,6 +112,8 @@ impl Sender {
             process: std::process::id(),
             started_unix_ms: Clock::new().unix_ms(),
             register: duty.local.register.to_string(),
+            // By the kernel: it is seldom in charge, and its machine's NIC queues are the server's.
+            links: LinksStatus::default(),
         };
         let status = SenderStatus {
             beside: duty.beside.clone(),
@@ -307,7 +310,9 @@ impl Sender {
     /// A broken invariant.
     fn deliver(&mut self, view: View, me: &Holder) -> Result<Outcome, String> {
         self.set_state(SenderState::TakingOver, None);
-        let gateway = match Gateway::start(&view.settings, self.random.u64(..)) {
+        let started = bypass::open(&view.settings)
+            .and_then(|links| Gateway::start(&view.settings, links, self.random.u64(..)));
+        let gateway = match started {
             Ok(gateway) => gateway,
             Err(error) => {
                 self.release(me);

@@ -1,7 +1,7 @@
 //! One table of the file, read key by key.
 
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -102,6 +102,15 @@ impl<'d> Table<'d> {
         self.field(key, kind, |value| parse_cores(as_str(value)?).ok_or(Refusal::Unfit))
     }
 
+    /// Numbers of queues of a network card: a list with ranges, such as "4-5,7".
+    pub fn nic_queues(&self, key: &'static str) -> Field<'d, Vec<u32>> {
+        let kind = Kind::new("numbers of NIC queues in quotes, such as \"4-5,7\"", Vec::new());
+        self.field(key, kind, |value| {
+            let numbers = parse_cores(as_str(value)?).ok_or(Refusal::Unfit)?;
+            numbers.into_iter().map(|it| u32::try_from(it).map_err(|_| Refusal::Unfit)).collect()
+        })
+    }
+
     /// A size in bytes: an integer, or a string with its unit such as "4 GiB". The units are B,
     /// KiB, MiB, GiB, TiB and kB, MB, GB, TB.
     pub fn bytes(&self, key: &'static str) -> Field<'d, u64> {
@@ -127,6 +136,17 @@ impl<'d> Table<'d> {
     pub fn address(&self, key: &'static str) -> Field<'d, SocketAddr> {
         let kind = Kind::new(ADDRESS, SocketAddr::from(([127, 0, 0, 1], 0)));
         self.field(key, kind, parse_address)
+    }
+
+    /// An IPv4 address.
+    pub fn ipv4(&self, key: &'static str) -> Field<'d, Ipv4Addr> {
+        let kind = Kind::new(IPV4, Ipv4Addr::UNSPECIFIED);
+        self.field(key, kind, parse_ipv4)
+    }
+
+    /// A list of IPv4 addresses.
+    pub fn ipv4s(&self, key: &'static str) -> Field<'d, Vec<Ipv4Addr>> {
+        self.list(key, "a list of IPv4 addresses, such as [\"10.0.0.1\"]", parse_ipv4)
     }
 
     /// A list of IP addresses with ports.
@@ -437,6 +457,16 @@ fn whole(integer: &DeInteger<'_>) -> Option<i128> {
 fn parse_address(value: &DeValue<'_>) -> Result<SocketAddr, Refusal> {
     as_str(value)?.parse().map_err(|_| Refusal::Because(format!("give {ADDRESS}")))
 }
+
+fn parse_ipv4(value: &DeValue<'_>) -> Result<Ipv4Addr, Refusal> {
+    let address = as_str(value)?.parse::<Ipv4Addr>();
+    match address {
+        Ok(address) if !address.is_unspecified() && !address.is_multicast() => Ok(address),
+        _ => Err(Refusal::Because(format!("give {IPV4}"))),
+    }
+}
+
+const IPV4: &str = "the IPv4 address of one machine, such as \"10.0.0.1\"";
 
 const ADDRESS: &str = "an IP address and a port, such as \"127.0.0.1:2525\" or \"[::1]:2525\"";
 

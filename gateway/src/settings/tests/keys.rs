@@ -52,6 +52,16 @@ const READ: &[(&str, &str, &str, &str)] = &[
     ("threads", "workers", "7", "Merged { workers: 7 }"),
     ("threads", "cores", "'7'", "cores: [7]"),
     ("threads", "spin", "'7 us'", "spin: 7µs"),
+    ("links", "transport", "'auto'", "choice: Auto"),
+    ("links", "mode", "'generic'", "mode: Generic"),
+    ("links", "frames", "8192", "frames: 8192"),
+    ("links", "frame_size", "'4 KiB'", "frame_bytes: 4096"),
+    ("links", "busy_poll", "'7 us'", "busy_poll: 7µs"),
+    ("links", "verify_checksums", "false", "verify_checksums: false"),
+    ("interface", "name", "'eth7'", "LinkInterface { name: \"eth7\""),
+    ("interface", "address", "'10.7.0.7'", "address: 10.7.0.7"),
+    ("interface", "nic_queues", "'7'", "LinkQueue { number: 7, ports: 61440..=61503 }"),
+    ("interface", "ports", "7040", "LinkQueue { number: 4, ports: 7040..=7103 }"),
     ("kvs", "name", "'a7'", "server: \"a7\""),
     ("kvs", "address", "'127.0.0.7:7001'", "address: 127.0.0.7:7001"),
     ("kvs", "local", "'127.0.0.7'", "local: Some(127.0.0.7)"),
@@ -182,7 +192,9 @@ const READ_ELSEWHERE: [(&str, &str); 9] = [
 ];
 
 /// Those of the reader's keys that name tables.
-const TABLES: [&str; 11] = [
+const TABLES: [&str; 13] = [
+    "links",
+    "interface",
     "threads",
     "placement",
     "kvs",
