@@ -5,7 +5,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 SECTIONS=(install format scripts rules lint docs tests xdp seeds no-c examples demo clients mtas kill-gateway
-    take-over sender kill-kvs nodes upgrade paths drivers backlog next-hop age stop reload register crowd large lab
+    take-over sender kill-kvs nodes upgrade paths afxdp drivers backlog next-hop age stop reload register crowd large lab
     nic-queues launch)
 
 usage() {
@@ -35,6 +35,7 @@ Runs all checks, or the sections named:
   nodes         a KVS is added, one drained, taken out, and comes back, and copies move, under load
   upgrade       three KVS and the gateway go to another version of the protocol in turn, under load
   paths         one of two network segments is cut under load, again and again
+  afxdp         links past the kernel: a KVS and the gateway are killed, a segment is cut, one end goes by the kernel
   drivers       several workers, merged and split, at the gateway and at the KVS
   backlog       mail piles up, the gateway is killed, then a next hop appears
   next-hop      a next hop that defers, refuses, hangs up, says nothing or nonsense, in any phase
