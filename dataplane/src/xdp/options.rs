@@ -19,8 +19,9 @@ pub struct XdpOptions {
     /// Frames of a NIC queue, a power of two. Half of them are for what comes, half for what is sent: when all of the
     /// first wait for us, the kernel drops what comes; when all of the second are on their way, what is sent waits.
     pub frames: u32,
-    /// Bytes of a frame, a power of two: a packet, its Ethernet header, and 256 bytes that the kernel wants. 2,048 holds
-    /// an MTU of 1,500 (up to 1,778), 4,096 one of up to 3,826. More than a page of memory needs huge pages and Linux 6.6.
+    /// Bytes of a frame, 2,048 or 4,096: a packet, its Ethernet header, and 256 bytes that the kernel wants. The first
+    /// holds an MTU of 1,500 (up to 1,778), the second one of up to 3,826. The kernel has none that are longer than a
+    /// page of memory, huge or not.
     pub frame_bytes: u32,
     /// Whether checksums of what comes are verified. They need not be where the interface has done it, and cannot be
     /// where a kernel at the other end of a virtual link leaves them out. What is sent always has them.
@@ -123,8 +124,8 @@ impl XdpOptions {
         if !self.frames.is_power_of_two() || !(FRAMES_MIN..=FRAMES_MAX).contains(&self.frames) {
             return wrong("frames of a NIC queue are a power of two from 1024 to 131072");
         }
-        if !self.frame_bytes.is_power_of_two() || !(2_048..=65_536).contains(&self.frame_bytes) {
-            return wrong("a frame has a power of two of bytes, from 2048 to 65536");
+        if ![2_048, 4_096].contains(&self.frame_bytes) {
+            return wrong("a frame has 2048 or 4096 bytes");
         }
         if !(1..=self.frames / 4).contains(&self.batch) {
             return wrong("a batch is from 1 to a quarter of the frames");

@@ -161,6 +161,7 @@ impl State {
         if link != LinkState::Up {
             counters.link_down.add(ledger.to_send.len() as u64);
             ledger.free.extend(ledger.to_send.drain(..));
+            return;
         }
         let sent = self.rings.send(&mut ledger.to_send);
         ledger.sending += sent;
@@ -248,9 +249,11 @@ impl Port for XdpPort {
         state.ledger.free.len()
     }
 
+    /// None that would leave: a link that is down keeps what it has.
     fn has_unsent(&self) -> bool {
         let mut state = self.state.borrow_mut();
-        state.ledger.sending > 0 && state.rings.unsent() > 0
+        let is_up = self.shared().link() == LinkState::Up;
+        is_up && state.ledger.sending > 0 && state.rings.unsent() > 0
     }
 
     fn flush(&mut self) {
@@ -316,13 +319,12 @@ impl phy::TxToken for XdpTxToken<'_> {
             return write(&mut vec![0; length]);
         };
         state.follow_neighbours(port.shared());
-        let neighbours = Arc::clone(&state.neighbours);
         drop(state);
         let (result, has_address) =
             port.memory.write_packet(&mut frame, HEADER_BYTES + length, |whole| {
                 let (header, packet) = whole.split_at_mut(HEADER_BYTES);
                 let result = write(packet);
-                (result, neighbours.address(packet, header))
+                (result, port.state.borrow().neighbours.address(packet, header))
             });
         let mut state = port.state.borrow_mut();
         if has_address {

@@ -75,7 +75,7 @@ fn make_memory(options: &XdpOptions) -> Result<(Umem, Vec<Slot>, bool), XdpError
     let size = |count| QueueSize::new(count).expect("checked: a power of two");
     let frames = NonZeroU32::new(options.frames).expect("checked: not 0");
     let config = UmemConfig::builder()
-        .frame_size(FrameSize::new(options.frame_bytes).expect("checked: 2048 or more"))
+        .frame_size(FrameSize::new(options.frame_bytes).expect("checked: 2048 or 4096"))
         .fill_queue_size(size(options.frames))
         .comp_queue_size(size(options.frames))
         .build()
@@ -91,9 +91,6 @@ fn make_memory(options: &XdpOptions) -> Result<(Umem, Vec<Slot>, bool), XdpError
         let error = cause_of(&error);
         match error.raw_os_error() {
             Some(libc::ENOBUFS) => XdpError::Memlock(bytes),
-            Some(libc::EINVAL) if options.frame_bytes > 4_096 => XdpError::Options(
-                "frames larger than a page of memory need huge pages, and Linux 6.6".to_owned(),
-            ),
             _ => XdpError::system("memory for AF_XDP")(error),
         }
     })?;

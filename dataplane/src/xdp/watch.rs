@@ -27,6 +27,8 @@ pub(super) struct Watch {
     permanent: Vec<Ipv4Addr>,
     /// Those that the kernel was told to look after.
     managed: Vec<Ipv4Addr>,
+    /// As of the last turn.
+    peers: Vec<Ipv4Addr>,
     /// Nothing is tried again before.
     again_at: Instant,
 }
@@ -44,8 +46,9 @@ impl Watch {
     ) -> Watch {
         let (table, again_at) = (Neighbours::default(), Instant::now());
         let (index, permanent, managed) = (Some(link.index), Vec::new(), Vec::new());
+        let peers = shared.options.filter.peers.clone();
         let mut watch =
-            Watch { shared, events, requests, index, table, permanent, managed, again_at };
+            Watch { shared, events, requests, index, table, permanent, managed, peers, again_at };
         watch.handle_link(link);
         watch.look_at_neighbours();
         watch.see_to_neighbours();
@@ -59,6 +62,7 @@ impl Watch {
             self.sleep();
             self.shared.alarm.silence();
             self.take_news();
+            self.take_peers();
             if Instant::now() >= self.again_at {
                 self.again_at = Instant::now() + AGAIN_AFTER;
                 if self.index.is_none() {
@@ -158,18 +162,22 @@ impl Watch {
         }
     }
 
-    fn is_peer(&self, address: Ipv4Addr) -> bool {
-        lock(&self.shared.filtering).filter.peers.contains(&address)
+    fn take_peers(&mut self) {
+        let filtering = lock(&self.shared.filtering);
+        if filtering.filter.peers != self.peers {
+            self.peers.clone_from(&filtering.filter.peers);
+            self.again_at = Instant::now();
+        }
     }
 
-    fn peers(&self) -> Vec<Ipv4Addr> {
-        lock(&self.shared.filtering).filter.peers.clone()
+    fn is_peer(&self, address: Ipv4Addr) -> bool {
+        self.peers.contains(&address)
     }
 
     /// Peers that the kernel does not know, or has not been told to look after.
     fn missing(&self) -> Vec<Ipv4Addr> {
         let is_seen_to = |it: &Ipv4Addr| self.permanent.contains(it) || self.managed.contains(it);
-        let mut peers = self.peers();
+        let mut peers = self.peers.clone();
         peers.retain(|it| !self.table.knows(*it) || !is_seen_to(it));
         peers
     }
@@ -185,8 +193,8 @@ impl Watch {
     }
 
     fn look_at_neighbours(&mut self) {
-        // If it fails, those that are missing are asked for one by one.
-        let all = self.requests.neighbours().unwrap_or_default();
+        // If it fails it is tried again as long as somebody is missing.
+        let Ok(all) = self.requests.neighbours() else { return };
         self.table.retain(&[]);
         all.iter().for_each(|it| self.handle(it));
     }
@@ -194,10 +202,14 @@ impl Watch {
     /// Has the kernel look for those that it does not know, and look after all: what is sent past it does not show it
     /// that they are still there.
     fn see_to_neighbours(&mut self) {
-        self.table.retain(&self.peers());
+        self.table.retain(&self.peers);
         let Some(index) = self.index else { return };
+        if self.missing().iter().any(|it| !self.table.knows(*it)) {
+            // Who has become a peer just now may have been known for long, and is no news.
+            self.look_at_neighbours();
+        }
         for peer in self.missing() {
-            // It says what it found in its news. If it does not do it, it is asked again.
+            // What it finds is news. If it does not do it, it is asked again.
             if !self.permanent.contains(&peer) && self.requests.resolve(index, peer).is_ok() {
                 self.managed.push(peer);
             }

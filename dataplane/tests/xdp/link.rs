@@ -41,6 +41,43 @@ fn a_link_that_was_down_works_when_it_is_up_again() {
 }
 
 #[test]
+fn a_link_that_is_down_keeps_nobody_awake() {
+    if !is_root() {
+        return;
+    }
+    let link = Link::new(1);
+    let mut ends = [0, 1].map(|end| link.open(end, &options(end, XdpMode::Copy)));
+    both_ways(&mut ends);
+    let (interface, ports) = &mut ends[0];
+    // Its kernel has them, and does not get rid of them.
+    link.hosts[0].run(&format!("ip link set {INTERFACE} down"));
+    until("it is down", || (interface.report().link == LinkState::Down).then_some(()));
+    let calls = ports[0].statistics().send_wake_ups;
+    for _ in 0..100 {
+        send(&mut ports[0], &segment(0, PORT, 1, 100));
+        ports[0].flush();
+        assert!(!ports[0].has_unsent());
+    }
+    assert_eq!(ports[0].statistics().send_wake_ups, calls);
+}
+
+#[test]
+fn an_mtu_that_has_become_too_small_is_told() {
+    if !is_root() {
+        return;
+    }
+    let link = Link::new(1);
+    let (interface, _ports) = link.open(0, &options(0, XdpMode::Copy));
+    let trouble = || interface.report().trouble;
+    assert_eq!(trouble(), None);
+    link.hosts[0].run(&format!("ip link set {INTERFACE} mtu 1000"));
+    let said = until("it is told", trouble);
+    assert_eq!(said, "its MTU is 1000 now, and packets of 1500 are sent");
+    link.hosts[0].run(&format!("ip link set {INTERFACE} mtu 1500"));
+    until("it is mended", || trouble().is_none().then_some(()));
+}
+
+#[test]
 fn an_interface_that_is_made_again_is_opened_again() {
     if !is_root() {
         return;

@@ -122,6 +122,32 @@ fn long_packets_are_exchanged_up_to_what_a_frame_holds() {
 }
 
 #[test]
+fn frames_lie_in_huge_pages_where_there_are_some() {
+    if !is_root() {
+        return;
+    }
+    let link = Link::new(1);
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let count = |name: &str| {
+        let count = memory.lines().find_map(|it| it.strip_prefix(name)).unwrap();
+        count.trim().parse::<u32>().unwrap()
+    };
+    let mut ends = [0, 1].map(|end| link.open(end, &options(end, XdpMode::Copy)));
+    for (interface, _) in &ends {
+        let has_huge_pages = interface.report().huge_pages;
+        assert!(has_huge_pages || count("HugePages_Free:") < HUGE_PAGES_AMPLE);
+        assert!(!has_huge_pages || count("HugePages_Total:") > 0);
+    }
+    let [near, far] = &mut ends;
+    until_it_arrives(0, &mut near.1[0], &mut far.1[0]);
+    until_it_arrives(1, &mut far.1[0], &mut near.1[0]);
+    exchange(&mut ends.map(|(_, mut ports)| ports.pop().unwrap()), 1_000);
+}
+
+/// More than the tests beside take.
+const HUGE_PAGES_AMPLE: u32 = 64;
+
+#[test]
 fn auto_takes_what_works_and_says_why_nothing_better() {
     if !is_root() {
         return;
