@@ -8,8 +8,8 @@ use std::time::Duration;
 use dataplane::{WireEnd, WireOptions, wire};
 use smoltcp::phy::Medium;
 use tcpstack::{
-    Clock, ConnectionId, Event, KernelOptions, KernelTransport, LinkChoice, LinkMode, LinkOptions,
-    LinksTaken, OpenError, Segment, SegmentTransport, Transport, UserspaceOptions,
+    Clock, ConnectionId, Event, Instant, KernelOptions, KernelTransport, LinkChoice, LinkMode,
+    LinkOptions, LinksTaken, OpenError, Segment, SegmentTransport, Transport, UserspaceOptions,
     UserspaceTransport, open_links, source_for, wait_on_both,
 };
 
@@ -129,6 +129,29 @@ fn names_of_both_parts_differ_and_stay_small() {
     }
     names.sort_unstable();
     assert_eq!(names, [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_busy_thread_seldom_asks_a_kernel_that_has_nothing_to_tell() {
+    let mut ends = pair();
+    ends[0].listen(SocketAddr::from((SERVER, 0))).unwrap();
+    let turns = |end: &mut SegmentTransport<WireEnd>, from: u64| {
+        let before = end.kernel_polls();
+        for micros in 0..10_000 {
+            end.poll(Instant::from_nanos((from + micros) * 1_000));
+            assert_eq!(end.next_event(), None);
+        }
+        end.kernel_polls() - before
+    };
+    assert_eq!(turns(&mut ends[0], 1_000_000), 10, "in ten milliseconds");
+    // With a connection by the kernel it is asked more often. Nobody accepts this one.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let now = Instant::from_nanos(1_010_000_000);
+    ends[0].connect(now, nobody.local_addr().unwrap(), Some(SERVER.into())).unwrap();
+    ends[0].poll(now);
+    let _ = ends[0].next_event();
+    let polls = turns(&mut ends[0], 1_020_000);
+    assert!((200..=202).contains(&polls), "{polls}");
 }
 
 #[test]

@@ -54,6 +54,8 @@ pub struct SegmentTransport<P> {
     kernel_due: Instant,
     /// It had news when it was asked last.
     kernel_has_news: bool,
+    /// How often it was asked.
+    kernel_polls: u64,
 }
 
 /// Somebody who listens.
@@ -67,6 +69,9 @@ struct Listener {
 /// While the kernel has no news it is asked this rarely: each time is a system call, and the other segments have most of
 /// the traffic. Whoever sleeps hears of its news at once.
 const KERNEL_PAUSE: Duration = Duration::from_micros(50);
+
+/// The same while it has no connection of ours: all that can come are new ones.
+const KERNEL_PAUSE_UNUSED: Duration = Duration::from_millis(1);
 
 /// Listeners of one thread. At the bound `listen` answers [`OpenError::TableFull`].
 const LISTENERS_MAX: usize = 64;
@@ -85,12 +90,18 @@ impl<P: Port> SegmentTransport<P> {
             telling: 0,
             kernel_due: Instant::ZERO,
             kernel_has_news: false,
+            kernel_polls: 0,
         }
     }
 
     /// Something with which other threads end the sleep of this transport.
     pub fn waker(&self) -> Waker {
         self.kernel.waker()
+    }
+
+    /// How often the kernel was asked for news.
+    pub fn kernel_polls(&self) -> u64 {
+        self.kernel_polls
     }
 
     /// The segments.
@@ -174,8 +185,10 @@ impl<P: Port> SegmentTransport<P> {
         let has_work = self.kernel.next_deadline().is_some_and(|deadline| deadline <= now);
         if self.segments.is_empty() || self.kernel_has_news || has_work || now >= self.kernel_due {
             self.kernel.poll(now);
-            self.kernel_due = now + KERNEL_PAUSE;
             self.kernel_has_news = self.kernel.has_events();
+            let is_unused = self.kernel.connection_count() == 0;
+            self.kernel_due = now + if is_unused { KERNEL_PAUSE_UNUSED } else { KERNEL_PAUSE };
+            self.kernel_polls += 1;
         }
     }
 }
@@ -191,6 +204,7 @@ impl<P: LinkPort> SegmentTransport<P> {
                 ("backlog_full", stack.backlog_full),
                 ("peers_full", stack.peers_full),
                 ("sent_again", stack.sent_again),
+                ("kernel_polls", self.kernel_polls),
             ]);
             let (interface, nic_queue) = (segment.interface.clone(), segment.nic_queue);
             NicQueueCounters { interface, nic_queue, counters }
@@ -252,7 +266,10 @@ impl<P: Port> Transport for SegmentTransport<P> {
     ) -> Result<ConnectionId, OpenError> {
         let (part, id) = match self.way_to(remote.ip(), local) {
             Some(place) => (place + 1, self.segments[place].stack.connect(now, remote, local)?),
-            None => (0, self.kernel.connect(now, remote, local)?),
+            None => {
+                self.kernel_due = now;
+                (0, self.kernel.connect(now, remote, local)?)
+            }
         };
         Ok(self.outer(part, id))
     }
