@@ -81,12 +81,13 @@ impl<C: Clone + PartialEq, M: Clone> LinksKind<'_, C, M> {
             let why = "without an `[[interface]]` there is no NIC queue to use";
             links.mistake_at("transport", why);
         }
-        let frames = links.integer("frames").range(512..=65_536).check(|frames: &u32| match frames
-            .is_power_of_two()
-        {
-            true => Ok(()),
-            false => Err("give a power of two, such as 4096".into()),
-        });
+        let frames =
+            links.integer("frames").range(1024..=65_536).check(|frames: &u32| {
+                match frames.is_power_of_two() {
+                    true => Ok(()),
+                    false => Err("give a power of two, such as 4096".into()),
+                }
+            });
         let sizes = [("2 KiB", 2048), ("4 KiB", 4096)];
         Links {
             transport,
