@@ -79,7 +79,8 @@ pub use links::{LinkPort, Segment, SegmentTransport};
 pub use pin::{PinError, pin_current_thread};
 #[cfg(feature = "sim")]
 pub use sim::{
-    SimAttempts, SimNetwork, SimOptions, SimPath, SimStatistics, SimTapped, SimTransport,
+    SimAttempts, SimNetwork, SimOptions, SimPackets, SimPath, SimPort, SimStatistics, SimTapped,
+    SimTransport, SimWire,
 };
 pub use time::Instant;
 pub use transport::{

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::connection::{Connection, End, EndState, Item, Side, Way};
+use super::ethernet::Ethernet;
 use super::options::{SimAttempts, SimOptions, SimPath, SimStatistics, SimTapped};
 use super::trace::Trace;
 use crate::table::Table;
@@ -38,6 +39,7 @@ pub(super) struct Engine {
     pub(super) taps: BTreeSet<(usize, u16)>,
     /// What they have sent and taken since that was last asked for.
     pub(super) tapped: Vec<SimTapped>,
+    pub(super) ethernet: Ethernet,
 }
 
 #[derive(Debug)]
@@ -76,13 +78,15 @@ pub(super) struct Place {
 
 /// Something that will happen.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Due {
+pub(super) enum Due {
     /// The first item of a way may arrive.
     Way { connection: u64, from: Side },
     /// A time-out may be over.
     Timer { connection: u64, side: Side },
     /// There is room again after a short send that the seed asked for.
     Room { connection: u64, side: Side },
+    /// A packet arrives.
+    Packet { flight: u64 },
 }
 
 impl Engine {
@@ -106,6 +110,7 @@ impl Engine {
             attempts: SimAttempts::default(),
             taps: BTreeSet::new(),
             tapped: Vec::new(),
+            ethernet: Ethernet::default(),
         }
     }
 
@@ -134,6 +139,10 @@ impl Engine {
                     self.give_room(connection, side);
                     connection
                 }
+                Due::Packet { flight } => {
+                    self.land(flight);
+                    continue;
+                }
             };
             self.forget_if_over(id);
         }
@@ -157,7 +166,7 @@ impl Engine {
     }
 
     /// By how much an attempt to connect, or the answer to one, comes late.
-    fn draw_lateness(&mut self) -> Duration {
+    pub(super) fn draw_lateness(&mut self) -> Duration {
         if !self.chance(self.attempts.late_ppm) {
             return Duration::ZERO;
         }
@@ -282,12 +291,12 @@ impl Engine {
         }
     }
 
-    fn schedule(&mut self, at: Instant, due: Due) {
+    pub(super) fn schedule(&mut self, at: Instant, due: Due) {
         self.coming.push(Reverse((at, self.scheduled, due)));
         self.scheduled += 1;
     }
 
-    fn is_blocked(&self, route: (IpAddr, IpAddr)) -> bool {
+    pub(super) fn is_blocked(&self, route: (IpAddr, IpAddr)) -> bool {
         let up = self.host_of.get(&route.1).is_some_and(|&host| {
             let Host { up, frozen, .. } = self.hosts[host];
             up && !frozen
@@ -552,13 +561,13 @@ pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port() && (a.ip() == b.ip() || (any && a.is_ipv4() == b.is_ipv4()))
 }
 
-fn draw(rng: &mut fastrand::Rng, up_to: Duration) -> Duration {
+pub(super) fn draw(rng: &mut fastrand::Rng, up_to: Duration) -> Duration {
     let nanos = u64::try_from(up_to.as_nanos()).unwrap_or(u64::MAX);
     Duration::from_nanos(rng.u64(0..=nanos))
 }
 
 /// Nothing happens in no time.
-const TICK: Duration = Duration::from_nanos(1);
+pub(super) const TICK: Duration = Duration::from_nanos(1);
 
 /// A time-out, in the trace.
 const TIMEOUT_CODE: u64 = 9;

@@ -3,11 +3,13 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 use super::connection::{Connection, EndState, Item, Way};
 use super::engine::{Engine, Host, TransportState};
 use super::options::{SimAttempts, SimOptions, SimPath, SimStatistics, SimTapped};
+use super::port::SimPort;
 use super::transport::SimTransport;
 use crate::table::Table;
 use crate::time::Instant;
@@ -41,24 +43,7 @@ impl SimNetwork {
     /// If the addresses belong to different hosts, or the host is down.
     pub fn host_with(&self, addresses: &[IpAddr]) -> SimTransport {
         let mut engine = self.engine.borrow_mut();
-        let known: BTreeSet<usize> =
-            addresses.iter().filter_map(|ip| engine.host_of.get(ip)).copied().collect();
-        assert!(known.len() <= 1, "the addresses belong to different hosts");
-        let host = known.first().copied().unwrap_or(engine.hosts.len());
-        if host == engine.hosts.len() {
-            engine.hosts.push(Host {
-                addresses: Vec::new(),
-                up: true,
-                frozen: false,
-                next_port: FIRST_PORT,
-            });
-        }
-        assert!(engine.hosts[host].up, "the host is down");
-        for &address in addresses {
-            if engine.host_of.insert(address, host).is_none() {
-                engine.hosts[host].addresses.push(address);
-            }
-        }
+        let host = engine.host_at(addresses);
         let index = engine.transports.len();
         let connections = Table::new(engine.options.connections_max);
         engine.transports.push(TransportState {
@@ -70,6 +55,21 @@ impl SimNetwork {
             ready: BTreeSet::new(),
         });
         SimTransport::new(Rc::clone(&self.engine), index)
+    }
+
+    /// A port on the host with this address, which is made if there is none: packets for the address and these TCP
+    /// ports come there. Where such ports overlap, the one that was attached first has them.
+    ///
+    /// Dropping the port is what SIGKILL is to a process with a userspace stack: nobody answers any more.
+    ///
+    /// # Panics
+    /// If the host is down, or the address is not of IP version 4.
+    pub fn attach(&self, address: IpAddr, tcp_ports: RangeInclusive<u16>) -> SimPort {
+        let mut engine = self.engine.borrow_mut();
+        let IpAddr::V4(_) = address else { panic!("packets are of IP version 4") };
+        engine.host_at(&[address]);
+        let number = engine.ethernet.attach(address, tcp_ports);
+        SimPort::new(Rc::clone(&self.engine), number)
     }
 
     /// The time of the network.
@@ -166,7 +166,7 @@ impl SimNetwork {
     }
 
     /// Resets all connections between two addresses, at both ends and at once; how many there
-    /// were.
+    /// were. Connections over packets get forged resets.
     pub fn reset_connections(&self, a: IpAddr, b: IpAddr) -> usize {
         let mut engine = self.engine.borrow_mut();
         engine.trace.record(FAULT_CODE);
@@ -186,7 +186,7 @@ impl SimNetwork {
             }
             engine.connections.remove(&id);
         }
-        ids.len()
+        ids.len() + engine.reset_flows(a, b)
     }
 
     /// Loses all connections between two addresses without notice: nothing arrives any more, and each end
@@ -205,6 +205,7 @@ impl SimNetwork {
             }
         }
         engine.connections.retain(|_, connection| !connection.is_over());
+        count += engine.ethernet.lose_flows(a, b);
         engine.statistics.lost += u64::try_from(count).expect("64 bits");
         count
     }
@@ -256,6 +257,7 @@ impl SimNetwork {
             }
         }
         engine.connections.retain(|_, connection| !connection.is_over());
+        engine.ethernet.crash(&engine.hosts[host].addresses);
     }
 
     /// The host is up again, with no memory of its connections; ask [`SimNetwork::host`] for a new
@@ -295,6 +297,29 @@ impl TransportState {
 }
 
 impl Engine {
+    /// The host with these addresses, perhaps a new one.
+    fn host_at(&mut self, addresses: &[IpAddr]) -> usize {
+        let known: BTreeSet<usize> =
+            addresses.iter().filter_map(|ip| self.host_of.get(ip)).copied().collect();
+        assert!(known.len() <= 1, "the addresses belong to different hosts");
+        let host = known.first().copied().unwrap_or(self.hosts.len());
+        if host == self.hosts.len() {
+            self.hosts.push(Host {
+                addresses: Vec::new(),
+                up: true,
+                frozen: false,
+                next_port: FIRST_PORT,
+            });
+        }
+        assert!(self.hosts[host].up, "the host is down");
+        for &address in addresses {
+            if self.host_of.insert(address, host).is_none() {
+                self.hosts[host].addresses.push(address);
+            }
+        }
+        host
+    }
+
     /// The process behind a transport ends; its host's kernel closes what it had.
     pub(super) fn end_process(&mut self, transport: usize) {
         let state = &mut self.transports[transport];

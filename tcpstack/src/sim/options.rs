@@ -27,6 +27,37 @@ pub struct SimAttempts {
     pub late_max: Duration,
 }
 
+/// What becomes of packets on the simulated Ethernet. Chances are in parts per million.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SimWire {
+    /// The longest packet, with its IP header.
+    pub packet_bytes_max: usize,
+    /// Packets that wait at each port to be received. At the bound what comes is lost, as on a ring of a network card.
+    pub ring_packets: usize,
+    /// The chance that a packet is lost.
+    pub loss_ppm: u32,
+    /// The chance that it comes twice.
+    pub duplicate_ppm: u32,
+    /// The chance that later ones overtake it. The others keep their order within a connection.
+    pub reorder_ppm: u32,
+    /// The chance that one of its bits is another.
+    pub corrupt_ppm: u32,
+}
+
+impl Default for SimWire {
+    /// A good Ethernet of the usual size.
+    fn default() -> SimWire {
+        SimWire {
+            packet_bytes_max: 1500,
+            ring_packets: 256,
+            loss_ppm: 0,
+            duplicate_ppm: 0,
+            reorder_ppm: 0,
+            corrupt_ppm: 0,
+        }
+    }
+}
+
 /// How the simulated network behaves. Chances are in parts per million.
 #[derive(Clone, Debug)]
 pub struct SimOptions {
@@ -59,6 +90,8 @@ pub struct SimOptions {
     /// Connections at once, per transport. At the bound `connect` answers `TableFull` and
     /// newcomers wait.
     pub connections_max: usize,
+    /// What becomes of packets.
+    pub wire: SimWire,
 }
 
 impl Default for SimOptions {
@@ -76,6 +109,7 @@ impl Default for SimOptions {
             user_timeout: None,
             linger_time: Duration::from_secs(2),
             connections_max: 16_384,
+            wire: SimWire::default(),
         }
     }
 }
@@ -102,6 +136,30 @@ pub struct SimStatistics {
     pub lost: u64,
     /// Attempts to connect, and answers to them, that came late because that was asked for.
     pub late: u64,
+    /// What happened to packets.
+    pub packets: SimPackets,
+}
+
+/// What happened on the simulated Ethernet so far.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct SimPackets {
+    /// Packets that ports have sent.
+    pub sent: u64,
+    /// Packets that came into a port's ring.
+    pub received: u64,
+    /// Packets that were drawn to be lost.
+    pub lost: u64,
+    /// Packets that were drawn to come twice.
+    pub doubled: u64,
+    /// Packets that were drawn to be overtaken.
+    pub overtaken: u64,
+    /// Packets of which a bit was altered.
+    pub altered: u64,
+    /// Packets that found a ring full.
+    pub overrun: u64,
+    /// Packets that came where nobody was: no port, a host that is down or stands still, a partition, or a
+    /// connection that was lost without notice.
+    pub cut: u64,
 }
 
 /// What the program of a host that is listened to has sent or taken, by one call.
