@@ -191,6 +191,38 @@ fn a_process_that_is_killed_leaves_a_host_that_answers_nothing() {
     assert_eq!(world.closed.len(), 1);
 }
 
+#[test]
+fn a_client_that_returns_with_the_port_of_its_former_life_gets_through() {
+    let mut world = World::new(1, SimWire::default());
+    for _ in 0..3 {
+        world.connect();
+        world.exchange(10_000);
+        // The server knows nothing of it. There is one port only.
+        world.client = stack(&world.network, CLIENT, 50_000..=50_000);
+    }
+}
+
+#[test]
+fn bytes_that_were_left_make_the_next_turn_due() {
+    let mut world = World::new(1, SimWire::default());
+    world.connect();
+    world.say(b"two words");
+    world.run_client_for(Duration::from_millis(1));
+    world.server.poll(world.network.now());
+    while let Some(event) = world.server.next_event() {
+        if let Event::Readable(name) = event {
+            world.server.recv(name, |_| (4, ())).unwrap();
+        }
+    }
+    world.server.flush(world.network.now());
+    let due = world.server.next_deadline();
+    assert!(due.is_some_and(|due| due <= world.network.now()), "{due:?}");
+    let accepted = world.accepted.unwrap();
+    world.server.set_receiving(accepted, false);
+    let due = world.server.next_deadline();
+    assert!(due.is_none_or(|due| due > world.network.now()), "{due:?}");
+}
+
 /// Everything that can happen to a packet does.
 const BAD: SimWire = SimWire {
     packet_bytes_max: 1500,

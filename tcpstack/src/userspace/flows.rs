@@ -26,6 +26,8 @@ struct Flow {
     recovery: Recovery,
     /// What was acknowledged last, and the window.
     told: Option<(TcpSeqNumber, u16)>,
+    /// What the peer acknowledged last.
+    heard: Option<TcpSeqNumber>,
 }
 
 impl Flows {
@@ -41,7 +43,10 @@ impl Flows {
         let (local, remote) = (segment.source_port, segment.destination_port);
         let known = self.flows.iter().position(|it| it.is(local, remote));
         if segment.is_reset {
-            known.map(|place| self.flows.swap_remove(place));
+            // Nothing was acknowledged yet: our attempt to connect has met what is left of a former life of ours. The
+            // reset clears that away, and the attempt goes on.
+            let is_over = |place: &usize| self.flows[*place].told.is_some();
+            known.filter(is_over).map(|place| self.flows.swap_remove(place));
             return;
         }
         let place = known.unwrap_or(self.flows.len());
@@ -50,7 +55,8 @@ impl Flows {
                 return;
             }
             let recovery = Recovery::new(self.limits);
-            self.flows.push(Flow { local_port: local, remote_port: remote, recovery, told: None });
+            let (local_port, remote_port) = (local, remote);
+            self.flows.push(Flow { local_port, remote_port, recovery, told: None, heard: None });
         }
         let flow = &mut self.flows[place];
         flow.told = segment.ack.map(|ack| (ack, segment.window)).or(flow.told);
@@ -71,11 +77,19 @@ impl Flows {
             self.flows.swap_remove(place);
             return true;
         }
-        let recovery = &mut self.flows[place].recovery;
+        let Flow { recovery, heard, .. } = &mut self.flows[place];
         let Some(ack) = segment.ack else { return true };
+        *heard = Some(heard.map_or(ack, |heard| heard.max(ack)));
         let ranges = segment.ranges.iter().flatten().map(|&(from, to)| (number(from), number(to)));
         recovery.handle_ack(now, ack, ranges);
         !(segment.tells_of_a_gap() && recovery.is_waiting())
+    }
+
+    /// What the peer has acknowledged on the connection that an attempt to connect runs into; `None` if it runs into
+    /// none, or the peer has not said anything there.
+    pub(super) fn acknowledged_before(&self, attempt: &Segment) -> Option<TcpSeqNumber> {
+        let (local, remote) = (attempt.destination_port, attempt.source_port);
+        self.flows.iter().find(|it| it.is(local, remote))?.heard
     }
 
     /// That connection is over.

@@ -292,6 +292,14 @@ impl<P: Port> UserspaceTransport<P> {
         }
     }
 
+    /// Whether a connection has something for its program that was not taken.
+    fn has_ready(&self) -> bool {
+        self.connections.entries().any(|(_, connection)| {
+            let socket = self.peers[connection.peer].sockets.get::<Socket>(connection.handle);
+            !connection.is_dead && connection.is_ready(socket)
+        })
+    }
+
     /// A port that no connection to that end uses.
     fn free_port(&mut self, remote: SocketAddr) -> Option<u16> {
         let ports = self.options.ports.clone();
@@ -493,7 +501,7 @@ impl<P: Port> Transport for UserspaceTransport<P> {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        if !self.events.is_empty() || self.port.has_received() {
+        if !self.events.is_empty() || self.port.has_received() || self.has_ready() {
             return Some(Instant::ZERO);
         }
         self.next_stack_deadline()

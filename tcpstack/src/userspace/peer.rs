@@ -13,7 +13,7 @@ use smoltcp::wire::{HardwareAddress, IpCidr};
 use super::device::{Incoming, Outgoing};
 use super::flows::Flows;
 use super::options::UserspaceOptions;
-use super::segment::Segment;
+use super::segment::{Segment, acknowledge};
 use super::to_smoltcp;
 use crate::table::Key;
 use crate::time::Instant;
@@ -123,10 +123,9 @@ impl Peer {
 
     /// Whether an attempt to connect finds a listener whose backlog is full.
     pub(super) fn is_backlog_full(&self, segment: &Segment) -> bool {
-        let is_attempt = segment.is_syn && segment.ack.is_none();
         let mut theirs = self.backlog.iter().filter(|it| it.port == segment.destination_port);
         let first = theirs.clone().next();
-        is_attempt
+        segment.is_attempt()
             && first.is_some()
             && theirs.all(|it| {
                 let socket = self.sockets.get::<Socket>(it.handle);
@@ -148,6 +147,19 @@ impl Peer {
         if !self.flows.borrow_mut().handle_received(now, segment) {
             return;
         }
+        let mut altered = Vec::new();
+        let known = self.flows.borrow().acknowledged_before(segment);
+        let packet = match known.filter(|_| segment.is_attempt()) {
+            None => packet,
+            // The peer has forgotten a connection that we have, and is to be told so by a challenge (RFC 9293, section
+            // 3.10.7.4): its reset ends ours, and its next attempt succeeds. The stack would drop what acknowledges
+            // nothing before it came to see that. It verifies no checksums.
+            Some(ack) => {
+                altered.extend_from_slice(packet);
+                acknowledge(&mut altered, ack);
+                &altered[..]
+            }
+        };
         let mut incoming = Incoming::new(packet, answer, &self.flows, now, capabilities);
         self.interface.poll_ingress_single(to_smoltcp(now), &mut incoming, &mut self.sockets);
     }

@@ -53,10 +53,24 @@ impl Segment {
         self.from < self.to
     }
 
+    /// An attempt to connect.
+    pub(super) fn is_attempt(&self) -> bool {
+        self.is_syn && self.ack.is_none()
+    }
+
     /// An acknowledgement of what is acknowledged already, with ranges: others arrived out of order.
     pub(super) fn tells_of_a_gap(&self) -> bool {
         !self.is_numbered() && !self.is_syn && !self.is_reset && self.ranges[0].is_some()
     }
+}
+
+/// Makes a packet acknowledge everything before `ack`. Its checksum is wrong then.
+pub(super) fn acknowledge(packet: &mut [u8], ack: TcpSeqNumber) {
+    let Some((_, _, tcp)) = tcp_of(packet) else { return };
+    let offset = packet.len() - tcp.len();
+    let mut tcp = TcpPacket::new_unchecked(&mut packet[offset..]);
+    tcp.set_ack(true);
+    tcp.set_ack_number(ack);
 }
 
 /// Brings a packet that is sent again up to date: what it acknowledges, and the window.
