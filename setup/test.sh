@@ -179,6 +179,7 @@ run_seeds() {
     "$BIN/sim" --random --seeds 150 --mails 400 --faults all --jobs "$(nproc)" --quiet 2>/dev/null
     "$BIN/sim" --random --seeds 30 --mails 400 --faults crashes --jobs "$(nproc)" --quiet 2>/dev/null
     "$BIN/sim" --random --seeds 30 --mails 400 --faults paths --jobs "$(nproc)" --quiet 2>/dev/null
+    "$BIN/sim" --random --seeds 20 --mails 400 --faults all --links smoltcp --jobs "$(nproc)" --quiet 2>/dev/null
 }
 
 main "$@"

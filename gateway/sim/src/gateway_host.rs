@@ -21,11 +21,12 @@ use tcpstack::{Instant, SimNetwork, SimTransport};
 
 use crate::sabotage::Saboteur;
 use crate::scenario::SERVER_NAMES;
+use crate::transport::{HostTransport, LinkOptions, ports_of_worker};
 
 /// One life of a gateway.
 #[derive(Debug)]
 pub struct GatewayHost {
-    workers: Vec<Drivers<SimTransport>>,
+    workers: Vec<Drivers<SimTransport, HostTransport>>,
     post: Post,
     board: Arc<Board>,
     /// By worker: settings that it takes in at its next turn.
@@ -53,10 +54,11 @@ struct Counter<'p> {
 }
 
 impl GatewayHost {
-    /// Starts all workers on the host with that address.
+    /// Starts all workers on the host with these addresses: SMTP is at the first one.
     pub fn start(
         network: &SimNetwork,
-        address: IpAddr,
+        addresses: &[IpAddr],
+        links: &LinkOptions,
         settings: &Settings,
         rng: &mut Rng,
         saboteur: Option<Saboteur>,
@@ -71,11 +73,13 @@ impl GatewayHost {
         for (number, plan) in plans.iter().enumerate() {
             let front = plan.front.map(|it| {
                 let config = settings.front(it, fronts, rng.u64(..));
-                Front::new(&config, network.host(address), board.clone())
+                Front::new(&config, network.host(addresses[0]), board.clone())
             });
             let shard = plan.shard.map(|it| {
                 let config = settings.shard(it, shards, fronts, rng.u64(..));
-                Shard::new(network.host(address), config, board.clone())
+                let ports = ports_of_worker(number);
+                let transport = HostTransport::open(network, links, addresses, &ports, rng);
+                Shard::new(transport, config, board.clone())
             });
             workers.push(Drivers { number, front, shard, places: places.clone() });
         }

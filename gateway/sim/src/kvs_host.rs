@@ -12,20 +12,20 @@ use kvs::worker::{Worker, WorkerOptions};
 use kvs_proto::auth::Secret;
 use kvs_proto::body::Limits;
 use kvs_proto::{Incarnation, STATE_SIZE_BYTES_MAX, Version};
-use tcpstack::SimTransport;
 
 use crate::scenario::{Scenario, ServerRoom};
+use crate::transport::HostTransport;
 
 /// Starts a server, empty: each start is a new life.
 ///
 /// # Panics
 /// If the machine that simulates has no memory left, or the port is taken.
 pub fn start(
-    transport: SimTransport,
+    transport: HostTransport,
     addresses: &[SocketAddr],
     room: ServerRoom,
     rng: &mut Rng,
-) -> (Worker<SimTransport>, Incarnation) {
+) -> (Worker<HostTransport>, Incarnation) {
     let incarnation = Incarnation(rng.u64(1..));
     let arena = Arena::on_demand(room.memory_bytes, room.messages_max);
     let arena = arena.expect("the machine has that many addresses");

@@ -10,6 +10,7 @@
 //! * [`world`] has the hosts, and moves time.
 //! * [`gateway_host`], [`kvs_host`] and [`register`] are processes that crash and return, [`gateways`] those of
 //!   one name.
+//! * [`transport`] is TCP of the processes: streams, or userspace TCP over a simulated Ethernet.
 //! * [`dialogue`] reads what gateways send and take by SMTP.
 //! * [`check`] compares copies and budgets, while the world runs and at its end.
 //! * [`invariants`] looks after each step whether what must always hold does.
@@ -39,5 +40,6 @@ pub mod run;
 pub mod sabotage;
 pub mod scenario;
 pub mod tally;
+pub mod transport;
 pub mod watch;
 pub mod world;

@@ -12,6 +12,7 @@ use sim::report::{Report, Verdict};
 use sim::run::run_with;
 use sim::scenario::{FaultLevel, Options};
 use sim::tally::Tally;
+use sim::transport::Links;
 
 /// Runs the whole system on one thread in virtual time, with faults, from a seed.
 #[derive(Parser, Debug)]
@@ -32,6 +33,9 @@ struct Arguments {
     /// What goes wrong.
     #[arg(long, value_enum, default_value_t = Faults::All)]
     faults: Faults,
+    /// What the links between gateways and servers run over.
+    #[arg(long, value_enum, default_value_t = LinkKind::Streams)]
+    links: LinkKind,
     /// How many runs at the same time, each on a thread of its own.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
     jobs: u64,
@@ -66,15 +70,23 @@ enum Faults {
     All,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum LinkKind {
+    /// Streams of bytes, as all other connections: much faster.
+    Streams,
+    /// The TCP of the bypass, over an Ethernet that loses, doubles, reorders and alters packets.
+    Smoltcp,
+}
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::parse();
     if arguments.random {
         arguments.seed = random_seed();
-        let Arguments { seed, seeds, mails, faults, .. } = arguments;
-        let faults = FaultLevel::from(faults).name();
+        let Arguments { seed, seeds, mails, faults, links, .. } = arguments;
+        let (faults, links) = (FaultLevel::from(faults).name(), Links::from(links).name());
         println!(
             "base seed {seed}; once more with: cargo run --release -p hikyaku-sim --bin sim -- \
-             --seed {seed} --seeds {seeds} --mails {mails} --faults {faults}"
+             --seed {seed} --seeds {seeds} --mails {mails} --faults {faults} --links {links}"
         );
     }
     let began = Instant::now();
@@ -116,7 +128,7 @@ fn look_at_model(depth: usize) -> ExitCode {
 
 /// Runs all seeds, and gives their reports as they come.
 fn run_all(arguments: &Arguments, mut take: impl FnMut(Report)) {
-    let Arguments { seed, seeds, mails, faults, jobs, trace, .. } = *arguments;
+    let Arguments { seed, seeds, mails, faults, links, jobs, trace, .. } = *arguments;
     let next = AtomicU64::new(0);
     // A thread waits when another report has not been taken yet.
     let (reports, taken) = sync_channel(1);
@@ -129,7 +141,10 @@ fn run_all(arguments: &Arguments, mut take: impl FnMut(Report)) {
                     if place >= seeds {
                         return;
                     }
-                    let options = Options::new(seed.wrapping_add(place), mails, faults.into());
+                    let options = Options {
+                        links: links.into(),
+                        ..Options::new(seed.wrapping_add(place), mails, faults.into())
+                    };
                     let report = run_with(options, &Chronicle::new(trace));
                     if reports.send(report).is_err() {
                         return;
@@ -147,6 +162,15 @@ fn random_seed() -> u64 {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).expect("the operating system has randomness");
     u64::from_le_bytes(bytes) >> 24
+}
+
+impl From<LinkKind> for Links {
+    fn from(links: LinkKind) -> Links {
+        match links {
+            LinkKind::Streams => Links::Streams,
+            LinkKind::Smoltcp => Links::Smoltcp,
+        }
+    }
 }
 
 impl From<Faults> for FaultLevel {

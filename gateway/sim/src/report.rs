@@ -5,9 +5,11 @@ use std::fmt;
 use std::time::Duration;
 
 use loadgen::ledger::{Counts, ProblemKind};
+use tcpstack::SimPackets;
 
 use crate::invariants::Invariant;
 use crate::scenario::{FaultLevel, Options};
+use crate::transport::Links;
 
 /// What one run showed.
 #[derive(Clone, PartialEq, Debug)]
@@ -24,6 +26,8 @@ pub struct Report {
     pub faults: BTreeMap<&'static str, u64>,
     /// What the links with two paths did.
     pub paths: PathCounts,
+    /// What happened to packets, if links were made of them.
+    pub packets: SimPackets,
     /// What time it was in the world at the end, since its beginning.
     pub virtual_time: Duration,
     /// How long the run took.
@@ -92,7 +96,7 @@ pub enum FailureKind {
 pub enum Verdict {
     /// Everything was as it must be.
     Passed,
-    /// Nothing was wrong, but nothing was put to the test: no mail, or not the faults asked for.
+    /// Nothing was wrong, but nothing was put to the test: no mail, or not the faults or packets asked for.
     Vacuous,
     /// Something was wrong.
     Failed,
@@ -108,6 +112,7 @@ impl Report {
             counts: Counts::default(),
             faults: BTreeMap::new(),
             paths: PathCounts::default(),
+            packets: SimPackets::default(),
             virtual_time: Duration::ZERO,
             wall_time: Duration::ZERO,
             turns: 0,
@@ -137,9 +142,10 @@ impl Report {
                 happened("gateway crash") && of_servers.into_iter().any(happened)
             }
         };
+        let packets = self.options.links == Links::Streams || self.packets.received > 0;
         if !self.failures.is_empty() {
             Verdict::Failed
-        } else if self.counts.accepted == 0 || !tested {
+        } else if self.counts.accepted == 0 || !tested || !packets {
             Verdict::Vacuous
         } else {
             Verdict::Passed
@@ -153,13 +159,28 @@ impl Report {
 
     /// The command that repeats the run.
     pub fn replay(&self) -> String {
-        let Options { seed, mails, faults, .. } = self.options;
-        let faults = faults.name();
+        let Options { seed, mails, faults, links, .. } = self.options;
+        let (faults, links) = (faults.name(), links.name());
         format!(
             "cargo run --release -p hikyaku-sim --bin sim -- --seed {seed} --mails {mails} \
-             --faults {faults} --trace"
+             --faults {faults} --links {links} --trace"
         )
     }
+}
+
+/// What happened to packets, by kind.
+pub fn packet_counts(packets: &SimPackets) -> [(&'static str, u64); 8] {
+    let SimPackets { sent, received, lost, doubled, overtaken, altered, overrun, cut } = *packets;
+    [
+        ("packets sent", sent),
+        ("packets received", received),
+        ("packets lost", lost),
+        ("packets doubled", doubled),
+        ("packets overtaken", overtaken),
+        ("packets altered", altered),
+        ("packets beyond a ring", overrun),
+        ("packets for nobody", cut),
+    ]
 }
 
 impl fmt::Display for Report {
@@ -192,6 +213,9 @@ impl fmt::Display for Report {
         if self.paths.fills + self.paths.repairs > 0 {
             let PathCounts { fills, repairs, fill_commits, .. } = self.paths;
             write!(f, ", fills: {fills}, repairs: {repairs}, commits meanwhile: {fill_commits}")?;
+        }
+        for (kind, count) in packet_counts(&self.packets).into_iter().filter(|it| it.1 > 0) {
+            write!(f, ", {kind}: {count}")?;
         }
         if self.options.faults == FaultLevel::Paths {
             let PathCounts { commit_pause_max, acceptance_pause_max, .. } = self.paths;

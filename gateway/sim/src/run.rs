@@ -125,6 +125,7 @@ fn judge(world: &mut World, report: &mut Report) {
         report.faults.insert("swap repeated", world.register().repeats());
     }
     report.paths = world.path_counts();
+    report.packets = world.network().statistics().packets;
     report.virtual_time = world.now().saturating_since(Instant::ZERO);
     report.turns = world.turns();
 }

@@ -12,10 +12,11 @@ use kvs::session::{Account, Accounts};
 use kvs_proto::auth::Secret;
 use loadgen::content::{GeneratorConfig, SizeMix};
 use loadgen::smtp::{Pace, SmtpConfig};
-use tcpstack::{SimOptions, SimPath};
+use tcpstack::{SimOptions, SimPath, SimWire};
 
 use crate::gateways::SMTP;
 use crate::sabotage::Sabotage;
+use crate::transport::Links;
 
 /// What a run is asked to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,12 +29,14 @@ pub struct Options {
     pub faults: FaultLevel,
     /// What is broken on purpose.
     pub sabotage: Option<Sabotage>,
+    /// What links run over.
+    pub links: Links,
 }
 
 impl Options {
-    /// A run of that seed without sabotage.
+    /// A run of that seed without sabotage, with links over streams.
     pub fn new(seed: u64, mails: u64, faults: FaultLevel) -> Options {
-        Options { seed, mails, faults, sabotage: None }
+        Options { seed, mails, faults, sabotage: None, links: Links::Streams }
     }
 }
 
@@ -160,6 +163,7 @@ impl Scenario {
             window_bytes: *rng.choice([16 << 10, 64 << 10, 256 << 10].iter()).expect("not empty"),
             connect_timeout: Duration::from_secs(2),
             user_timeout: Some(Duration::from_secs(10)),
+            wire: wire(options.seed),
             ..SimOptions::default()
         };
         let turn_cost_max = Duration::from_micros(rng.u64(20..=200));
@@ -234,6 +238,18 @@ struct Shape {
     memory_mib: u32,
     /// Of each queue.
     messages_max: u32,
+}
+
+/// What becomes of packets: in each run something else, from nothing to more than a link of ours ever bears.
+fn wire(seed: u64) -> SimWire {
+    let mut rng = Rng::with_seed(seed ^ WIRES);
+    let mut chance =
+        |most: u32| *rng.choice([0, most / 100, most / 10, most].iter()).expect("some");
+    let (loss_ppm, duplicate_ppm) = (chance(20_000), chance(50_000));
+    let (reorder_ppm, corrupt_ppm) = (chance(50_000), chance(20_000));
+    let packet_bytes_max = *rng.choice([600, 1500, 1500, 9000].iter()).expect("some");
+    let ring_packets = *rng.choice([64, 256, 1024].iter()).expect("some");
+    SimWire { packet_bytes_max, ring_packets, loss_ppm, duplicate_ppm, reorder_ppm, corrupt_ppm }
 }
 
 fn senders(options: &Options, queues: u32, load_time: Duration, rng: &mut Rng) -> Vec<SmtpConfig> {
@@ -377,6 +393,9 @@ const SPARES: u64 = 0x5eed_5a3e_0000_0001;
 
 /// That of leases.
 const LEASES: u64 = 0x5eed_0e25_1025_0000;
+
+/// That of what becomes of packets.
+const WIRES: u64 = 0x5eed_31e5_0000_0003;
 
 /// And that of how much room there is.
 const ROOM: u64 = 0x5eed_0400_3000_0000;

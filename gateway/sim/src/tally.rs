@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::report::{Report, Verdict};
+use crate::report::{Report, Verdict, packet_counts};
 
 /// The figures of runs. Memory does not grow with the runs that passed.
 #[derive(Clone, Default, Debug)]
@@ -21,6 +21,7 @@ pub struct Tally {
     refused: u64,
     duplicates: u64,
     acts_in_time: u64,
+    packets: BTreeMap<&'static str, u64>,
 }
 
 impl Tally {
@@ -38,6 +39,9 @@ impl Tally {
         for (kind, count) in &report.faults {
             *self.faults.entry(kind).or_default() += count;
         }
+        for (kind, count) in packet_counts(&report.packets).into_iter().filter(|it| it.1 > 0) {
+            *self.packets.entry(kind).or_default() += count;
+        }
         self.accepted += report.counts.accepted;
         self.delivered += report.counts.delivered;
         self.refused += report.counts.bounced;
@@ -53,8 +57,10 @@ impl Tally {
 
     /// The figures when the runs took so long all together, as one line of JSON.
     pub fn json(&self, wall_time: Duration) -> String {
-        let faults = self.faults.iter().map(|(kind, count)| format!("{kind:?}:{count}"));
-        let faults = faults.collect::<Vec<_>>().join(",");
+        let [faults, packets] = [&self.faults, &self.packets].map(|counts| {
+            let counts = counts.iter().map(|(kind, count)| format!("{kind:?}:{count}"));
+            counts.collect::<Vec<_>>().join(",")
+        });
         let Tally { seeds, turns, checks, accepted, delivered, refused, duplicates, .. } = self;
         let acts = self.acts_in_time;
         format!(
@@ -62,7 +68,8 @@ impl Tally {
              \"simulated_hours\":{:.3},\"wall_s\":{:.1},\"simulated_hours_per_wall_s\":{:.5},\
              \"turns\":{turns},\"checks\":{checks},\"mails_acknowledged\":{accepted},\
              \"delivered\":{delivered},\"refused\":{refused},\"duplicates\":{duplicates},\
-             \"acts_in_time\":{acts},\"faults\":{{{faults}}}}}",
+             \"acts_in_time\":{acts},\"faults\":{{{faults}}},\
+             \"packets\":{{{packets}}}}}",
             self.failed,
             self.vacuous,
             self.vacuous_percent(),
@@ -96,7 +103,7 @@ impl Tally {
             self.duplicates,
             self.acts_in_time,
         );
-        for (kind, count) in &self.faults {
+        for (kind, count) in self.faults.iter().chain(&self.packets) {
             text.push_str(&format!("{count:>10} {kind}\n"));
         }
         for (what, seeds) in [("failed", &self.failed), ("vacuous", &self.vacuous)] {

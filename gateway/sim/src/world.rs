@@ -35,6 +35,7 @@ use crate::sabotage::{Sabotage, Saboteur};
 use crate::scenario::{
     FaultLevel, Options, SERVERS, SINK, STANDBYS, Scenario, UNIX_ORIGIN_MS, sender_host,
 };
+use crate::transport::{HostTransport, LinkOptions};
 use crate::watch::PathWatch;
 
 /// All hosts, what connects them, and what goes wrong.
@@ -45,6 +46,7 @@ pub struct World {
     original: Settings,
     rng: Rng,
     network: SimNetwork,
+    links: LinkOptions,
     register: SimRegister,
     /// By place.
     gateways: [Option<Running>; PLACES],
@@ -87,7 +89,7 @@ pub struct World {
 /// A running backup queue server.
 pub struct Server {
     /// Its one worker.
-    pub worker: Worker<SimTransport>,
+    pub worker: Worker<HostTransport>,
     /// Which life it is.
     pub incarnation: Incarnation,
 }
@@ -111,6 +113,7 @@ impl World {
         let mut rng = Rng::with_seed(options.seed);
         let scenario = Scenario::draw(options, &mut rng);
         let network = SimNetwork::new(rng.u64(..), scenario.network.clone());
+        let links = LinkOptions { links: options.links, network: scenario.network.clone() };
         network.advance(BEGIN);
         chronicle.set_now(BEGIN);
         chronicle.note(&scenario.summary);
@@ -174,6 +177,7 @@ impl World {
             scenario,
             rng,
             network,
+            links,
             ledger,
             plan,
             chronicle,

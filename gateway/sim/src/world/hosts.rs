@@ -1,16 +1,17 @@
 //! Processes that start and end.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use gateway::message::QueueIndex;
 
 use super::{Server, World};
 use crate::gateway_host::GatewayHost;
-use crate::gateways::{Running, SMTP, settings_at};
+use crate::gateways::{self, Running, SMTP, settings_at};
 use crate::kvs_host;
 use crate::plan::{Fault, Node};
 use crate::scenario::{SERVERS, STANDBYS};
+use crate::transport::HostTransport;
 
 impl World {
     /// The process of a gateway ends.
@@ -30,8 +31,7 @@ impl World {
         if self.gateways[place].is_some() {
             return;
         }
-        let address = SMTP[place].ip();
-        self.raise(address);
+        self.raise(SMTP[place].ip());
         let is_contested = self.gateways().next().is_some();
         for former in self.gateways.iter_mut().flatten() {
             former.is_contested = true;
@@ -43,7 +43,8 @@ impl World {
         self.forget_orders();
         let settings = settings_at(place, &self.scenario.settings);
         let (network, rng) = (&self.network, &mut self.rng);
-        let host = GatewayHost::start(network, address, &settings, rng, saboteur);
+        let addresses = gateways::addresses(place, self.scenario.has_standby);
+        let host = GatewayHost::start(network, &addresses, &self.links, &settings, rng, saboteur);
         let life = self.register.begin_life();
         self.gateways[place] = Some(Running::new(host, place, life, is_contested));
         if is_contested {
@@ -100,9 +101,12 @@ impl World {
         self.forget_turns(Node::Server(server));
         let address = SERVERS[server];
         self.raise(address.ip());
-        let transport = self.network.host(address.ip());
         let listen = [address, STANDBYS[server]];
         let listen = if self.scenario.has_standby { &listen[..] } else { &listen[..1] };
+        let addresses = listen.iter().map(SocketAddr::ip).collect::<Vec<_>>();
+        let ports = address.port()..=address.port();
+        let (network, rng) = (&self.network, &mut self.rng);
+        let transport = HostTransport::open(network, &self.links, &addresses, &ports, rng);
         let (worker, incarnation) =
             kvs_host::start(transport, listen, self.scenario.server, &mut self.rng);
         self.servers[server] = Some(Server { worker, incarnation });
