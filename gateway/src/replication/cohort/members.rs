@@ -177,9 +177,10 @@ impl Cohort {
     fn isolate(&mut self, member: usize, why: &str) {
         let it = &mut self.members[member];
         warn!(cohort = %self.key, server = %it.server, why, "the server's copies are isolated");
+        // One that was lost while it was being recorded has never counted.
+        self.counters.isolations += u64::from(it.counts());
         it.role = Role::Expelled { is_lost: false };
         self.refresh = true;
-        self.counters.isolations += 1;
     }
 
     /// Whether all copies of a joining member follow.

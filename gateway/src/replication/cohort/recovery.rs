@@ -630,10 +630,33 @@ impl Cohort {
     /// A register that failed is tried again after a while.
     pub(super) fn maintain_register(&mut self, now: Instant) {
         let RegisterState::Failed { again_at, call } = &mut self.register else { return };
-        let again_at = *again_at.get_or_insert(now + RETRY_DELAY);
-        if now >= again_at {
-            self.register = RegisterState::Wanted(call.clone());
+        let again_at = again_at.get_or_insert(now + RETRY_DELAY);
+        if now < *again_at {
+            return;
         }
+        let call = call.clone();
+        if self.may_ask_again(&call) {
+            self.register = RegisterState::Wanted(call);
+        } else {
+            let again_at = Some(now + RETRY_DELAY);
+            self.register = RegisterState::Failed { again_at, call };
+        }
+    }
+
+    /// Whether a call that failed may be made again. Who is given up is left out of the record because another one that
+    /// counts had said that it is alive; that is long ago by now. As long as nobody who would be left is there, the one
+    /// who was given up may be the only one who still has the mail, but for us.
+    fn may_ask_again(&self, call: &RegisterCall) -> bool {
+        let RegisterCall::Swap(record) = call else { return true };
+        if self.phase != Phase::Serving || !self.has_expelled() {
+            return true;
+        }
+        let is_up = |recorded: &RecordedMember| {
+            let mut members = self.members.iter();
+            members.any(|it| it.server == recorded.server && it.up == Some(recorded.incarnation))
+        };
+        record.members.iter().any(is_up)
+            || self.seals(record).iter().all(|(_, seal)| *seal == Seal::Lost)
     }
 }
 

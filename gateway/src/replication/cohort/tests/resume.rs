@@ -51,6 +51,22 @@ fn without_a_server_that_counts_it_goes_on_when_told_until_one_is_there_again() 
     assert!(world.cohort.is_accepting(0));
 }
 
+/// The one who was given up may be the only one who has the mail, should we die too.
+#[test]
+fn a_record_that_could_not_be_written_is_not_written_later_if_nobody_whom_it_names_is_there() {
+    let mut world = World::new(1);
+    world.register_fails = true;
+    world.link_down(0);
+    world.pass(ISOLATE_AFTER * 3);
+    world.link_down(1);
+    world.register_fails = false;
+    world.pass(ISOLATE_AFTER * 3);
+    assert_eq!(world.recorded(), ["a", "b"]);
+    world.link_up(1);
+    world.pass(ISOLATE_AFTER);
+    assert_eq!(world.recorded(), ["b"]);
+}
+
 #[test]
 fn without_the_register_it_goes_on_when_told_until_that_answers() {
     let mut world = World::new(1);
