@@ -463,6 +463,8 @@ impl Cohort {
             for place in 0..self.units.len() {
                 if self.phase == Phase::Serving {
                     self.commit(place);
+                    // Nothing may come after that for which the unit would have its turn.
+                    self.trim(place, board);
                 }
                 self.post(place, board);
             }

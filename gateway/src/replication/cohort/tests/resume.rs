@@ -67,6 +67,26 @@ fn a_record_that_could_not_be_written_is_not_written_later_if_nobody_whom_it_nam
     assert_eq!(world.recorded(), ["b"]);
 }
 
+/// Nothing but the record's answer happens.
+#[test]
+fn what_waited_for_the_record_takes_no_memory_once_that_is_written() {
+    let mut world = World::of(2, 1);
+    world.register_fails = true;
+    world.link_down(1);
+    world.pass(ISOLATE_AFTER * 3);
+    world.store(0);
+    let ticket = Ticket { front: 0, serial: world.serial };
+    world.settle();
+    assert!(world.cohort.unit_mut(0).queue.withdraw(ticket));
+    world.cohort.touch(0);
+    world.settle();
+    assert_eq!(world.cohort.unit(0).queue.log().len(), 2, "neither is committed");
+    world.register_fails = false;
+    world.pass(ISOLATE_AFTER);
+    assert_eq!(world.recorded(), ["a"]);
+    assert_eq!(world.cohort.unit(0).queue.log().len(), 0);
+}
+
 #[test]
 fn without_the_register_it_goes_on_when_told_until_that_answers() {
     let mut world = World::new(1);

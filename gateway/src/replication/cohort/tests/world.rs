@@ -276,6 +276,9 @@ impl World {
 
     /// Two copies count, and both are what the queue is, in content, number and history.
     pub(super) fn assert_in_step(&self) {
+        for unit in &self.cohort.units {
+            assert_eq!(unit.queue.log().len(), 0, "what all copies have takes no memory");
+        }
         let recorded = self.recorded();
         assert_eq!(recorded.len(), 2, "{recorded:?}");
         let counts = |name: &str| recorded.contains(&name);
