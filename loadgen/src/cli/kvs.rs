@@ -18,7 +18,7 @@ use loadgen::kvs::{
     KvsConfig, KvsLoad, KvsMeasured, NullConfig, NullServer, Recovery, RecoveryConfig, Target,
 };
 use loadgen::report::{Report, Section};
-use tcpstack::{Clock, Idle, KernelOptions, KernelTransport, pin_current_thread};
+use tcpstack::{Clock, Idle, KernelOptions, KernelTransport, Transport, pin_current_thread};
 
 use super::{Failure, Stop, conclude};
 
@@ -80,6 +80,9 @@ pub(crate) struct KvsOptions {
     /// Decides the content.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    #[cfg(feature = "afxdp")]
+    #[command(flatten)]
+    bypass: super::bypass::BypassOptions,
 }
 
 /// Fill a queue, drop the client, come back with a higher epoch, fetch all in blocks, and compare what
@@ -152,7 +155,8 @@ pub(crate) fn run(options: &KvsOptions) -> Result<ExitCode, Failure> {
     let mut cpu = None;
     let mut measure = |to, key: &str, title: &str| -> Result<KvsMeasured, Failure> {
         let meter = CpuMeter::begin(options.common.cpu_of.clone());
-        let (measured, depth) = measure_kvs(options, to, &stop)?;
+        let (measured, depth, path) = measure_kvs(options, to, &stop)?;
+        path.into_iter().for_each(|path| report.add(path));
         cpu.get_or_insert_with(|| meter.section(measured.messages));
         let section = measured.section(key, title);
         let section = section.count("depth", "requests in flight", depth as u64);
@@ -184,6 +188,23 @@ fn measure_kvs(
     options: &KvsOptions,
     to: SocketAddr,
     stop: &Stop,
+) -> Result<(KvsMeasured, usize, Option<Section>), Failure> {
+    #[cfg(feature = "afxdp")]
+    if let Some(bypass) = options.bypass.open(to)? {
+        let (transport, passed) = bypass.split();
+        let (measured, depth) = measure_over(transport, options, to, stop)?;
+        return Ok((measured, depth, Some(passed.section())));
+    }
+    let transport = KernelTransport::new(KernelOptions::default())?;
+    let (measured, depth) = measure_over(transport, options, to, stop)?;
+    Ok((measured, depth, None))
+}
+
+fn measure_over<T: Transport>(
+    transport: T,
+    options: &KvsOptions,
+    to: SocketAddr,
+    stop: &Stop,
 ) -> Result<(KvsMeasured, usize), Failure> {
     let limited = options.messages.is_some() || options.duration.is_some();
     let seconds = options.duration.or((!limited).then_some(5.0));
@@ -198,7 +219,6 @@ fn measure_kvs(
         seed: options.seed,
     };
     let clock = Clock::new();
-    let transport = KernelTransport::new(KernelOptions::default())?;
     let mut load = KvsLoad::open(transport, clock.now(), config)?;
     let mut idle = Idle::new(spin_time(options.common.spin));
     while !load.is_done() && !stop.is_raised() {

@@ -1,5 +1,7 @@
 //! The command line.
 
+#[cfg(feature = "afxdp")]
+pub(crate) mod bypass;
 pub(crate) mod crowd;
 pub(crate) mod kvs;
 pub(crate) mod ledger;
