@@ -49,7 +49,7 @@ main() {
     read_options "--seconds SECONDS_EACH number" "--ways WAYS file" "--sizes SIZES file" "--depths DEPTHS file" \
         "--mtus MTUS file" "--json JSON file" -- "$@"
     can_have_namespaces || die "hosts in network namespaces need root"
-    command -v strace >/dev/null || die "there is no strace"
+    perf stat -e "$CALL" true 2>/dev/null || die "perf cannot count system calls: is linux-perf there?"
     build_release
     begin
     trap 'end_links' EXIT
@@ -170,23 +170,23 @@ measure_link() {
 }
 
 # count_calls: system calls of both for each message, into calls_client and calls_server of the caller: in a run of its own, as
-# being counted slows them.
+# being counted costs something. (By strace it would slow them so much that they work in another way.)
 count_calls() {
-    local tracer messages
-    strace -qq -c -f -p "$SERVER" -o "$SCRATCH/server.strace" &
-    tracer=$!
-    await 10 is_traced "$SERVER" || die "strace does not attach"
-    load 1 "$SCRATCH/calls.json" strace -qq -c -f -o "$SCRATCH/client.strace"
-    kill "$tracer"
-    wait "$tracer" || true
+    local counter messages
+    perf stat -x, -e "$CALL" -p "$SERVER" -o "$SCRATCH/server.calls" sleep 60 2>/dev/null &
+    counter=$!
+    load 1 "$SCRATCH/calls.json" perf stat -x, -e "$CALL" -o "$SCRATCH/client.calls" --
+    # It counts for as long as the command lives that it has started.
+    kill "$(pgrep -P "$counter")"
+    wait "$counter" || true
     messages=$(jq .kvs.messages "$SCRATCH/calls.json")
-    calls_client=$(calls_of "$SCRATCH/client.strace" "$messages")
-    calls_server=$(calls_of "$SCRATCH/server.strace" "$messages")
+    calls_client=$(calls_of "$SCRATCH/client.calls" "$messages")
+    calls_server=$(calls_of "$SCRATCH/server.calls" "$messages")
 }
 
-is_traced() { ! grep -q '^TracerPid:[[:space:]]*0$' "/proc/$1/status"; }
+CALL=raw_syscalls:sys_enter
 
-# calls_of FILE MESSAGES: by strace's last line.
-calls_of() { awk -v messages="$2" '$NF == "total" { printf "%.4f", $4 / messages }' "$1"; }
+# calls_of FILE MESSAGES
+calls_of() { awk -F, -v messages="$2" -v call="$CALL" '$3 == call { printf "%.4f", $1 / messages }' "$1"; }
 
 main "$@"
