@@ -55,7 +55,7 @@ impl World {
 
     /// What a former gateway has delivered while it might, and could not tell, goes out again, or has expired by the
     /// clock of the one that starts.
-    fn mark_last_acts(&mut self) {
+    pub(super) fn mark_last_acts(&mut self) {
         let lease = self.scenario.settings.policy.lease.min(Duration::from_secs(5));
         let times = (0..=6).map(|seconds| lease + Duration::from_secs(seconds));
         let times = [Duration::ZERO].into_iter().chain(times).collect::<Vec<_>>();
@@ -76,6 +76,7 @@ impl World {
             return;
         }
         *self.fault_counts.entry("gateway fenced").or_default() += 1;
+        self.mark_duplicates(&[Duration::ZERO]);
         if self.gateways().next().is_none() {
             self.plan.add(self.now() + RESTART_AFTER, Fault::GatewayReturn);
         }

@@ -52,5 +52,6 @@ impl World {
     pub(super) fn start_successor(&mut self) {
         let place = self.newest().map_or(self.last_place, |it| it.place);
         self.start_gateway((place + 1) % PLACES);
+        self.mark_last_acts();
     }
 }
