@@ -115,6 +115,7 @@ mod tests {
         let interface = |name: &str, why: Option<&str>| tcpstack::InterfaceTaken {
             name: name.into(),
             mode: "copy".into(),
+            mtu: 1500,
             why_not_better: why.map(Into::into),
         };
         let interfaces = vec![interface("eth1", Some("zero-copy: no")), interface("eth2", None)];

@@ -1,12 +1,15 @@
 //! A connection past the kernel, for `loadgen kvs`.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use clap::Args;
 use loadgen::content::parse_size;
 use loadgen::report::Section;
-use tcpstack::xdp::{Filter, PortBlock, XdpInterface, XdpMode, XdpOptions, XdpPort};
-use tcpstack::{UserspaceOptions, UserspaceTransport};
+use tcpstack::{
+    KernelOptions, LinkChoice, LinkInterface, LinkMode, LinkOptions, LinkQueue, LinkTransport,
+    LinksTaken, PORT_BLOCK, nic_queues, open_links,
+};
 
 use super::Failure;
 
@@ -25,9 +28,9 @@ pub(crate) struct BypassOptions {
     /// The first of 64 ports from which we connect.
     #[arg(long, default_value_t = 61_440, value_name = "PORT", value_parser = parse_ports)]
     ports: u16,
-    /// `zero-copy`, `copy` or `generic`. Default: the best that works.
-    #[arg(long)]
-    mode: Option<XdpMode>,
+    /// `zero-copy`, `copy` or `generic`; `auto` takes the best that works.
+    #[arg(long, default_value = "auto", value_parser = parse_mode)]
+    mode: LinkMode,
     /// Bytes of a frame; k is 1024.
     #[arg(long, default_value = "2k", value_parser = parse_size)]
     frame_size: usize,
@@ -36,67 +39,61 @@ pub(crate) struct BypassOptions {
     trust_checksums: bool,
 }
 
-/// Ports of a block.
-const PORTS: u16 = 64;
-
 fn parse_ports(text: &str) -> Result<u16, String> {
-    let first = text.parse().ok().filter(|first: &u16| *first > 0 && first.is_multiple_of(PORTS));
-    first.ok_or_else(|| "not a port that is a multiple of 64".into())
+    let is_first = |first: &u16| *first > 0 && first.is_multiple_of(PORT_BLOCK);
+    let first = text.parse().ok().filter(is_first);
+    first.ok_or_else(|| format!("not a port that is a multiple of {PORT_BLOCK}"))
 }
 
-/// An interface that is open, and the transport over it.
-pub(crate) struct Bypass {
-    interface: XdpInterface,
-    pub(crate) transport: UserspaceTransport<XdpPort>,
+fn parse_mode(text: &str) -> Result<LinkMode, String> {
+    let found = LinkMode::NAMES.iter().find(|(name, _)| *name == text);
+    found.map(|(_, mode)| *mode).ok_or_else(|| "no such mode".into())
 }
+
+/// Frames of the NIC queue.
+const FRAMES: u32 = 8192;
 
 impl BypassOptions {
-    /// Opens the interface, if one is asked for.
-    pub(crate) fn open(&self, to: SocketAddr) -> Result<Option<Bypass>, Failure> {
-        let (Some(name), Some(local)) = (&self.afxdp, self.local) else { return Ok(None) };
+    /// Opens the interface, if one is asked for: as programs do for their links.
+    pub(crate) fn open(
+        &self,
+        to: SocketAddr,
+    ) -> Result<Option<(LinkTransport, LinksTaken)>, Failure> {
+        let (Some(name), Some(address)) = (&self.afxdp, self.local) else { return Ok(None) };
         let SocketAddr::V4(to) = to else { return Err("past the kernel only IPv4 goes".into()) };
-        let ports = self.ports..=self.ports + (PORTS - 1);
-        let blocks = vec![PortBlock { ports: ports.clone(), queue: self.nic_queue }];
-        let filter = Filter { local, peers: vec![*to.ip()], blocks };
-        let (interface, ports_open) = XdpInterface::open(&XdpOptions {
+        let ports = self.ports..=self.ports + (PORT_BLOCK - 1);
+        let interface = LinkInterface {
+            name: name.clone(),
+            address,
+            peers: vec![*to.ip()],
+            queues: vec![LinkQueue { number: self.nic_queue, ports }],
+        };
+        let links = LinkOptions {
+            choice: LinkChoice::Afxdp,
             mode: self.mode,
+            frames: FRAMES,
             frame_bytes: u32::try_from(self.frame_size)?,
-            verify: !self.trust_checksums,
-            ..XdpOptions::new(name, filter)
-        })?;
-        let port = ports_open.into_iter().next().expect("one for each block");
-        let options =
-            UserspaceOptions { ports, ..UserspaceOptions::new(local.into(), fastrand::u64(..)) };
-        Ok(Some(Bypass { interface, transport: UserspaceTransport::new(port, options) }))
+            busy_poll: Duration::ZERO,
+            verify_checksums: !self.trust_checksums,
+            interfaces: vec![interface],
+        };
+        let mut open = open_links(&links, &KernelOptions::default(), 1)?;
+        let transport = open.transports.pop().expect("one for each thread");
+        Ok(Some((transport, open.taken)))
     }
 }
 
 /// What passed the interface, for the report.
-pub(crate) struct Passed(XdpInterface);
-
-impl Bypass {
-    /// Separates the transport from what is asked at the end.
-    pub(crate) fn split(self) -> (UserspaceTransport<XdpPort>, Passed) {
-        (self.transport, Passed(self.interface))
+pub(crate) fn section(taken: &LinksTaken, transport: &LinkTransport) -> Section {
+    let mut section = Section::new("bypass", "past the kernel");
+    for interface in &taken.interfaces {
+        section = section
+            .text("interface", "interface", interface.name.clone())
+            .text("mode", "mode", interface.mode.clone())
+            .count("mtu", "MTU", interface.mtu.into());
     }
-}
-
-impl Passed {
-    pub(crate) fn section(&self) -> Section {
-        let report = self.0.report();
-        let mut section = Section::new("bypass", "past the kernel")
-            .text("interface", "interface", report.interface)
-            .text("mode", "mode", report.mode.name())
-            .count("mtu", "MTU", report.mtu.into());
-        for queue in self.0.statistics() {
-            section = section
-                .count("received", "packets received", queue.received)
-                .count("sent", "packets sent", queue.sent)
-                .count("send_wake_ups", "system calls to send", queue.send_wake_ups)
-                .count("receive_wake_ups", "system calls to receive", queue.receive_wake_ups)
-                .count("dropped", "dropped, as the ring was full", queue.dropped)
-                .count("no_frame", "not sent for want of a frame", queue.no_frame);
-        }
-        section
+    for (name, count) in nic_queues(transport).into_iter().flat_map(|queue| queue.counters) {
+        section = section.count(name, name, count);
     }
+    section
 }

@@ -20,6 +20,7 @@ use loadgen::kvs::{
 use loadgen::report::{Report, Section};
 use tcpstack::{Clock, Idle, KernelOptions, KernelTransport, Transport, pin_current_thread};
 
+use super::bypass::{self, BypassOptions};
 use super::{Failure, Stop, conclude};
 
 /// Whom to measure, and how to wait. Shared by `kvs` and `recovery`.
@@ -80,9 +81,8 @@ pub(crate) struct KvsOptions {
     /// Decides the content.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    #[cfg(feature = "afxdp")]
     #[command(flatten)]
-    bypass: super::bypass::BypassOptions,
+    bypass: BypassOptions,
 }
 
 /// Fill a queue, drop the client, come back with a higher epoch, fetch all in blocks, and compare what
@@ -189,15 +189,14 @@ fn measure_kvs(
     to: SocketAddr,
     stop: &Stop,
 ) -> Result<(KvsMeasured, usize, Option<Section>), Failure> {
-    #[cfg(feature = "afxdp")]
-    if let Some(bypass) = options.bypass.open(to)? {
-        let (transport, passed) = bypass.split();
-        let (measured, depth) = measure_over(transport, options, to, stop)?;
-        return Ok((measured, depth, Some(passed.section())));
+    if let Some((transport, taken)) = options.bypass.open(to)? {
+        let load = measure_over(transport, options, to, stop)?;
+        let passed = bypass::section(&taken, load.transport());
+        return Ok((load.measured().clone(), load.depth(), Some(passed)));
     }
     let transport = KernelTransport::new(KernelOptions::default())?;
-    let (measured, depth) = measure_over(transport, options, to, stop)?;
-    Ok((measured, depth, None))
+    let load = measure_over(transport, options, to, stop)?;
+    Ok((load.measured().clone(), load.depth(), None))
 }
 
 fn measure_over<T: Transport>(
@@ -205,7 +204,7 @@ fn measure_over<T: Transport>(
     options: &KvsOptions,
     to: SocketAddr,
     stop: &Stop,
-) -> Result<(KvsMeasured, usize), Failure> {
+) -> Result<KvsLoad<T>, Failure> {
     let limited = options.messages.is_some() || options.duration.is_some();
     let seconds = options.duration.or((!limited).then_some(5.0));
     let config = KvsConfig {
@@ -231,7 +230,7 @@ fn measure_over<T: Transport>(
     }
     match load.failure() {
         Some(why) => Err(why.into()),
-        None => Ok((load.measured().clone(), load.depth())),
+        None => Ok(load),
     }
 }
 

@@ -1,6 +1,5 @@
 //! The command line.
 
-#[cfg(feature = "afxdp")]
 pub(crate) mod bypass;
 pub(crate) mod crowd;
 pub(crate) mod kvs;

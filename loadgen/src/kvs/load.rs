@@ -154,6 +154,11 @@ impl<T: Transport> KvsLoad<T> {
         self.depth
     }
 
+    /// What it goes by.
+    pub fn transport(&self) -> &T {
+        &self.link.transport
+    }
+
     /// Whether it is over.
     pub fn is_done(&self) -> bool {
         matches!(self.phase, Phase::Done | Phase::Failed(_))

@@ -137,6 +137,8 @@ pub struct InterfaceTaken {
     pub name: String,
     /// How packets get to us: `zero-copy`, `copy` or `generic`.
     pub mode: String,
+    /// The longest packet, its IP header included.
+    pub mtu: u32,
     /// Why none of the better ways is taken, if there is one.
     pub why_not_better: Option<String>,
 }

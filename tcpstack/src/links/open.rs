@@ -157,6 +157,7 @@ mod bypass {
         let taken = InterfaceTaken {
             name: interface.name.clone(),
             mode: report.mode.to_string(),
+            mtu: report.mtu,
             why_not_better: (!why.is_empty()).then_some(why),
         };
         Ok((taken, ports))
