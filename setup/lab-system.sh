@@ -4,6 +4,8 @@
 
 # Its hosts, and where the description of their queues is.
 LAB_HOSTS=(gw kvs1 kvs2 out)
+# More options of `lab.sh up`.
+LAB_OPTIONS=()
 DESCRIPTION=$ROOT/setup/examples/nic-queues.conf
 
 # why_no_bypass: a sentence why this machine cannot have it in a lab; nothing if it can.
@@ -35,7 +37,7 @@ begin_lab() {
     NET=hkdemo$$
     say "$NET" >"$SCRATCH/lab"
     trap 'leave_lab' EXIT
-    "$ROOT/setup/lab.sh" up --name "$NET" --hosts "${LAB_HOSTS[*]}" --description "$DESCRIPTION" >"$SCRATCH/lab.log" 2>&1
+    "$ROOT/setup/lab.sh" up --name "$NET" --hosts "${LAB_HOSTS[*]}" --description "$DESCRIPTION" "${LAB_OPTIONS[@]}" >"$SCRATCH/lab.log" 2>&1
     # shellcheck disable=SC2034 # of network.sh
     HOSTS=("${LAB_HOSTS[@]}")
 }

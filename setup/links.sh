@@ -5,6 +5,10 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 # shellcheck source-path=SCRIPTDIR source=network.sh
 . "$ROOT/setup/network.sh"
+# shellcheck source-path=SCRIPTDIR source=lab-system.sh
+. "$ROOT/setup/lab-system.sh"
+# shellcheck disable=SC2034 # of lab-system.sh
+LAB_HOSTS=(gw kvs1)
 
 usage() {
     cat <<'END'
@@ -43,7 +47,6 @@ LOCAL=10.77.0.1
 SECRET=only-for-this-measurement-1
 # Of the network's description: the NIC queue of the KVS's port and of the client's.
 NIC_QUEUE=1
-LAB=
 
 main() {
     read_options "--seconds SECONDS_EACH number" "--ways WAYS file" "--sizes SIZES file" "--depths DEPTHS file" \
@@ -52,7 +55,6 @@ main() {
     perf stat -e "$CALL" true 2>/dev/null || die "perf cannot count system calls: is linux-perf there?"
     build_release
     begin
-    trap 'end_links' EXIT
     local mtu way
     printf '%-12s %5s %5s %5s %9s %8s %8s %8s %15s %15s\n' way mtu size depth msg/s p50/us p99/us p99.9/us \
         "cpu us cl/srv" "calls cl/srv"
@@ -64,23 +66,13 @@ main() {
     [ -z "$JSON" ] || jq -s . "$SCRATCH"/figures-*.json >"$JSON"
 }
 
-end_links() {
-    local status=$?
-    end_processes "${STARTED[@]}"
-    STARTED=()
-    [ -z "$LAB" ] || "$ROOT/setup/lab.sh" down --name "$LAB" >/dev/null || true
-    (exit "$status") || true
-    (exit "$status")
-    finish
-}
-
 # measure_way WAY MTU: all sizes and depths, on hosts of their own.
 measure_way() {
     local way=$1 mtu=$2 size depth xdp=driver
     [ "$way" != generic ] || xdp=generic
-    NET=hklinks$$
-    LAB=$NET
-    "$ROOT/setup/lab.sh" up --name "$NET" --hosts "gw kvs1" --mtu "$mtu" --xdp "$xdp" >"$SCRATCH/lab.log" 2>&1
+    # shellcheck disable=SC2034 # of lab-system.sh
+    LAB_OPTIONS=(--mtu "$mtu" --xdp "$xdp")
+    begin_lab
     write_configuration "$way" "$mtu"
     start_server
     for size in $SIZES; do
@@ -88,10 +80,7 @@ measure_way() {
             measure_link "$way" "$mtu" "$size" "$depth"
         done
     done
-    end_processes "${STARTED[@]}"
-    STARTED=()
-    "$ROOT/setup/lab.sh" down --name "$NET" >/dev/null
-    LAB=
+    end_lab
 }
 
 # write_configuration WAY MTU: of the KVS; and how the client connects, in CLIENT.
