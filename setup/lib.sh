@@ -52,8 +52,11 @@ read_options() {
 }
 
 # The exit status of a scenario that cannot run here and says why.
-# shellcheck disable=SC2034
 SKIPPED=77
+skip() {
+    warn "$*"
+    exit "$SKIPPED"
+}
 
 # Builds the programs, saying nothing but errors; without the bypass where its tool chain is missing.
 build_release() {
@@ -194,6 +197,17 @@ kill_hard() {
     kill -KILL "$pid"
     wait "$pid" 2>/dev/null || true
     forget "$pid"
+}
+
+# assert_refused TEXT COMMAND…: the command fails, and says that.
+assert_refused() {
+    local text=$1
+    shift
+    ! "$@" >"$SCRATCH/said" 2>&1 || die "not refused: $*"
+    grep -q -e "$text" "$SCRATCH/said" || {
+        cat "$SCRATCH/said" >&2
+        die "'$*' does not say '$text'"
+    }
 }
 
 # await SECONDS COMMAND…: until the command succeeds. Fails when the time is over.

@@ -65,11 +65,6 @@ main() {
 # For the ledger: when the gateway was started again.
 MARKS=()
 
-skip() {
-    warn "$*"
-    exit "$SKIPPED"
-}
-
 steer_all() {
     local host segment
     for host in gw a b; do

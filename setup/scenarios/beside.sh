@@ -46,11 +46,6 @@ main() {
     judge --order 100
 }
 
-skip() {
-    warn "$*"
-    exit "$SKIPPED"
-}
-
 neighbours_answer() {
     local segment number
     for segment in 0 1; do

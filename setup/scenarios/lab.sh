@@ -33,11 +33,6 @@ main() {
     nothing_stays
 }
 
-skip() {
-    warn "$*"
-    exit "$SKIPPED"
-}
-
 tidy() {
     local status=$?
     set +e
@@ -79,39 +74,28 @@ check_nothing_stays() {
     diff "$SCRATCH/before" "$SCRATCH/after" || die "something stays of the lab"
 }
 
-# refused TEXT COMMAND…: the command fails, and says that.
-refused() {
-    local text=$1
-    shift
-    ! "$@" >"$SCRATCH/said" 2>&1 || die "not refused: $*"
-    grep -q -e "$text" "$SCRATCH/said" || {
-        cat "$SCRATCH/said" >&2
-        die "'$*' does not say '$text'"
-    }
-}
-
 refuses_what_it_does_not_understand() {
-    refused 'no lab' lab status
-    refused 'no lab' lab run gw true
-    refused 'per cent' lab up --loss 51
-    refused 'per cent' lab up --loss much
-    refused 'per cent' lab up --corrupt 0.0000001
-    refused 'driver, or generic' lab up --xdp best
-    refused 'wants bytes' lab up --mtu 90000
-    refused 'no name for a host' lab up --hosts 'gw net'
-    refused 'two hosts' lab up --hosts 'gw gw'
-    refused 'cannot be read' lab up --description "$SCRATCH/none"
+    assert_refused 'no lab' lab status
+    assert_refused 'no lab' lab run gw true
+    assert_refused 'per cent' lab up --loss 51
+    assert_refused 'per cent' lab up --loss much
+    assert_refused 'per cent' lab up --corrupt 0.0000001
+    assert_refused 'driver, or generic' lab up --xdp best
+    assert_refused 'wants bytes' lab up --mtu 90000
+    assert_refused 'no name for a host' lab up --hosts 'gw net'
+    assert_refused 'two hosts' lab up --hosts 'gw gw'
+    assert_refused 'cannot be read' lab up --description "$SCRATCH/none"
     printf 'interface seg0\n channels 2\n queue 1 ports 7001/1\n' >"$SCRATCH/half.conf"
-    refused 'does not describe seg1' lab up --description "$SCRATCH/half.conf"
+    assert_refused 'does not describe seg1' lab up --description "$SCRATCH/half.conf"
     printf 'interface seg0\n channels 3\n queue 1 ports 7001/3\n queues 2\n' >"$SCRATCH/bad.conf"
-    refused 'bad.conf:3: block 7001/3' lab up --description "$SCRATCH/bad.conf"
-    refused "bad.conf:4: 'queues' is none of" lab up --description "$SCRATCH/bad.conf"
+    assert_refused 'bad.conf:3: block 7001/3' lab up --description "$SCRATCH/bad.conf"
+    assert_refused "bad.conf:4: 'queues' is none of" lab up --description "$SCRATCH/bad.conf"
     check_nothing_stays
 }
 
 refuses_names_that_others_have() {
     ip netns add "$LAB-kvs1"
-    refused 'not ours' lab up
+    assert_refused 'not ours' lab up
     [ -e "/run/netns/$LAB-kvs1" ] || die "somebody else's namespace is gone"
     ip netns del "$LAB-kvs1"
     check_nothing_stays
@@ -123,8 +107,8 @@ nothing_stays_of_an_interrupted_lab() {
         interrupt TERM "$hosts"
         check_nothing_stays
         interrupt KILL "$hosts"
-        refused 'left half-made' lab up
-        refused 'half-made' lab run gw true
+        assert_refused 'left half-made' lab up
+        assert_refused 'half-made' lab run gw true
         lab down || die "what was left half-made does not go"
         check_nothing_stays
     done
@@ -154,8 +138,8 @@ hosts_reach_each_other() {
                 die "gw does not reach host $number on segment $segment"
         done
     done
-    refused 'not ours\|is up' lab up
-    refused 'no host nobody' lab run nobody true
+    assert_refused 'not ours\|is up' lab up
+    assert_refused 'no host nobody' lab run nobody true
 }
 
 # One packet after another, each with a port of its own; how many came by each queue is counted by the driver.

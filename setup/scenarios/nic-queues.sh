@@ -35,11 +35,6 @@ main() {
     sets_a_virtual_interface_up_and_restores_it
 }
 
-skip() {
-    warn "$*"
-    exit "$SKIPPED"
-}
-
 tidy() {
     local status=$?
     set +e
@@ -94,31 +89,20 @@ interface none0
 END
 }
 
-# refused TEXT COMMAND…: the command fails, and says that.
-refused() {
-    local text=$1
-    shift
-    ! "$@" >"$SCRATCH/said" 2>&1 || die "not refused: $*"
-    grep -q -e "$text" "$SCRATCH/said" || {
-        cat "$SCRATCH/said" >&2
-        die "'$*' does not say '$text'"
-    }
-}
-
 refuses_what_it_must_not_touch() {
     everything >"$SCRATCH/before"
-    refused 'does not describe other0' nic "$SCRATCH/queues.conf" card0 other0
-    refused 'does not describe lo' nic "$SCRATCH/queues.conf" lo
-    refused 'default route goes by route0: it is left alone' nic "$SCRATCH/queues.conf" card0 route0
-    refused 'no interface none0' nic "$SCRATCH/queues.conf" none0
-    refused Usage: nic "$SCRATCH/queues.conf"
-    refused 'name nothing with it' nic --undo "$SCRATCH/queues.conf"
+    assert_refused 'does not describe other0' nic "$SCRATCH/queues.conf" card0 other0
+    assert_refused 'does not describe lo' nic "$SCRATCH/queues.conf" lo
+    assert_refused 'default route goes by route0: it is left alone' nic "$SCRATCH/queues.conf" card0 route0
+    assert_refused 'no interface none0' nic "$SCRATCH/queues.conf" none0
+    assert_refused Usage: nic "$SCRATCH/queues.conf"
+    assert_refused 'name nothing with it' nic --undo "$SCRATCH/queues.conf"
     here ip route del default
     here ip link add bridge0 type bridge
     here ip link set below0 master bridge0
     here ip link set bridge0 up
     here ip -6 route add default dev bridge0
-    refused 'goes by bridge0, which is made of below0' nic "$SCRATCH/queues.conf" below0
+    assert_refused 'goes by bridge0, which is made of below0' nic "$SCRATCH/queues.conf" below0
     here ip link del bridge0
     here ip route add default via 10.0.9.2
     everything | diff "$SCRATCH/before" - || die "something was touched that must not be"
@@ -132,14 +116,14 @@ names_every_mistake() {
     printf '%s\n' 'channels 4' 'interface a' 'channels none' 'queue 1 ports 7001/3' 'queue 300 ports 7001/1' \
         'queue 2 core x ports 7001/1' 'queue 3 ports' 'queue 2 ports 64/64 100/1' 'mtu 1' 'speed 10' \
         'neighbour 10.0.0.1 nobody' 'interface a' 'steering by-hand' 'huge-pages many' >"$SCRATCH/wrong.conf"
-    refused 'not understood' nic "$SCRATCH/wrong.conf" a
+    assert_refused 'not understood' nic "$SCRATCH/wrong.conf" a
     for line in 1 3 4 5 6 7 8 9 10 11 12 13 14; do
         grep -q "wrong.conf:$line: " "$SCRATCH/said" || die "the mistake in line $line is not named"
     done
     printf 'interface a\n channels 4\n queue 0 ports 7001/1\n' >"$SCRATCH/wrong.conf"
-    refused 'must be the last ones' nic "$SCRATCH/wrong.conf" a
+    assert_refused 'must be the last ones' nic "$SCRATCH/wrong.conf" a
     printf 'interface a\n channels 2\n queue 4 ports 7001/1\n' >"$SCRATCH/wrong.conf"
-    refused 'beyond the 2 channels' nic "$SCRATCH/wrong.conf" a
+    assert_refused 'beyond the 2 channels' nic "$SCRATCH/wrong.conf" a
 }
 
 # card_new [QUIRK…]: a card with 8 channels, everything on, and somebody else's rule.
@@ -339,7 +323,7 @@ checks_that_find_something() {
     here ip link set card0 mtu 1500
     # What is in the notes and no command of ours is not run.
     say "odd"$'\t'"touch $SCRATCH/touched" >"$SCRATCH/state/notes"
-    refused 'no command of ours' nic --undo
+    assert_refused 'no command of ours' nic --undo
     [ ! -e "$SCRATCH/touched" ] || die "whatever is in the notes is run"
 }
 
