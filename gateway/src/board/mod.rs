@@ -4,12 +4,15 @@
 //! reception reads both and takes room from the budgets before it promises anything (354). Numbers are relaxed atomics: each stands for itself, nothing is
 //! ordered by them.
 
+mod bound;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crossbeam_utils::CachePadded;
 use tcpstack::Instant;
 
+use self::bound::Bound;
 use crate::clients::Clients;
 use crate::message::QueueIndex;
 use crate::replication::pace::Throttle;
@@ -18,10 +21,8 @@ use crate::replication::pace::Throttle;
 #[derive(Debug)]
 pub struct Board {
     queues: Vec<CachePadded<QueueBoard>>,
-    /// Bytes that all queues together may still take.
-    bytes_left: CachePadded<AtomicI64>,
-    /// Their budget. Seldom changed, so it may share a line with what is read as often.
-    bytes_max: AtomicI64,
+    /// Bytes of all queues together.
+    bytes: CachePadded<Bound>,
     /// How often a switch has changed.
     changes: CachePadded<AtomicU64>,
     clients: Arc<Clients>,
@@ -36,11 +37,8 @@ struct QueueBoard {
     /// Until when the gateway may act as the queue's owner: an [`Instant`] as a number.
     lease_until: AtomicU64,
     suspended: AtomicBool,
-    messages_left: AtomicI64,
-    bytes_left: AtomicI64,
-    /// The bounds.
-    messages_max: AtomicI64,
-    bytes_max: AtomicI64,
+    messages: Bound,
+    bytes: Bound,
 }
 
 /// Why nothing can be promised.
@@ -69,16 +67,13 @@ impl Board {
                 accepting: AtomicBool::new(false),
                 lease_until: AtomicU64::new(0),
                 suspended: AtomicBool::new(false),
-                messages_left: AtomicI64::new(messages),
-                bytes_left: AtomicI64::new(bytes),
-                messages_max: AtomicI64::new(messages),
-                bytes_max: AtomicI64::new(bytes),
+                messages: Bound::new(messages),
+                bytes: Bound::new(bytes),
             })
         };
         Board {
             queues: queues.into_iter().map(queue).collect(),
-            bytes_left: CachePadded::new(AtomicI64::new(bytes_max)),
-            bytes_max: AtomicI64::new(bytes_max),
+            bytes: CachePadded::new(Bound::new(bytes_max)),
             changes: CachePadded::new(AtomicU64::new(0)),
             clients: Arc::default(),
             sessions_max: AtomicUsize::new(usize::MAX),
@@ -130,22 +125,18 @@ impl Board {
     /// For the operator: moves the queue's bounds by so many messages and bytes. Where more is
     /// taken than the new bounds allow, nothing is left until enough has gone.
     pub fn move_bounds(&self, queue: QueueIndex, messages: i64, bytes: i64) {
-        let board = self.queue(queue);
-        board.messages_left.fetch_add(messages, Relaxed);
-        board.messages_max.fetch_add(messages, Relaxed);
-        board.bytes_left.fetch_add(bytes, Relaxed);
-        board.bytes_max.fetch_add(bytes, Relaxed);
+        self.queue(queue).messages.move_by(messages);
+        self.queue(queue).bytes.move_by(bytes);
     }
 
     /// For the operator: moves the budget of all queues together by so many bytes.
     pub fn move_budget(&self, bytes: i64) {
-        self.bytes_left.fetch_add(bytes, Relaxed);
-        self.bytes_max.fetch_add(bytes, Relaxed);
+        self.bytes.move_by(bytes);
     }
 
     /// Whether less than an eighth of the budget is left.
     pub fn is_short(&self) -> bool {
-        self.bytes_left() < self.bytes_max.load(Relaxed) / 8
+        self.bytes_left() < self.bytes.max() / 8
     }
 
     /// Whether any queue accepts: else the ports close. A suspended queue counts by its copies
@@ -157,7 +148,7 @@ impl Board {
     /// Bytes that all queues together may still take; below zero after a recovery beyond the bounds,
     /// when the budget was made smaller than what is taken, or by [`reserve_last`](Self::reserve_last).
     pub fn bytes_left(&self) -> i64 {
-        self.bytes_left.load(Relaxed)
+        self.bytes.left()
     }
 
     /// For the shard: sets the switch.
@@ -193,31 +184,32 @@ impl Board {
     /// # Errors
     /// [`Shortage`].
     pub fn reserve(&self, queue: QueueIndex, bytes: usize) -> Result<(), Shortage> {
-        self.reserve_by(queue, bytes, take)
+        self.reserve_by(queue, bytes, Bound::take)
     }
 
     /// Takes room for the last that is told of a message, which goes when that is committed. Such a
-    /// report may go beyond the bounds: it is taken until they are exceeded by a sixteenth. Else a
+    /// report may go beyond the bounds: it is taken until they are exceeded by a sixteenth, and where
+    /// smaller bounds were set than what is held, or more was recovered, one by one as that goes. Else a
     /// queue full of mail that has failed would stay full for ever, when the reports go to that
     /// queue themselves, or two queues wait for each other.
     ///
     /// # Errors
     /// [`Shortage`].
     pub fn reserve_last(&self, queue: QueueIndex, bytes: usize) -> Result<(), Shortage> {
-        self.reserve_by(queue, bytes, take_beyond)
+        self.reserve_by(queue, bytes, Bound::take_beyond)
     }
 
     fn reserve_by(&self, queue: QueueIndex, bytes: usize, take: Take) -> Result<(), Shortage> {
         if !self.is_accepting(queue) {
             return Err(Shortage::NotReplicated);
         }
-        let board = self.queue(queue);
-        if !take(&board.messages_left, &board.messages_max, 1) {
+        let messages = &self.queue(queue).messages;
+        if !take(messages, 1) {
             return Err(Shortage::QueueFull);
         }
         let result = self.take_bytes(queue, signed(bytes) + MESSAGE_OVERHEAD_BYTES, take);
         if result.is_err() {
-            board.messages_left.fetch_add(1, Relaxed);
+            messages.give_back(1);
         }
         result
     }
@@ -227,7 +219,7 @@ impl Board {
     /// # Errors
     /// [`Shortage`]; the earlier reservation stays.
     pub fn reserve_more(&self, queue: QueueIndex, bytes: usize) -> Result<(), Shortage> {
-        self.take_bytes(queue, signed(bytes), take)
+        self.take_bytes(queue, signed(bytes), Bound::take)
     }
 
     /// Takes `bytes` of the budget of all queues together, for what belongs to no queue yet.
@@ -235,29 +227,25 @@ impl Board {
     /// # Errors
     /// [`Shortage::MemoryFull`].
     pub fn reserve_shared(&self, bytes: usize) -> Result<(), Shortage> {
-        if take(&self.bytes_left, &self.bytes_max, signed(bytes)) {
-            Ok(())
-        } else {
-            Err(Shortage::MemoryFull)
-        }
+        if self.bytes.take(signed(bytes)) { Ok(()) } else { Err(Shortage::MemoryFull) }
     }
 
     /// Gives back what `reserve_shared` took.
     pub fn release_shared(&self, bytes: usize) {
-        self.bytes_left.fetch_add(signed(bytes), Relaxed);
+        self.bytes.give_back(signed(bytes));
     }
 
     /// Gives back what `reserve` and `reserve_more` took for one message: `bytes` in all.
     pub fn release(&self, queue: QueueIndex, bytes: usize) {
         self.release_bytes(queue, signed(bytes) + MESSAGE_OVERHEAD_BYTES);
-        self.queue(queue).messages_left.fetch_add(1, Relaxed);
+        self.queue(queue).messages.give_back(1);
     }
 
     /// Gives back what was taken for so many messages, with so many bytes in all.
     pub fn release_all(&self, queue: QueueIndex, messages: usize, bytes: usize) {
         let messages = signed(messages);
         self.release_bytes(queue, signed(bytes) + messages * MESSAGE_OVERHEAD_BYTES);
-        self.queue(queue).messages_left.fetch_add(messages, Relaxed);
+        self.queue(queue).messages.give_back(messages);
     }
 
     /// Gives back a part of the bytes reserved for a message that turned out shorter.
@@ -268,33 +256,33 @@ impl Board {
     /// For the shard: counts a message that was recovered, bounds or not.
     pub fn take_recovered(&self, queue: QueueIndex, bytes: usize) {
         let bytes = signed(bytes) + MESSAGE_OVERHEAD_BYTES;
-        self.queue(queue).messages_left.fetch_sub(1, Relaxed);
-        self.queue(queue).bytes_left.fetch_sub(bytes, Relaxed);
-        self.bytes_left.fetch_sub(bytes, Relaxed);
+        self.queue(queue).messages.take_anyway(1);
+        self.queue(queue).bytes.take_anyway(bytes);
+        self.bytes.take_anyway(bytes);
     }
 
     /// What a queue may still take: messages and bytes. Below zero only by what was recovered, by
     /// bounds that were made smaller, and by [`reserve_last`](Self::reserve_last).
     pub fn left(&self, queue: QueueIndex) -> (i64, i64) {
         let board = self.queue(queue);
-        (board.messages_left.load(Relaxed), board.bytes_left.load(Relaxed))
+        (board.messages.left(), board.bytes.left())
     }
 
     fn take_bytes(&self, queue: QueueIndex, bytes: i64, take: Take) -> Result<(), Shortage> {
-        let board = self.queue(queue);
-        if !take(&board.bytes_left, &board.bytes_max, bytes) {
+        let of_queue = &self.queue(queue).bytes;
+        if !take(of_queue, bytes) {
             return Err(Shortage::QueueFull);
         }
-        if !take(&self.bytes_left, &self.bytes_max, bytes) {
-            board.bytes_left.fetch_add(bytes, Relaxed);
+        if !take(&self.bytes, bytes) {
+            of_queue.give_back(bytes);
             return Err(Shortage::MemoryFull);
         }
         Ok(())
     }
 
     fn release_bytes(&self, queue: QueueIndex, bytes: i64) {
-        self.queue(queue).bytes_left.fetch_add(bytes, Relaxed);
-        self.bytes_left.fetch_add(bytes, Relaxed);
+        self.queue(queue).bytes.give_back(bytes);
+        self.bytes.give_back(bytes);
     }
 
     fn queue(&self, queue: QueueIndex) -> &QueueBoard {
@@ -302,22 +290,8 @@ impl Board {
     }
 }
 
-/// Takes an amount of what is left of a bound, or nothing. Returns whether it did.
-type Take = fn(left: &AtomicI64, max: &AtomicI64, amount: i64) -> bool;
-
-/// Takes `amount` if that much is left.
-fn take(left: &AtomicI64, _: &AtomicI64, amount: i64) -> bool {
-    left.fetch_update(Relaxed, Relaxed, |now| (now >= amount).then_some(now - amount)).is_ok()
-}
-
-/// Takes `amount` unless the bound is exceeded by a sixteenth already.
-fn take_beyond(left: &AtomicI64, max: &AtomicI64, amount: i64) -> bool {
-    let least = -(max.load(Relaxed) / BEYOND_SHARE);
-    left.fetch_update(Relaxed, Relaxed, |now| (now >= least).then_some(now - amount)).is_ok()
-}
-
-/// Of a bound what lies beyond it for [`Board::reserve_last`].
-const BEYOND_SHARE: i64 = 16;
+/// Takes an amount of a bound, or nothing. Returns whether it did.
+type Take = fn(bound: &Bound, amount: i64) -> bool;
 
 fn signed(bytes: usize) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
