@@ -70,6 +70,8 @@ pub struct QueueSight {
 /// What holds memory, and how much.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct MemorySight {
+    /// How many gateways have been started so far.
+    pub life: i64,
     /// Of each gateway: bytes left, and its budget.
     pub gateways: Vec<(i64, i64)>,
     /// Of each queue there that has its first bounds: messages and bytes left, and the bounds.
@@ -176,6 +178,7 @@ pub(super) fn memory(world: &World) -> MemorySight {
         sight.servers.push(((bytes, arena.size_bytes() as u64), (messages, bound)));
     }
     for gateway in world.gateways() {
+        sight.life = sight.life.max(gateway.life.cast_signed());
         let board = gateway.host.board();
         let settings = &world.scenario().settings;
         let total = i64::try_from(settings.memory_bytes).expect("a budget below 2^63");

@@ -114,7 +114,7 @@ impl World {
     }
 
     /// Starts a host again if it is down.
-    fn raise(&mut self, host: IpAddr) {
+    pub(super) fn raise(&mut self, host: IpAddr) {
         // A host that was never there is made by its first transport.
         if self.turns > 0 && !self.network.is_up(host) {
             self.network.restart_host(host);

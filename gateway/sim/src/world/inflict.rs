@@ -181,6 +181,9 @@ impl World {
         for node in servers.chain((0..PLACES).map(Node::Gateway)).chain([Node::Sink]) {
             self.network.set_frozen(address_of(node), false);
         }
+        // No host is silent for ever: else each connection to the one that no gateway returned to takes
+        // a client its whole patience.
+        SMTP.into_iter().for_each(|place| self.raise(place.ip()));
         self.register.end_outage();
         for queue in (0..).take(self.original.queues.len()) {
             self.reload(queue, None);
