@@ -251,6 +251,9 @@ fault_cut_back() { cut_segment back "$1"; }
 # cut_segment KIND TURN: of the two segments the one of the turn, or the other if no link runs on that.
 cut_segment() {
     local kind=$1 segment=$(($2 % 2)) running ready switched lost
+    # A path that was lost again and again is trusted later each time, and this is not about that.
+    await 60 all_paths_are_ready || die "not all paths are ready again"
+    BEGAN=$(now_us)
     running=$(links_running_on "$segment")
     if [ "$running" -eq 0 ]; then
         segment=$((1 - segment))
@@ -265,9 +268,14 @@ cut_segment() {
     await_said "$PATH_LOST" $((lost + 3)) "the paths of segment $segment are not lost"
     "mend_$kind" "$segment" a b c
     await_said "$PATH_READY" $((ready + 3)) "the paths of segment $segment do not come back"
-    # A path that was lost takes over again when it has been there for so long.
-    sleep 1.2
     ! logged 'copies are isolated' || die "a KVS was isolated although a path reached it"
+}
+
+# Whether requests may go by either path of each link.
+all_paths_are_ready() {
+    status_json
+    jq -e '.queues[0].copies | length == 3 and all(.path != "ng" and .standby_path != "ng")' \
+        "$SCRATCH/status.json" >/dev/null
 }
 
 # links_running_on SEGMENT: how many of the three links carry their requests over that one.
