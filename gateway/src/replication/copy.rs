@@ -17,19 +17,17 @@
 //! *hedge*), under the same numbers. Whichever path answers first counts; what the other one says
 //! later changes nothing.
 
+mod answers;
 mod fill;
+mod pump;
 mod repair;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kvs_proto::{
-    Credit, Epoch, HEADER_SIZE_BYTES, MessageId, Op, Sequence, StateVersion, Status, Transaction,
-    chain,
-};
+use kvs_proto::{Credit, Epoch, MessageId, Sequence, StateVersion, Transaction, chain};
 
-use self::fill::{Fill, FillStep};
-use super::pace::Pace;
+use self::fill::Fill;
 use super::request::{Answer, Ask, Baseline, Changing, Operation, Outlet, Request, Standing};
 use crate::message::QueueIndex;
 use crate::queue::{Change, Entry, MailQueue};
@@ -296,91 +294,6 @@ impl Copy {
         self.aside.or_else(|| self.acknowledged())
     }
 
-    /// Takes an answer; the queue is what the copy is a copy of.
-    pub fn handle_answer(
-        &mut self,
-        answer: Answer,
-        context: &QueueContext,
-        outlet: &mut impl Outlet,
-        queue: &MailQueue,
-    ) -> Progress {
-        match answer {
-            Answer::Attached { standing, credit } => {
-                self.credit = credit;
-                self.handle_attached(standing, context, outlet, queue)
-            }
-            Answer::Dropped => {
-                match self.stage {
-                    Stage::Emptying => send(context, outlet, context.create()),
-                    Stage::Clearing => self.stage = Stage::Detached,
-                    _ => {}
-                }
-                Progress::None
-            }
-            Answer::Acknowledged { sequence, transaction, credit } => {
-                self.note_credit(sequence, credit);
-                self.handle_acknowledged(sequence, transaction)
-            }
-            Answer::AcknowledgedByStandby { sequence, transaction, credit } => {
-                self.handle_hedged(sequence, transaction, credit, outlet)
-            }
-            Answer::Granted { sequence, credit } => {
-                self.note_credit(sequence, credit);
-                Progress::None
-            }
-            Answer::Refused { op, status, epoch } => {
-                self.handle_refused(op, status, epoch, context, outlet)
-            }
-            other => Progress::Recovered(other),
-        }
-    }
-
-    /// Sends what the copy lacks, as far as the link and the bound on requests in flight allow.
-    /// `floor` is the lowest change of the log that some copy which counts has not answered; `pace` says
-    /// what a fill may send of what is older than itself: nothing, without one.
-    pub fn pump(
-        &mut self,
-        context: &QueueContext,
-        queue: &MailQueue,
-        floor: Transaction,
-        pace: Option<&mut Pace<'_>>,
-        outlet: &mut impl Outlet,
-    ) {
-        match self.stage {
-            Stage::Following { .. } | Stage::Baselining { .. } => {
-                self.pump_log(context, queue, floor, outlet);
-            }
-            Stage::Filling(_) => self.pump_fill(context, queue, pace, outlet),
-            _ => {}
-        }
-    }
-
-    /// Sends what has been sent and not answered by the other path too, each change once, as far
-    /// as its bounds allow.
-    pub fn hedge(&mut self, context: &QueueContext, queue: &MailQueue, outlet: &mut impl Outlet) {
-        if !self.waits() {
-            return;
-        }
-        let mut bytes = 0;
-        let mut sequence = self.answered;
-        while sequence < self.used && outlet.can_hedge(context.queue) {
-            sequence = sequence.next();
-            let number = self.number_of(sequence).expect("a following copy has an origin");
-            let entry = queue.log().get(number).expect("what was not answered is kept");
-            bytes += HEADER_SIZE_BYTES + size_bytes(&entry.change);
-            if bytes > HEDGED_BYTES_MAX {
-                return;
-            }
-            if sequence > self.hedged {
-                self.hedged = sequence;
-                // The floor stays below all that is still on its way.
-                let (floor, change) = (self.heard.next(), changing(entry));
-                let ask = Ask::Change { sequence, floor, change };
-                outlet.hedge(Request { queue: context.queue, epoch: context.epoch, ask });
-            }
-        }
-    }
-
     /// Whether there is something to hedge.
     pub fn waits(&self) -> bool {
         matches!(self.stage, Stage::Following { .. }) && self.answered < self.used
@@ -522,108 +435,6 @@ impl Copy {
         self.credit
     }
 
-    fn handle_attached(
-        &mut self,
-        standing: Standing,
-        context: &QueueContext,
-        outlet: &mut impl Outlet,
-        queue: &MailQueue,
-    ) -> Progress {
-        match self.stage {
-            Stage::Asked => {
-                self.stage = Stage::Standing(standing);
-                Progress::Stands(standing)
-            }
-            Stage::Emptying if standing == Standing::EMPTY => {
-                let is_live = outlet.can_backfill();
-                let fill = if is_live { Fill::live(queue) } else { Fill::in_order(queue) };
-                self.stage = Stage::Filling(fill);
-                Progress::None
-            }
-            Stage::Emptying | Stage::Clearing => {
-                send(context, outlet, Ask::Drop);
-                Progress::None
-            }
-            _ => Progress::OutOfStep("it said that it attached without being asked"),
-        }
-    }
-
-    /// The active path granted credit, after that change. What a hedge has told of later changes is
-    /// news, and the room that they took must not be granted again.
-    fn note_credit(&mut self, sequence: Sequence, credit: Credit) {
-        if sequence >= self.answered {
-            self.credit = credit;
-        }
-    }
-
-    fn handle_acknowledged(&mut self, sequence: Sequence, transaction: Transaction) -> Progress {
-        if !self.takes_acknowledgements() {
-            // What was on its way when the copy was given up.
-            return Progress::None;
-        }
-        if sequence > self.used || sequence < self.heard {
-            return Progress::OutOfStep("it acknowledged what it was not asked for");
-        }
-        self.heard = sequence;
-        let is_first = sequence > self.answered;
-        self.answered = self.answered.max(sequence);
-        if matches!(self.stage, Stage::Following { .. }) {
-            return match self.is_number_of(transaction, sequence) {
-                false => Progress::OutOfStep(WRONG_NUMBER),
-                true if is_first => Progress::Advanced,
-                true => Progress::None,
-            };
-        }
-        match &mut self.stage {
-            Stage::Baselining { sent, baseline, fill } if sequence >= *baseline => {
-                let (sent, is_repair) = (*sent, fill.is_repair());
-                self.stage = Stage::Following { sent };
-                if is_repair { Progress::Repaired } else { Progress::Filled }
-            }
-            Stage::Filling(fill) | Stage::Baselining { fill, .. } => {
-                fill.note_answered(sequence);
-                if fill.is_live() { Progress::Advanced } else { Progress::None }
-            }
-            _ => unreachable!("ruled out above"),
-        }
-    }
-
-    /// The standby path answered what had gone there too.
-    fn handle_hedged(
-        &mut self,
-        sequence: Sequence,
-        transaction: Transaction,
-        credit: Credit,
-        outlet: &mut impl Outlet,
-    ) -> Progress {
-        if !matches!(self.stage, Stage::Following { .. }) {
-            return Progress::None;
-        }
-        if sequence > self.hedged {
-            return Progress::OutOfStep("it acknowledged what it was not asked for on that path");
-        }
-        if sequence <= self.answered {
-            // The active path was first, and what it granted is as good.
-            return Progress::None;
-        }
-        if !self.is_number_of(transaction, sequence) {
-            return Progress::OutOfStep(WRONG_NUMBER);
-        }
-        self.answered = sequence;
-        self.credit = credit;
-        outlet.note_hedge_first();
-        Progress::Advanced
-    }
-
-    /// Whether the copy may have that transaction number when it acknowledges that change. To one
-    /// that came twice it says how far it is by then.
-    fn is_number_of(&self, transaction: Transaction, sequence: Sequence) -> bool {
-        let last = if sequence > self.hedged { sequence } else { self.used };
-        let (least, most) = (self.number_of(sequence), self.number_of(last));
-        least.is_some_and(|least| least <= transaction)
-            && most.is_some_and(|most| transaction <= most)
-    }
-
     /// The server has used up the numbers up to this one.
     fn begin_after(&mut self, sequence: Sequence) {
         self.used = sequence;
@@ -632,127 +443,8 @@ impl Copy {
         self.hedged = Sequence(0);
     }
 
-    fn handle_refused(
-        &mut self,
-        op: Op,
-        status: Status,
-        epoch: Epoch,
-        context: &QueueContext,
-        outlet: &mut impl Outlet,
-    ) -> Progress {
-        let is_followed = self.takes_acknowledgements();
-        match (&self.stage, status) {
-            (_, Status::Fenced) => Progress::Fenced(epoch),
-            // What was on its way when the copy was given up.
-            (Stage::Detached, _) => Progress::None,
-            _ if op.is_change() && !is_followed => Progress::None,
-            // It is not this copy that is out of step, but the one that lacks the operations.
-            (Stage::Following { .. }, Status::OpsTrimmed) if op == Op::OpsGet => {
-                let operations = Vec::new();
-                Progress::Recovered(Answer::Operations { operations, head: Transaction(0) })
-            }
-            // There was nothing, or the account may not.
-            (Stage::Clearing, _) => {
-                self.stage = Stage::Detached;
-                Progress::None
-            }
-            (Stage::Asked, Status::UnknownQueue) => Progress::Unknown,
-            (Stage::Asked, Status::Exists) => Progress::Exists,
-            (Stage::Emptying, Status::UnknownQueue) => {
-                send(context, outlet, context.create());
-                Progress::None
-            }
-            (_, Status::QueueFull | Status::ArenaFull) => Progress::NoRoom(reason(status)),
-            _ => Progress::OutOfStep(reason(status)),
-        }
-    }
-
-    fn pump_log(
-        &mut self,
-        context: &QueueContext,
-        queue: &MailQueue,
-        floor: Transaction,
-        outlet: &mut impl Outlet,
-    ) {
-        let (Stage::Following { sent } | Stage::Baselining { sent, .. }) = &self.stage else {
-            return;
-        };
-        let mut sent = *sent;
-        let floor = self.sequence_of(floor).unwrap_or(self.answered.next()).min(self.heard.next());
-        while self.may_send(outlet) {
-            let Some(entry) = queue.log().get(sent.next()) else { break };
-            sent = sent.next();
-            self.change(context, floor, changing(entry), outlet);
-            debug_assert_eq!(self.number_of(self.used), Some(sent));
-        }
-        match &mut self.stage {
-            Stage::Following { sent: place } | Stage::Baselining { sent: place, .. } => {
-                *place = sent
-            }
-            _ => {}
-        }
-    }
-
-    fn pump_fill(
-        &mut self,
-        context: &QueueContext,
-        queue: &MailQueue,
-        mut pace: Option<&mut Pace<'_>>,
-        outlet: &mut impl Outlet,
-    ) {
-        while self.may_send(outlet) {
-            let Stage::Filling(fill) = &mut self.stage else { return };
-            let may_send_old = |bytes| pace.as_mut().is_some_and(|pace| pace.take(bytes));
-            let Some(step) = fill.next_step(queue, may_send_old) else { return };
-            let (change, old_bytes) = match step {
-                FillStep::Change(change) => (change, 0),
-                FillStep::Old(change, bytes) => (change, bytes),
-                FillStep::Complete => return self.send_baseline(context, queue, outlet),
-            };
-            fill.note_sent(self.used.next(), old_bytes);
-            self.change(context, self.answered.next(), change, outlet);
-        }
-    }
-
-    /// Everything was sent: the copy is to be declared equal.
-    fn send_baseline(
-        &mut self,
-        context: &QueueContext,
-        queue: &MailQueue,
-        outlet: &mut impl Outlet,
-    ) {
-        let Stage::Filling(fill) = std::mem::replace(&mut self.stage, Stage::Detached) else {
-            panic!("only a fill ends with a baseline")
-        };
-        let head = queue.log().head();
-        let numbers = Baseline {
-            transaction: head,
-            hash: queue.log().head_hash(),
-            content: queue.content_digest(),
-            messages: queue.len() as u64,
-        };
-        self.change(context, self.answered.next(), Changing::Baseline(numbers), outlet);
-        self.origin = Some((head, self.used));
-        self.stage = Stage::Baselining { sent: head, baseline: self.used, fill };
-    }
-
     fn takes_acknowledgements(&self) -> bool {
         matches!(self.stage, Stage::Filling(_) | Stage::Baselining { .. } | Stage::Following { .. })
-    }
-
-    fn may_send(&self, outlet: &impl Outlet) -> bool {
-        outlet.has_room() && self.used.0 - self.heard.0 < IN_FLIGHT_MAX
-    }
-
-    fn change(
-        &mut self,
-        context: &QueueContext,
-        floor: Sequence,
-        change: Changing,
-        outlet: &mut impl Outlet,
-    ) {
-        self.used = self.used.next();
-        send(context, outlet, Ask::Change { sequence: self.used, floor, change });
     }
 
     /// The change of the log that has this sequence number here.
@@ -804,31 +496,8 @@ fn changing(entry: &Entry) -> Changing {
     }
 }
 
-fn size_bytes(change: &Change) -> usize {
-    match change {
-        Change::Store(stored) => stored.body.len(),
-        Change::Delete { .. } => 0,
-        Change::Replace { record, .. } => record.len(),
-    }
-}
-
 fn replace(id: MessageId, version: StateVersion, record: &Bytes) -> Changing {
     Changing::Replace(id, version, record.clone())
-}
-
-const WRONG_NUMBER: &str = "its transaction number is not the log's";
-
-fn reason(status: Status) -> &'static str {
-    match status {
-        Status::QueueFull => "the server's own bounds on a queue are reached",
-        Status::ArenaFull => "its server's memory is full",
-        Status::ContentDiffers => "its content is not what was sent",
-        Status::UnknownQueue | Status::NotAttached => "its server does not know it any more",
-        Status::TooManyQueues => "its server takes no more queues",
-        Status::NotYours => "its server does not grant it to our account",
-        Status::OpsTrimmed => "its operations do not reach back far enough",
-        _ => "it refused what it was asked for",
-    }
 }
 
 #[cfg(test)]

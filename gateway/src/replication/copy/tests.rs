@@ -1,5 +1,7 @@
 //! A copy, asked and answered by hand.
 
+use kvs_proto::{Op, Status};
+
 use super::repair::{Repair, Repairs};
 use super::*;
 use crate::api::Ticket;
