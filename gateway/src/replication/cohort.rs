@@ -520,15 +520,14 @@ impl Cohort {
         if self.has_expelled() || !self.has_lease(self.now) {
             return;
         }
-        let members = self.in_set().collect::<Vec<_>>();
         let joining = (0..self.members.len()).filter(|member| {
             self.has_joined(*member) || is_asked_for(&self.register, &self.members[*member].server)
         });
-        let counting = members.iter().copied().chain(joining);
+        let counting = self.in_set().chain(joining);
         let unit = &self.units[place];
         let acknowledged = counting.map(|member| unit.copies[member].acknowledged()).min();
         let Some(Some(mut number)) = acknowledged else { return };
-        let mut copies = members.len();
+        let mut copies = self.in_set().count();
         if let Some(lacking) = self.policy.min_sync.checked_sub(copies).filter(|it| *it > 0) {
             // Nobody may start from those that join, so they are never all that has a message.
             let joining = self.joining_up_to(unit);
@@ -665,10 +664,8 @@ impl Cohort {
             return;
         }
         let record = self.record.as_ref().expect("a serving cohort has a record");
-        let wanted = self.wanted_record(record);
-        let kept =
-            |it: &Record| (it.members.clone(), it.joining.clone(), it.queues.clone(), it.lease_ms);
-        if kept(&wanted) != kept(record) {
+        if !self.is_as_wanted(record) {
+            let wanted = self.wanted_record(record);
             self.register = RegisterState::Wanted(RegisterCall::Swap(wanted));
         }
     }

@@ -6,12 +6,12 @@
 
 use std::time::Duration;
 
-use kvs_proto::Transaction;
+use kvs_proto::{Incarnation, Transaction};
 use tcpstack::Instant;
 use tracing::info;
 
 use super::super::pace::Pace;
-use super::super::record::{Record, RecordedMember};
+use super::super::record::Record;
 use super::super::request::{Operation, Outlet, Outlets};
 use super::unit::{Return, Unit};
 use super::{Cohort, Role, asked_of};
@@ -45,7 +45,11 @@ impl Cohort {
 
     /// How the member is to be recorded as joining, if it is: when it is needed for messages to be committed, and
     /// all its copies take them.
-    pub(super) fn wanted_joining(&self, member: usize, record: &Record) -> Option<RecordedMember> {
+    pub(super) fn wanted_joining(
+        &self,
+        member: usize,
+        record: &Record,
+    ) -> Option<(&str, Incarnation)> {
         let it = &self.members[member];
         let incarnation = it.up.filter(|_| it.role == Role::Joining)?;
         if self.wanted_member(member, record).is_some() {
@@ -56,7 +60,7 @@ impl Cohort {
             && copies().all(|copy| copy.has_begun())
             && copies().any(|copy| copy.fills_live());
         (is_worth_it || self.is_recorded_joining(member))
-            .then(|| RecordedMember { server: it.server.clone(), incarnation })
+            .then_some((it.server.as_str(), incarnation))
     }
 
     /// How far the members that join have a queue's changes, the furthest first.

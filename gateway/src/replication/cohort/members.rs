@@ -392,24 +392,54 @@ impl Cohort {
         Some(self.lacking_since? + self.policy.isolate_after + PATIENCE)
     }
 
+    /// Whether the record is what it should be. Asked in each turn, so nothing is copied for it.
+    pub(super) fn is_as_wanted(&self, record: &Record) -> bool {
+        fn plain(member: &RecordedMember) -> (&str, Incarnation) {
+            (&member.server, member.incarnation)
+        }
+        record.lease_ms == self.lease_ms()
+            && self.wanted_members(record).eq(record.members.iter().map(plain))
+            && self.all_wanted_joining(record).eq(record.joining.iter().map(plain))
+            && self.created(record).next().is_none()
+    }
+
     pub(super) fn wanted_record(&self, record: &Record) -> Record {
+        let recorded = |(server, incarnation): (&str, Incarnation)| RecordedMember {
+            server: server.to_owned(),
+            incarnation,
+        };
         let mut wanted = record.clone();
         wanted.version += 1;
         wanted.lease_ms = self.lease_ms();
-        let surplus = self.surplus();
-        let places = (0..self.members.len()).filter(|place| Some(*place) != surplus);
-        wanted.members = places.filter_map(|place| self.wanted_member(place, record)).collect();
-        let joining = |place| self.wanted_joining(place, record);
-        wanted.joining = (0..self.members.len()).filter_map(joining).collect();
-        for unit in &self.units {
-            if unit.is_created(self.in_set()) && !wanted.queues.iter().any(|it| it == unit.name()) {
-                wanted.queues.push(unit.name().to_owned());
-            }
-        }
+        wanted.members = self.wanted_members(record).map(recorded).collect();
+        wanted.joining = self.all_wanted_joining(record).map(recorded).collect();
+        wanted.queues.extend(self.created(record).map(|unit| unit.name().to_owned()));
         wanted
     }
 
-    pub(super) fn wanted_member(&self, place: usize, record: &Record) -> Option<RecordedMember> {
+    fn wanted_members(&self, record: &Record) -> impl Iterator<Item = (&str, Incarnation)> {
+        let surplus = self.surplus();
+        let places = (0..self.members.len()).filter(move |place| Some(*place) != surplus);
+        places.filter_map(|place| self.wanted_member(place, record))
+    }
+
+    fn all_wanted_joining(&self, record: &Record) -> impl Iterator<Item = (&str, Incarnation)> {
+        (0..self.members.len()).filter_map(|place| self.wanted_joining(place, record))
+    }
+
+    /// Queues that have been made at the servers and are not recorded.
+    fn created(&self, record: &Record) -> impl Iterator<Item = &Unit> {
+        let is_new = |unit: &&Unit| {
+            unit.is_created(self.in_set()) && !record.queues.iter().any(|it| it == unit.name())
+        };
+        self.units.iter().filter(is_new)
+    }
+
+    pub(super) fn wanted_member(
+        &self,
+        place: usize,
+        record: &Record,
+    ) -> Option<(&str, Incarnation)> {
         let member = &self.members[place];
         let has_all = |unit: &Unit| unit.copies[place].acknowledged() >= Some(unit.committed);
         let incarnation = match member.role {
@@ -423,7 +453,7 @@ impl Cohort {
             }
             _ => return None,
         };
-        Some(RecordedMember { server: member.server.clone(), incarnation })
+        Some((&member.server, incarnation))
     }
 
     /// Whether another member that counts is there with all of its copies.
