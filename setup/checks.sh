@@ -32,6 +32,7 @@ hikyaku-fuzzing:
 hikyaku-kvs: hikyaku-kvs-proto hikyaku-tcpstack hikyaku-config hikyaku-fuzzing
 hikyaku-gateway: hikyaku-smtp hikyaku-kvs-proto hikyaku-tcpstack hikyaku-config hikyaku-fuzzing
 hikyaku-loadgen: hikyaku-kvs-proto hikyaku-tcpstack
+hikyaku-costs: hikyaku-tcpstack hikyaku-kvs-proto hikyaku-smtp hikyaku-kvs hikyaku-gateway
 hikyaku-sim: hikyaku-dataplane hikyaku-tcpstack hikyaku-kvs-proto hikyaku-smtp hikyaku-config hikyaku-kvs hikyaku-gateway hikyaku-loadgen
 "
 UNSAFE_ALLOWED='^(dataplane/src/xdp/(bpf|rings|sys)\.rs|dataplane/tests/xdp/|tcpstack/src/kernel/|kvs/src/arena)'

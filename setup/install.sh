@@ -25,7 +25,7 @@ BYPASS_PACKAGES=(clang llvm make m4 pkg-config libelf-dev zlib1g-dev libpcap-dev
 # Interfaces and their queues, and the lab.
 BYPASS_PACKAGES+=(iproute2 ethtool nftables)
 # The linter for scripts; the mail programs of the scenarios; jq reads cargo's metadata and reports.
-TEST_PACKAGES=(git jq shellcheck swaks postfix curl python3 python3-venv iputils-ping strace)
+TEST_PACKAGES=(git jq shellcheck swaks postfix curl python3 python3-venv iputils-ping strace valgrind)
 # Mail servers that exclude each other as packages, and what would run as a service of this machine, are
 # unpacked and not installed: to $PROGRAMS.
 UNPACKED=(exim:exim4-daemon-light opensmtpd:opensmtpd etcd:etcd-server)

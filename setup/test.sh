@@ -4,7 +4,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
-SECTIONS=(install format scripts rules lint docs tests xdp seeds no-c examples demo clients mtas kill-gateway
+SECTIONS=(install format scripts rules lint docs tests xdp costs seeds no-c examples demo clients mtas kill-gateway
     take-over sender kill-kvs nodes upgrade paths afxdp drivers backlog next-hop age stop reload register crowd large lab
     nic-queues launch beside)
 
@@ -22,6 +22,7 @@ Runs all checks, or the sections named:
   docs          rustdoc, warnings are errors
   tests         all tests of all crates
   xdp           AF_XDP and TCP over it, in network namespaces (needs root)
+  costs         instructions of a message in each part, beside what they were
   seeds         the simulator with fresh seeds, of which the first is printed
   no-c          the build without the bypass compiles no C
   examples      the example configurations are accepted
@@ -123,6 +124,7 @@ run_section() {
         ;;
     tests) run_tests ;;
     xdp) run_xdp ;;
+    costs) run_costs ;;
     seeds) run_seeds ;;
     no-c) setup/checks.sh no-c ;;
     examples)
@@ -171,6 +173,19 @@ run_xdp() {
         *) "${as_root[@]}" "$test" --quiet --test-threads 1 ;;
         esac
     done
+}
+
+# Also with an expected count that is far off, which must be noticed.
+run_costs() {
+    local counts
+    setup/instructions.sh
+    counts=$(mktemp)
+    sed 's/^kvs .*/kvs 1000/' setup/instructions.txt >"$counts"
+    if setup/instructions.sh --expected "$counts" kvs >/dev/null 2>&1; then
+        say 'a count that is far off was not noticed'
+        exit 1
+    fi
+    rm "$counts"
 }
 
 # Other seeds each time: what is printed first repeats them.
