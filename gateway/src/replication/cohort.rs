@@ -140,6 +140,8 @@ pub struct Cohort {
     policy: Policy,
     members: Vec<Member>,
     units: Vec<Unit>,
+    /// All of them were in service, which none leaves: nobody has to look at each in each turn.
+    all_open: bool,
     phase: Phase,
     epoch: Epoch,
     record: Option<Record>,
@@ -214,6 +216,7 @@ impl Cohort {
             read_again_at: Instant::ZERO,
             now: Instant::ZERO,
             fill_again_at: None,
+            all_open: false,
             refresh: true,
             events: VecDeque::new(),
             counters: CohortCounters::default(),

@@ -400,7 +400,7 @@ impl Cohort {
         record.lease_ms == self.lease_ms()
             && self.wanted_members(record).eq(record.members.iter().map(plain))
             && self.all_wanted_joining(record).eq(record.joining.iter().map(plain))
-            && self.created(record).next().is_none()
+            && (self.all_open || self.created(record).next().is_none())
     }
 
     pub(super) fn wanted_record(&self, record: &Record) -> Record {

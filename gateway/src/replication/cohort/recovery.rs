@@ -2,7 +2,7 @@
 
 use super::super::record::{Record, RecordedMember, RegisterCall};
 use super::super::request::{Answer, Outlet, Outlets};
-use super::unit::Service;
+use super::unit::{Service, Unit};
 use super::{
     BACKUPS, Cohort, FETCHES_MAX, Instant, Member, Phase, RETRY_DELAY, RegisterState, Role,
     SUPERSEDED, error, info, warn,
@@ -272,6 +272,7 @@ impl Cohort {
             };
         }
         let members = self.in_set().collect::<Vec<_>>();
+        self.all_open = false;
         for place in 0..self.units.len() {
             let unit = &mut self.units[place];
             let recorded = record.queues.iter().any(|name| name == unit.name());
@@ -398,7 +399,8 @@ impl Cohort {
         outlets: &mut impl Outlets,
         board: &Board,
     ) {
-        if self.units.iter().all(super::Unit::is_open) {
+        self.all_open = self.all_open || self.units.iter().all(Unit::is_open);
+        if self.all_open {
             return;
         }
         let members = self.in_set().collect::<Vec<_>>();
