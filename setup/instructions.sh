@@ -27,6 +27,7 @@ PARTS="
 kvs kvs_turn
 kvs-10k kvs_turn
 replication shard_turn
+replication-1k shard_turn
 reception receive
 delivery deliver
 "
@@ -59,7 +60,7 @@ main() {
     command -v valgrind >/dev/null || die "valgrind is missing: setup/install.sh --test"
     cargo build --locked --quiet --release --manifest-path "$ROOT/Cargo.toml" -p hikyaku-costs
     begin
-    printf '%-12s %10s %10s %8s\n' part counted expected change
+    printf '%-14s %10s %10s %8s\n' part counted expected change
     for name in "${names[@]}"; do
         function=$(awk -v name="$name" '$1 == name { print $2 }' <<<"$PARTS")
         counted=$(instructions_of_message "$name" "$function")
@@ -94,9 +95,9 @@ compare() {
     awk -v part="$1" -v counted="$2" -v tolerance="$TOLERANCE" '
         $1 == part { expected = $2 }
         END {
-            if (!expected) { printf "%-12s %10d %10s\n", part, counted, "unknown"; exit 1 }
+            if (!expected) { printf "%-14s %10d %10s\n", part, counted, "unknown"; exit 1 }
             change = 100 * (counted - expected) / expected
-            printf "%-12s %10d %10d %+7.1f %%\n", part, counted, expected, change
+            printf "%-14s %10d %10d %+7.1f %%\n", part, counted, expected, change
             exit change > tolerance || change < -tolerance
         }' "$EXPECTED"
 }

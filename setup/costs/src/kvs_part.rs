@@ -25,6 +25,7 @@ use crate::{BLOCK, Gauge, Part};
 pub(crate) const ACCOUNT: &str = "gw";
 pub(crate) const SECRET: &[u8] = b"only for this measurement";
 const MEMORY_BYTES: usize = 64 << 20;
+const QUEUES_MAX: u32 = 1000;
 const MESSAGES_MAX: usize = 100_000;
 const QUEUE: QueueHandle = QueueHandle(0);
 
@@ -37,7 +38,7 @@ pub(crate) fn address(number: u8) -> SocketAddr {
 pub(crate) fn server(pipe: Pipe, number: u8) -> Worker<Pipe> {
     let arena = Arena::new(MEMORY_BYTES, MESSAGES_MAX).expect("the machine has that much memory");
     let bounds = QueueBounds { messages_max: u64::MAX, bytes_max: u64::MAX };
-    let directory = Arc::new(Directory::new(1, 16));
+    let directory = Arc::new(Directory::new(1, QUEUES_MAX as usize));
     directory.set_port(0, address(number).port());
     let account =
         Account { name: ACCOUNT.into(), secret: Secret::new(SECRET), queues: String::new() };
@@ -49,7 +50,7 @@ pub(crate) fn server(pipe: Pipe, number: u8) -> Worker<Pipe> {
             message_size_bytes_max: 64 << 20,
             state_size_bytes_max: u32::try_from(STATE_SIZE_BYTES_MAX).expect("small"),
             in_flight_max: u32::try_from(IN_FLIGHT_MAX).expect("small"),
-            handles_max: 16,
+            handles_max: QUEUES_MAX,
         },
         version_max: Version::CURRENT,
         connections_max: 4,

@@ -1,4 +1,4 @@
-//! A gateway's shard with one queue, whose copies are at two servers.
+//! A gateway's shard with one queue or many, whose copies are at two servers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,9 +23,10 @@ use crate::kvs_part::{ACCOUNT, SECRET, address, server};
 use crate::pipe::{Net, Pipe};
 use crate::{BLOCK, Gauge, NoGauge, Part};
 
-const QUEUE: QueueIndex = QueueIndex(0);
 const BEGAN_UNIX_MS: u64 = 1_700_000_000_000;
 const SERVERS: [u8; 2] = [1, 2];
+/// Queues of a group are in so many cohorts at most.
+const COHORTS_MAX: u32 = 16;
 /// Attempts that delivery takes at a time: more than there ever are.
 const WINDOW: u32 = 1000;
 /// Most turns until the queue has its copies.
@@ -37,9 +38,10 @@ pub struct Replication {
     shard: Shard<Pipe>,
     servers: Vec<Worker<Pipe>>,
     board: Arc<Board>,
-    record: Option<Record>,
+    records: Vec<Option<Record>>,
     now: Instant,
     message: MessageRef,
+    queues: u32,
     serial: u64,
     /// What the shard is told in its next turn.
     commands: Vec<Command>,
@@ -48,15 +50,15 @@ pub struct Replication {
 }
 
 impl Replication {
-    /// For messages of so many bytes.
+    /// For messages of so many bytes, which go to so many queues in turn.
     ///
     /// # Panics
-    /// If the queue does not get its copies.
-    pub fn new(size_bytes: usize) -> Replication {
+    /// If a queue does not get its copies.
+    pub fn new(size_bytes: usize, queues: u32) -> Replication {
         let net = Net::default();
         let servers = SERVERS.iter().map(|number| server(net.host(), *number)).collect();
-        let board = Arc::new(Board::new([(1 << 20, 1 << 30)], 1 << 30));
-        let shard = Shard::new(net.host(), settings(), board.clone());
+        let board = Arc::new(Board::new((0..queues).map(|_| (1 << 20, 1 << 30)), 1 << 30));
+        let shard = Shard::new(net.host(), settings(queues), board.clone());
         let recipient = Recipient::new("recipient@example.net");
         let mut envelope = Envelope::new("sender@example.org", vec![recipient]);
         envelope.accepted_unix_ms = BEGAN_UNIX_MS;
@@ -65,16 +67,19 @@ impl Replication {
             shard,
             servers,
             board,
-            record: None,
+            records: vec![None; COHORTS_MAX as usize],
             now: Instant::from_nanos(1),
             message: message.into(),
+            queues,
             serial: 0,
-            commands: vec![Command::Slots { queue: QUEUE, window: WINDOW }],
+            commands: indexes(queues)
+                .map(|queue| Command::Slots { queue, window: WINDOW })
+                .collect(),
             committed: 0,
             attempted: 0,
         };
         let mut turns = 0;
-        while !part.board.is_accepting(QUEUE) {
+        while !indexes(queues).all(|queue| part.board.is_accepting(queue)) {
             turns += 1;
             assert!(turns < TURNS_MAX, "the queue does not get its copies");
             part.turn(&mut NoGauge);
@@ -90,9 +95,9 @@ impl Replication {
         gauge.end();
         while let Some(errand) = self.shard.poll_register() {
             let answer = match errand.call {
-                RegisterCall::Read => RegisterAnswer::Read(self.record.clone()),
+                RegisterCall::Read => RegisterAnswer::Read(self.records[errand.cohort].clone()),
                 RegisterCall::Swap(record) => {
-                    self.record = Some(record);
+                    self.records[errand.cohort] = Some(record);
                     RegisterAnswer::Swapped
                 }
             };
@@ -130,8 +135,10 @@ impl Part for Replication {
             self.serial += 1;
             let ticket = Ticket { front: 0, serial: self.serial };
             let message = self.message.clone();
-            self.board.reserve(QUEUE, message.counted_bytes()).expect("there is room");
-            self.commands.push(Command::Store { queue: QUEUE, ticket, message });
+            let place = self.serial % u64::from(self.queues);
+            let queue = QueueIndex(u32::try_from(place).expect("below their number"));
+            self.board.reserve(queue, message.counted_bytes()).expect("there is room");
+            self.commands.push(Command::Store { queue, ticket, message });
         }
         // Stored; committed; released and attempted; settled and deleted.
         (0..4).for_each(|_| self.turn(gauge));
@@ -151,26 +158,14 @@ fn shard_turn(shard: &mut Shard<Pipe>, now: Instant, commands: &mut Vec<Command>
     shard.flush(now);
 }
 
-fn settings() -> ShardSettings {
-    let unit = UnitSettings {
-        queue: QUEUE,
-        name: "q".into(),
-        server_name: "gw/q".into(),
-        headroom_bytes: 1 << 20,
-    };
-    let policy = QueuePolicy { retry: RetryPolicy::default(), strict: false };
-    let cohort = CohortSettings {
-        key: "gw/pair".into(),
-        members: vec![0, 1],
-        placements: vec![Placement::default(); 2],
-        drained: vec![false; 2],
-        order: None,
-        resume: 0,
-        queues: vec![(unit, policy)],
-    };
+fn indexes(queues: u32) -> impl Iterator<Item = QueueIndex> {
+    (0..queues).map(QueueIndex)
+}
+
+fn settings(queues: u32) -> ShardSettings {
     ShardSettings {
         links: SERVERS.iter().map(|number| link(*number, address(*number))).collect(),
-        cohorts: vec![cohort],
+        cohorts: (0..queues.min(COHORTS_MAX)).map(|number| cohort(number, queues)).collect(),
         policy: Policy {
             min_sync: 2,
             isolate_after: Duration::from_secs(1),
@@ -181,6 +176,29 @@ fn settings() -> ShardSettings {
         },
         fronts: 1,
         seed: 1,
+    }
+}
+
+fn cohort(number: u32, queues: u32) -> CohortSettings {
+    let policy = QueuePolicy { retry: RetryPolicy::default(), strict: false };
+    let is_in = |queue: &QueueIndex| queue.0 % COHORTS_MAX == number;
+    CohortSettings {
+        key: format!("gw/pair/{number}"),
+        members: vec![0, 1],
+        placements: vec![Placement::default(); 2],
+        drained: vec![false; 2],
+        order: None,
+        resume: 0,
+        queues: indexes(queues).filter(is_in).map(|queue| (unit(queue), policy)).collect(),
+    }
+}
+
+fn unit(queue: QueueIndex) -> UnitSettings {
+    UnitSettings {
+        queue,
+        name: format!("q{}", queue.0),
+        server_name: format!("gw/q{}", queue.0).into(),
+        headroom_bytes: 1 << 10,
     }
 }
 
