@@ -1,6 +1,6 @@
 //! The arena against a model: ordered maps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use kvs_proto::{MessageId, STATE_SIZE_BYTES_MAX, StateVersion, checksum};
 use proptest::prelude::*;
@@ -382,4 +382,41 @@ fn a_dropped_queue_goes_in_slices_and_its_numbers_never_come_back() {
     }
     assert!(slices >= 20);
     assert_eq!(world.arena.messages(), slices);
+}
+
+/// Stores and deletes in order, as full as it gets all the time, until several times the arena's memory was stored. Every
+/// tenth message stays, until so many of a hundred that are held have stayed; then the oldest of those go. Returns the least share of the
+/// memory, in percent, that bodies had whenever there was no room.
+fn least_use(percent_staying: usize) -> u64 {
+    let mut world = World::new(1, 16 << 20, 100_000);
+    let lengths = [400, 1_024, 3_000, 1_024, 10_000, 700, 1_024];
+    let mut staying = VecDeque::new();
+    let (mut stored, mut oldest, mut least) = (0, 1, 100);
+    while stored < 60_000 {
+        let length = lengths[usize::try_from(stored).unwrap() % lengths.len()];
+        if world.store(0, length, 0).is_ok() {
+            stored += 1;
+            continue;
+        }
+        least = least.min(world.queues[0].log.bytes() * 100 / world.arena.size_bytes() as u64);
+        for id in oldest..oldest + 50 {
+            match id % 10 {
+                0 if percent_staying > 0 => staying.push_back(id),
+                _ => world.delete(0, id),
+            }
+        }
+        oldest += 50;
+        while staying.len() * 100 > world.queues[0].model.records.len() * percent_staying {
+            let id = staying.pop_front().unwrap();
+            world.delete(0, id);
+        }
+    }
+    least
+}
+
+#[test]
+fn an_arena_without_room_is_full_of_messages_also_where_a_tenth_of_them_stays_for_long() {
+    let (in_order, with_a_tenth) = (least_use(0), least_use(10));
+    assert!(in_order >= 85, "{in_order} % in order");
+    assert!(with_a_tenth >= 75, "{with_a_tenth} % with a tenth that stays");
 }
