@@ -6,15 +6,16 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: setup/install.sh [--test] [--fuzz]
+Usage: setup/install.sh [--test] [--compare] [--fuzz]
 
 Installs what building and the demo need on Debian and its relatives; says nothing if all is there.
 Runs as root, or takes sudo. What only the bypass needs may be missing where neither is to be had.
 
-  --test   also what setup/test.sh needs; what no package manager installs goes to
-           $XDG_CACHE_HOME/hikyaku/programs (default: ~/.cache)
-  --fuzz   also what setup/fuzz.sh needs; the tools among it come by rustup and cargo
-  --help   this text
+  --test     also what setup/test.sh needs; what no package manager installs goes to
+             $XDG_CACHE_HOME/hikyaku/programs (default: ~/.cache)
+  --compare  also what setup/compare.sh compares with; servers that would run as services go there too
+  --fuzz     also what setup/fuzz.sh needs; the tools among it come by rustup and cargo
+  --help     this text
 END
 }
 
@@ -29,6 +30,9 @@ TEST_PACKAGES=(git jq shellcheck swaks postfix curl python3 python3-venv iputils
 # Mail servers that exclude each other as packages, and what would run as a service of this machine, are
 # unpacked and not installed: to $PROGRAMS.
 UNPACKED=(exim:exim4-daemon-light opensmtpd:opensmtpd etcd:etcd-server)
+# Those of setup/compare.sh: NAME:PACKAGE, and packages that go to the same place behind a comma.
+COMPARED=(memcached:memcached redis:redis-server,redis-tools opensmtpd:opensmtpd)
+COMPARE_PACKAGES=(postfix jq linux-perf)
 # From PyPI and npm, with what they need, for $PROGRAMS.
 PYTHON_PACKAGES=(aiosmtpd==1.4.6 atpublic==7.0.0 attrs==25.4.0)
 NODE_PACKAGES=(nodemailer@8.0.9)
@@ -38,10 +42,11 @@ FUZZ_PACKAGES=(g++)
 RUST_OLDEST=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml")
 
 main() {
-    local test=no fuzz=no
+    local test=no compare=no fuzz=no
     while [ $# -gt 0 ]; do
         case $1 in
         --test) test=yes ;;
+        --compare) compare=yes ;;
         --fuzz) fuzz=yes ;;
         --help | -h)
             usage
@@ -55,12 +60,14 @@ main() {
         shift
     done
     [ "$fuzz" = no ] || PACKAGES+=("${FUZZ_PACKAGES[@]}")
+    [ "$compare" = no ] || PACKAGES+=("${COMPARE_PACKAGES[@]}")
     if [ "$test" = yes ]; then
         PACKAGES+=("${TEST_PACKAGES[@]}")
         # Node.js may come from elsewhere.
         command -v npm >/dev/null || PACKAGES+=(nodejs npm)
     fi
     install_packages
+    [ "$compare" = no ] || unpack_all "${COMPARED[@]}"
     [ "$test" = no ] || install_programs
     check_rust "$test"
     [ "$fuzz" = no ] || install_fuzzer
@@ -97,11 +104,7 @@ install_packages() {
 
 # Programs of the scenarios that the system's package manager does not install, to $PROGRAMS.
 install_programs() {
-    local entry
-    mkdir -p "$PROGRAMS"
-    for entry in "${UNPACKED[@]}"; do
-        [ -d "$PROGRAMS/${entry%%:*}" ] || unpack "${entry%%:*}" "${entry#*:}"
-    done
+    unpack_all "${UNPACKED[@]}"
     if [ ! -d "$PROGRAMS/python" ]; then
         say "installing ${PYTHON_PACKAGES[*]}"
         # The system's Python is the one that python3-venv is for.
@@ -118,20 +121,33 @@ install_programs() {
     fi
 }
 
-# unpack NAME PACKAGE: what is in a Debian package, to $PROGRAMS/NAME, and the libraries that it needs to
+# unpack_all NAME:PACKAGE[,PACKAGE…]…: those that are not there yet.
+unpack_all() {
+    local entry packages
+    mkdir -p "$PROGRAMS"
+    for entry; do
+        IFS=, read -ra packages <<<"${entry#*:}"
+        [ -d "$PROGRAMS/${entry%%:*}" ] || unpack "${entry%%:*}" "${packages[@]}"
+    done
+}
+
+# unpack NAME PACKAGE…: what is in Debian packages, to $PROGRAMS/NAME, and the libraries that they need to
 # where all libraries are.
 unpack() {
-    local name=$1 package=$2 libraries
-    say "unpacking $package"
+    local name=$1 package libraries
+    shift
+    say "unpacking $*"
     as_root apt-get update -qq
-    mapfile -t libraries < <(apt-cache depends "$package" | sed -n 's/^ *Depends: \(lib[^ ]*\)$/\1/p')
-    as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq --no-install-recommends --no-upgrade "${libraries[@]}" >/dev/null
     rm -rf "$PROGRAMS/$name.new"
     mkdir "$PROGRAMS/$name.new"
-    (cd "$PROGRAMS/$name.new" && apt-get download -qq -o APT::Sandbox::User=root "$package" >/dev/null)
-    dpkg -x "$PROGRAMS/$name.new"/*.deb "$PROGRAMS/$name.new"
-    rm "$PROGRAMS/$name.new"/*.deb
+    for package; do
+        mapfile -t libraries < <(apt-cache depends "$package" | sed -n 's/^ *Depends: \(lib[^ ]*\)$/\1/p')
+        [ ${#libraries[@]} -eq 0 ] || as_root env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -qq --no-install-recommends --no-upgrade "${libraries[@]}" >/dev/null
+        (cd "$PROGRAMS/$name.new" && apt-get download -qq -o APT::Sandbox::User=root "$package" >/dev/null)
+        dpkg -x "$PROGRAMS/$name.new"/*.deb "$PROGRAMS/$name.new"
+        rm "$PROGRAMS/$name.new"/*.deb
+    done
     mv "$PROGRAMS/$name.new" "$PROGRAMS/$name"
 }
 

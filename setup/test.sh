@@ -6,7 +6,7 @@ set -euo pipefail
 
 SECTIONS=(install format scripts rules lint docs tests xdp costs seeds no-c examples demo clients mtas kill-gateway
     take-over sender kill-kvs nodes upgrade paths afxdp drivers backlog next-hop age stop reload register crowd large lab
-    nic-queues launch beside)
+    nic-queues launch beside compare)
 
 usage() {
     cat <<END
@@ -50,6 +50,7 @@ Runs all checks, or the sections named:
   nic-queues    queues of interfaces are set up and given back: printed, refused, interrupted, restored
   launch        pinned programs: what does not fit, privileges, other threads; and the units for systemd
   beside        links past the kernel, and on the same interfaces ping, HTTP, a name server, others at a KVS' port
+  compare       the smallest comparison with peers has a row for each; who lies is found out, who is missing is named
 
 Exit status 0 only if no section failed. A section that needs root and cannot have it is skipped.
 END

@@ -6,8 +6,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod compare;
 pub mod content;
 mod corpus;
+pub mod cpu_tree;
 pub mod crowd;
 pub mod data;
 pub mod digest;
@@ -19,4 +21,5 @@ pub mod ledger;
 pub mod report;
 pub mod sink;
 pub mod smtp;
+pub mod store;
 pub mod watch;

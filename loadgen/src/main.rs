@@ -23,7 +23,10 @@ enum Command {
     Kvs(cli::kvs::KvsOptions),
     Recovery(cli::kvs::RecoveryOptions),
     NullServer(cli::kvs::NullOptions),
+    Store(cli::store::StoreOptions),
+    ListRecovery(cli::store::ListRecoveryOptions),
     Watch(cli::watch::Options),
+    Compare(cli::compare::Options),
 }
 
 fn main() -> ExitCode {
@@ -35,7 +38,10 @@ fn main() -> ExitCode {
         Command::Kvs(options) => cli::kvs::run(&options),
         Command::Recovery(options) => cli::kvs::run_recovery(&options),
         Command::NullServer(options) => cli::kvs::run_null(&options),
+        Command::Store(options) => cli::store::run(&options),
+        Command::ListRecovery(options) => cli::store::run_recovery(&options),
         Command::Watch(options) => cli::watch::run(&options),
+        Command::Compare(options) => cli::compare::run(&options),
     };
     result.unwrap_or_else(|error| {
         eprintln!("loadgen: {error}");

@@ -129,12 +129,12 @@ pub(crate) struct NullOptions {
     core: Option<usize>,
 }
 
-fn parse_positive(text: &str) -> Result<usize, String> {
+pub(super) fn parse_positive(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|&number| number > 0);
     number.ok_or_else(|| "not a number above zero".into())
 }
 
-fn parse_message_size(text: &str) -> Result<usize, String> {
+pub(super) fn parse_message_size(text: &str) -> Result<usize, String> {
     parse_size(text).and_then(|size| match size {
         0..8 => Err("a message begins with its id, 8 bytes".into()),
         _ => Ok(size),
@@ -146,7 +146,7 @@ fn parse_message_size(text: &str) -> Result<usize, String> {
 const SERVER_SPIN: Duration = Duration::from_micros(50);
 
 /// How soon a thread that sleeps looks whether it is to end.
-const GLANCE_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const GLANCE_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(options: &KvsOptions) -> Result<ExitCode, Failure> {
     let stop = Stop::on_signals()?;
@@ -405,7 +405,7 @@ fn queue_name(prefix: &str) -> String {
     format!("{prefix}loadgen-{:016x}", fastrand::u64(..))
 }
 
-const fn spin_time(spin: bool) -> Duration {
+pub(super) const fn spin_time(spin: bool) -> Duration {
     if spin { Duration::MAX } else { Duration::ZERO }
 }
 

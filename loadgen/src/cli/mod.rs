@@ -1,11 +1,13 @@
 //! The command line.
 
 pub(crate) mod bypass;
+pub(crate) mod compare;
 pub(crate) mod crowd;
 pub(crate) mod kvs;
 pub(crate) mod ledger;
 pub(crate) mod sink;
 pub(crate) mod smtp;
+pub(crate) mod store;
 pub(crate) mod watch;
 
 use std::io::Write as _;
@@ -15,7 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use loadgen::ledger::{LogFile, NoRecord, Recorder};
-use loadgen::report::Report;
+use loadgen::report::{Report, Section, f64_of};
+use tcpstack::Instant;
 
 /// A failure of the command itself, in a sentence.
 pub(crate) type Failure = Box<dyn std::error::Error>;
@@ -68,6 +71,16 @@ pub(crate) fn write_status(
     std::fs::write(&partial, text)?;
     std::fs::rename(&partial, path)?;
     Ok(())
+}
+
+/// A point in time on the clock that all processes of the machine share, to put their reports together.
+pub(crate) fn clock_section(key: &str, label: &str, at: Instant) -> Section {
+    Section::new("clock", "on the machine's clock").number(
+        key,
+        label,
+        f64_of(at.as_nanos()) / 1e9,
+        "s",
+    )
 }
 
 /// Prints the report, writes its JSON, and turns the verdict into an exit status.

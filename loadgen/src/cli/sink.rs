@@ -13,7 +13,7 @@ use loadgen::report::{Report, Section};
 use loadgen::sink::{Fault, Faults, Misbehaviour, Offer, Phase, Sink, SinkConfig, SinkCounts};
 use tcpstack::{Clock, Idle, Instant, KernelOptions, KernelTransport};
 
-use super::{Failure, Stop, conclude, probability, recorder, write_status};
+use super::{Failure, Stop, clock_section, conclude, probability, recorder, write_status};
 
 /// Receive mail, check it, misbehave on demand. Ends on SIGTERM or SIGINT with a report; exit status
 /// 0 only if nothing was altered, sent astray, out of order or left out of it. SIGUSR1 prints a line
@@ -112,6 +112,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
     }
     let mut idle = Idle::new(Duration::from_micros(options.spin_us));
     let mut next_status = Instant::ZERO;
+    let mut last_new = Instant::ZERO;
     while !stop.is_raised() {
         let now = clock.now();
         if wanted.swap(false, Ordering::Relaxed) {
@@ -123,8 +124,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
                 write_status(path, status_lines(&addresses, sink.counts()))?;
             }
         }
+        let before = sink.counts().distinct;
         if sink.turn(now) {
             idle.handle_work(now);
+            if sink.counts().distinct > before {
+                last_new = now;
+            }
         } else if idle.should_sleep(now) {
             let until = next_status.min(now + SIGNAL_INTERVAL);
             let until = sink.next_deadline().map_or(until, |deadline| deadline.min(until));
@@ -142,6 +147,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
     };
     report.add(examples.iter().enumerate().fold(counts.section(), for_example));
     report.add(done_wrong.section());
+    report.add(clock_section("last_new_mail_s", "last new mail", last_new));
     report.add(cpu.section(counts.mails));
     report.add(host_section());
     conclude(&report, options.json.as_deref(), counts.is_clean())

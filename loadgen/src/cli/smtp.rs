@@ -13,7 +13,7 @@ use loadgen::report::{Report, Section};
 use loadgen::smtp::{Pace, SmtpConfig, SmtpLoad, SmtpStatistics};
 use tcpstack::{Clock, Idle, Instant, KernelOptions, KernelTransport};
 
-use super::{Failure, Stop, conclude, recorder};
+use super::{Failure, Stop, clock_section, conclude, recorder};
 
 /// Send mail. Exit status 0 only if all of it was accepted.
 #[derive(Args)]
@@ -154,6 +154,8 @@ pub(crate) fn run(options: Options) -> Result<ExitCode, Failure> {
     report.add(settings(&config));
     report.add(statistics.section());
     report.add(cpu.section(statistics.accepted));
+    let begin = statistics.begin.unwrap_or_default();
+    report.add(clock_section("begin_s", "first mail's beginning", begin));
     report.add(host_section());
     conclude(&report, options.json.as_deref(), statistics.is_complete())
 }

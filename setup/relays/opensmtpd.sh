@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# OpenSMTPD as a relay, for loadgen compare: unpacked by setup/install.sh, with /etc, /var and users of its own, its queue on
+# a RAM disk.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=relay.sh
+. "$(dirname "$0")/relay.sh"
+
+describe() {
+    [ -x "$PROGRAMS/opensmtpd/usr/sbin/smtpd" ] || die "opensmtpd is not there: setup/install.sh --compare"
+    require_root
+    say "$("$PROGRAMS/opensmtpd/usr/sbin/smtpd" -h 2>&1 | sed -n 's/^version: //p')"
+    say "queue on a RAM disk; no limits for sessions, 100 connections to the next hop"
+}
+
+relay() {
+    local listen=$1 next=$2 etc=$3/etc child
+    require_root
+    mkdir -p "$etc"
+    open_way "$3"
+    printf 'opensmtpd.example\n' >"$etc/mailname"
+    cat >"$etc/smtpd.conf" <<CONF
+listen on ${listen%:*} port ${listen##*:} hostname opensmtpd.example
+smtp max-message-size 20M
+smtp limit max-mails 1000000
+smtp limit max-rcpt 1000000
+queue ttl 1h
+mta max-deferred 100000
+scheduler limit max-inflight 100000
+scheduler limit max-schedule 10000
+scheduler limit max-evp-batch-size 1000
+scheduler limit max-msg-batch-size 1000
+mta limit max-conn-per-host 100
+mta limit conn-delay-host 0
+mta limit max-conn-per-route 100
+mta limit conn-delay-route 0
+mta limit max-conn-per-source 100
+mta limit conn-delay-source 0
+mta limit max-conn-per-connector 100
+mta limit conn-delay-connector 0
+mta limit max-conn-per-relay 100
+mta limit conn-delay-relay 0
+mta limit max-conn-per-domain 100
+mta limit conn-delay-domain 0
+mta limit session-transaction-delay 0
+action "relay" relay host "smtp://$next" helo opensmtpd.example
+match from any for any action "relay"
+CONF
+    unshare --mount --pid --fork --kill-child --mount-proc --propagation private \
+        "$ROOT/setup/scenarios/private.sh" "$PROGRAMS/opensmtpd" "$etc" \
+        /var/programs/usr/sbin/smtpd -d -f /etc/smtpd.conf &
+    child=$!
+    # The first of its name space: when it ends, so do all in there.
+    trap 'kill -KILL "$child"; exit 0' TERM INT
+    wait "$child"
+}
+
+main_relay "$@"
