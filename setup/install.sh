@@ -30,8 +30,8 @@ TEST_PACKAGES=(git jq shellcheck swaks postfix curl python3 python3-venv iputils
 # Mail servers that exclude each other as packages, and what would run as a service of this machine, are
 # unpacked and not installed: to $PROGRAMS.
 UNPACKED=(exim:exim4-daemon-light opensmtpd:opensmtpd etcd:etcd-server)
-# Those of setup/compare.sh: NAME:PACKAGE, and packages that go to the same place behind a comma.
-COMPARED=(memcached:memcached redis:redis-server,redis-tools opensmtpd:opensmtpd)
+# Those of setup/compare.sh: NAME:PACKAGE, and packages that go to the same place behind a plus.
+COMPARED=(memcached:memcached redis:redis-server+redis-tools opensmtpd:opensmtpd)
 COMPARE_PACKAGES=(postfix jq linux-perf)
 # From PyPI and npm, with what they need, for $PROGRAMS.
 PYTHON_PACKAGES=(aiosmtpd==1.4.6 atpublic==7.0.0 attrs==25.4.0)
@@ -121,12 +121,12 @@ install_programs() {
     fi
 }
 
-# unpack_all NAME:PACKAGE[,PACKAGE…]…: those that are not there yet.
+# unpack_all NAME:PACKAGE[+PACKAGE…]…: those that are not there yet.
 unpack_all() {
     local entry packages
     mkdir -p "$PROGRAMS"
     for entry; do
-        IFS=, read -ra packages <<<"${entry#*:}"
+        IFS=+ read -ra packages <<<"${entry#*:}"
         [ -d "$PROGRAMS/${entry%%:*}" ] || unpack "${entry%%:*}" "${packages[@]}"
     done
 }

@@ -110,7 +110,7 @@ run_section() {
     case $1 in
     install) setup/install.sh --test ;;
     format) cargo fmt --all --check ;;
-    scripts) shellcheck -x .ci/run setup/*.sh setup/scenarios/*.sh ;;
+    scripts) shellcheck -x .ci/run setup/*.sh setup/scenarios/*.sh setup/relays/*.sh ;;
     rules)
         setup/checks.sh direction no-std unsafe paths stubs proofs self
         setup/mutants.sh --check

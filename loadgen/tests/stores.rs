@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use loadgen::store::{Dialect, ListRecovery, ListRecoveryConfig, StoreConfig, StoreLoad};
-use tcpstack::{Event, Instant, SimNetwork, SimOptions, SimTransport, Transport};
+use tcpstack::{Event, Instant, RecvError, SimNetwork, SimOptions, SimTransport, Transport};
 
 const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 const SERVER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
@@ -33,6 +33,7 @@ struct Store {
     transport: SimTransport,
     wrong: Wrong,
     input: Vec<u8>,
+    output: Vec<u8>,
     values: HashMap<Vec<u8>, Vec<u8>>,
     lists: BTreeMap<Vec<u8>, Vec<Vec<u8>>>,
     requests: u32,
@@ -41,8 +42,9 @@ struct Store {
 impl Store {
     fn open(mut transport: SimTransport, wrong: Wrong) -> Store {
         transport.listen(AT).unwrap();
-        let (input, values, lists) = (Vec::new(), HashMap::new(), BTreeMap::new());
-        Store { transport, wrong, input, values, lists, requests: 0 }
+        let (input, output) = (Vec::new(), Vec::new());
+        let (values, lists) = (HashMap::new(), BTreeMap::new());
+        Store { transport, wrong, input, output, values, lists, requests: 0 }
     }
 
     fn turn(&mut self, now: Instant) -> bool {
@@ -50,20 +52,29 @@ impl Store {
         let mut worked = false;
         while let Some(event) = self.transport.next_event() {
             worked = true;
-            let Event::Readable(connection) = event else { continue };
+            let connection = match event {
+                Event::Readable(connection) | Event::Writable(connection) => connection,
+                _ => continue,
+            };
             let input = &mut self.input;
             let received = self.transport.recv(connection, |bytes| {
                 input.extend_from_slice(bytes);
                 (bytes.len(), ())
             });
-            if received.is_err() {
+            if !matches!(received, Ok(()) | Err(RecvError::WouldBlock)) {
                 self.transport.close(connection);
                 self.input.clear();
+                self.output.clear();
                 continue;
             }
-            let output = self.answer_all();
-            let sent = self.transport.send(connection, &[IoSlice::new(&output)]).unwrap_or(0);
-            assert!(sent == output.len() || received.is_err(), "answers fit into the buffer");
+            let answers = self.answer_all();
+            self.output.extend_from_slice(&answers);
+            if self.output.is_empty() {
+                continue;
+            }
+            // The client may have gone meanwhile.
+            let sent = self.transport.send(connection, &[IoSlice::new(&self.output)]).unwrap_or(0);
+            self.output.drain(..sent);
         }
         self.transport.flush(now);
         worked

@@ -7,7 +7,7 @@ set -euo pipefail
 . "$ROOT/setup/system.sh"
 
 describe() {
-    [ -x "$BIN/gateway" ] && [ -x "$BIN/kvs" ] || die "it is not built"
+    if [ ! -x "$BIN/gateway" ] || [ ! -x "$BIN/kvs" ]; then die "it is not built"; fi
     say "$("$BIN/gateway" --version)"
     say "a gateway and two backup servers, as setup/examples has them: 250 when three processes have the message"
 }

@@ -12,7 +12,12 @@ describe() {
     command -v postconf >/dev/null || die "postfix is not installed"
     require_root
     say "Postfix $(postconf -d -h mail_version)"
-    say "queue on $([ "$MEDIUM" = ram ] && say 'a RAM disk' || say "disk"); 200 processes, connections to the next hop kept," \
+    case $MEDIUM in
+    ram) MEDIUM='a RAM disk' ;;
+    disk) ;;
+    *) die "it is called as postfix-disk.sh or postfix-ram.sh" ;;
+    esac
+    say "queue on $MEDIUM; 200 processes, connections to the next hop kept," \
         "no address look-ups, no limits for clients, flat queue directories"
 }
 
@@ -55,7 +60,7 @@ smtpd_client_connection_count_limit = 0
 smtpd_client_connection_rate_limit = 0
 smtpd_client_event_limit_exceptions = 127.0.0.0/8
 in_flow_delay = 0
-hash_queue_names =
+hash_queue_names = none
 qmgr_message_active_limit = 100000
 qmgr_message_recipient_limit = 100000
 local_header_rewrite_clients =

@@ -390,7 +390,7 @@ pub(super) fn start_redis(
         if first.is_some() {
             server.await_what(&bench.stop, "does not get in step with its master", || {
                 let log = std::fs::read_to_string(&log).unwrap_or_default();
-                log.contains("Finished with success")
+                IN_STEP.iter().any(|words| log.contains(words))
             })?;
         }
         first = first.or(Some(address));
@@ -398,6 +398,9 @@ pub(super) fn start_redis(
     }
     Ok((servers, first.expect("there is one at least")))
 }
+
+/// What a replica says once it has what its master has.
+const IN_STEP: [&str; 2] = ["Finished with success", "accepted a Partial Resynchronization"];
 
 /// Keeps a core from halting: it runs only where nobody else wants to.
 fn keep_awake(bench: &Bench<'_>, core: &str) -> Result<Server, Failure> {
