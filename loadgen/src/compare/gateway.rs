@@ -85,12 +85,12 @@ fn measured(
     comparison.spread(FAMILY, name, &conditions, what)
 }
 
-fn best<'a>(
-    comparison: &'a Comparison,
+fn best(
+    comparison: &Comparison,
     role: Role,
     value: impl Fn(&str) -> Option<Spread>,
     better: impl Fn(f64, f64) -> bool,
-) -> Option<(&'a Contender, Spread)> {
+) -> Option<(&Contender, Spread)> {
     let contenders = comparison.present(FAMILY).filter(|contender| contender.role == role);
     let values = contenders.filter_map(|contender| Some((contender, value(&contender.name)?)));
     values.reduce(|a, b| if better(b.1.median, a.1.median) { b } else { a })
