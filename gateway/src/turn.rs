@@ -102,6 +102,9 @@ impl<F: Transport, L: Transport> Drivers<F, L> {
         unix_ms: u64,
         surroundings: &mut impl Surroundings,
     ) -> Result<bool, Fatal> {
+        if let Some(front) = &mut self.front {
+            front.begin_turn(now, unix_ms);
+        }
         let mut worked = self.take_incoming(now, unix_ms, surroundings);
         if let Some(shard) = &mut self.shard {
             worked |= shard.receive(now);

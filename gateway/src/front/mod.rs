@@ -85,13 +85,19 @@ impl<T: Transport> Front<T> {
         }
     }
 
+    /// Tells the time, before the notices of a turn: after a long sleep what comes with them would else count
+    /// as having come when the sleep began.
+    pub fn begin_turn(&mut self, now: Instant, unix_ms: u64) {
+        self.reception.set_time(now, unix_ms);
+        self.delivery.set_time(now, unix_ms);
+        self.reports.set_time(now, unix_ms);
+    }
+
     /// Does what there is to do, once. `unix_ms` is the time of day in milliseconds since 1970
     /// (UTC), for trace headers and records. `clock` reads the time afresh, for what must not happen
     /// later than it may however long the turn takes. Returns whether anything was done.
     pub fn turn(&mut self, now: Instant, unix_ms: u64, clock: impl Fn() -> Instant) -> bool {
-        self.reception.set_time(now, unix_ms);
-        self.delivery.set_time(now, unix_ms);
-        self.reports.set_time(now, unix_ms);
+        self.begin_turn(now, unix_ms);
         let mut has_worked = self.has_work();
         self.is_woken = false;
         self.transport.poll(now);

@@ -1,17 +1,24 @@
 //! Reports on their way through a front: order, shortage, time-outs, stopping.
 
+use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use kvs_proto::{MessageId, StateVersion};
 use smtp::{Notify, Reply};
-use tcpstack::SimTransport;
+use tcpstack::{Instant, SimNetwork, SimOptions, SimTransport};
 
 use super::shard::Mode;
-use super::{Q0, Q1, World, world, world_with};
-use crate::api::{Report, ReportKind, ReportOutcome};
+use super::{Q0, Q1, World, config, ip, world, world_with};
+use crate::api::{Command, Notice, Report, ReportKind, ReportOutcome};
+use crate::board::Board;
+use crate::front::Front;
 use crate::message::{DeliveryState, Envelope, Message, QueueIndex, Recipient, RecipientStatus};
+use crate::replication::record::RegisterAnswer;
+use crate::shard::RegisterErrand;
+use crate::turn::{Drivers, Fatal, Parcel, Places, Surroundings};
 
 const ORIGINAL: MessageId = MessageId(77);
 const DONE: ReportOutcome = ReportOutcome::Done { covered: 1 };
@@ -157,4 +164,56 @@ fn stopping_finishes_reports_under_way_and_begins_no_more() {
     world.shard.commit(Q1);
     world.run_until("the end", |world| world.front.is_stopped());
     assert_eq!(outcomes(&mut world), [(ORIGINAL, ReportOutcome::Postponed), (ORIGINAL, DONE)]);
+}
+
+/// What a worker that has a front alone reaches: notices come, and commands go.
+struct Neighbour {
+    now: Instant,
+    notices: VecDeque<Notice>,
+    commands: Vec<Command>,
+}
+
+impl Surroundings for Neighbour {
+    fn send(&mut self, _: usize, parcel: Parcel) {
+        let Parcel::Command(command) = parcel else { panic!("the other one has a shard") };
+        self.commands.push(command);
+    }
+
+    fn receive(&mut self) -> Option<Parcel> {
+        self.notices.pop_front().map(Parcel::Notice)
+    }
+
+    fn ask_register(&mut self, _: RegisterErrand) -> Result<(), Fatal> {
+        panic!("a front has nothing to ask")
+    }
+
+    fn now(&self) -> Instant {
+        self.now
+    }
+
+    fn poll_register(&mut self) -> Option<(usize, RegisterAnswer)> {
+        None
+    }
+}
+
+#[test]
+fn a_report_that_comes_after_a_long_rest_has_all_its_time_to_be_committed() {
+    let network = SimNetwork::new(1, SimOptions::default());
+    let config = config(SocketAddr::new(ip(1), 25), SocketAddr::new(ip(3), 25));
+    let board = Arc::new(Board::new([(100, 100_000); 3], 200_000));
+    board.set_accepting(Q1, true);
+    let front = Front::new(&config, network.host(ip(1)), board);
+    let places = Places { shard_workers: [1; 3].into(), front_workers: [0].into() };
+    let mut drivers =
+        Drivers { number: 0, front: Some(front), shard: None, places } as Drivers<SimTransport>;
+    let mut neighbour = Neighbour { now: Instant::ZERO, notices: [].into(), commands: vec![] };
+    drivers.turn(neighbour.now, super::UNIX_MS, &mut neighbour).unwrap();
+    neighbour.now += config.reception.commit_timeout * 2;
+    let report = Box::new(report("s@b.example"));
+    neighbour.notices.push_back(Notice::Report { queue: Q0, id: ORIGINAL, report });
+    drivers.turn(neighbour.now, super::UNIX_MS, &mut neighbour).unwrap();
+    neighbour.commands.retain(|command| !matches!(command, Command::Slots { .. }));
+    let [Command::Store { queue: Q1, .. }] = neighbour.commands[..] else {
+        panic!("{:?}", neighbour.commands)
+    };
 }
