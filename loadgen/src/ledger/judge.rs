@@ -361,7 +361,10 @@ impl Judge<'_> {
                 format!("recipient {recipient} was never accepted and was reported as failed")
             });
         }
-        let allowed = refused.max(1) + failed_in_doubt + self.restarts_before_report(slot);
+        // Each copy that may have been taken is given up for itself, and no sink has seen that.
+        let given_up = if policy.giving_up_allowed { accepted_times + unasked } else { 1 };
+        let causes = refused.max(given_up).max(1);
+        let allowed = causes + failed_in_doubt + self.restarts_before_report(slot);
         if failed > allowed {
             self.fault(ProblemKind::Duplicated, Some(mail), || {
                 format!(
@@ -432,9 +435,14 @@ impl Judge<'_> {
         });
         if !known {
             if notice.recipient.is_none() && notice.outcome != Outcome::Accepted {
-                // Not seen. A refused one may have been about any of them.
+                // Not seen. It may have been about any of them: one that was refused, or that came and
+                // comes again, as its answer may not have been read.
                 let refused = u64::from(notice.outcome == Outcome::Permanent);
-                self.slots[slots].iter_mut().for_each(|slot| slot.notices_refused += refused);
+                let in_doubt = u64::from(notice.outcome == Outcome::Doubtful);
+                for slot in &mut self.slots[slots] {
+                    slot.notices_refused += refused;
+                    slot.failed_in_doubt += in_doubt;
+                }
                 return;
             }
             return self.fault(ProblemKind::Misreported, Some(mail), || {

@@ -457,6 +457,29 @@ fn what_no_sink_refused_is_given_up_only_where_that_is_allowed() {
 }
 
 #[test]
+fn a_dsn_whose_answer_may_not_have_been_read_may_come_again() {
+    let twice = || {
+        let mut story = refused(strict());
+        story.reports(0, 30, Action::Failed, Outcome::Accepted);
+        story.reports(0, 40, Action::Failed, Outcome::Accepted);
+        story
+    };
+    twice().must_find(&[(Duplicated, 1)]);
+    twice().reports_about(Some(0), None, 31, None, Outcome::Doubtful).must_find(&[]);
+}
+
+#[test]
+fn each_copy_that_may_have_been_taken_may_be_given_up_for_itself() {
+    let mut story = story(Policy { giving_up_allowed: true, ..strict() });
+    story.answered(0, 5, 6, Answer::Unknown).sends(0, 10, 11);
+    for at in [30, 40] {
+        story.reports(0, at, Action::Failed, Outcome::Accepted);
+    }
+    story.must_find(&[]);
+    story.reports(0, 50, Action::Failed, Outcome::Accepted).must_find(&[(Duplicated, 1)]);
+}
+
+#[test]
 fn a_mail_with_the_null_reverse_path_is_never_reported() {
     let tell = || {
         let mut story = story(strict());
