@@ -109,6 +109,7 @@ impl Scenario {
         // Sabotage of copies is of a pair.
         let spare = options.sabotage.is_none() && Rng::with_seed(options.seed ^ SPARES).bool();
         let mut of_paths = Rng::with_seed(options.seed ^ PATHS);
+        let mut of_commits = Rng::with_seed(options.seed ^ COMMITS);
         let mut of_leases = Rng::with_seed(options.seed ^ LEASES);
         let has_standby = of_paths.bool() && options.sabotage.is_none();
         let has_standby = has_standby || options.faults == FaultLevel::Paths;
@@ -133,6 +134,7 @@ impl Scenario {
                 _ => *of_leases.choice([400, 1000, 2000].iter()).expect("not empty"),
             },
             hedge_after_ms: *of_paths.choice([0, 2, 10, 30].iter()).expect("not empty"),
+            commit_ms: *of_commits.choice([200, 1000, 5000].iter()).expect("not empty"),
             memory_mib: 16,
             messages_max: 20_000,
         };
@@ -232,6 +234,8 @@ struct Shape {
     has_standby: bool,
     path_deadline_ms: u64,
     hedge_after_ms: u64,
+    /// How long a client waits for its mail to be committed, before that is withdrawn.
+    commit_ms: u64,
     /// How long a server's answer lets the gateway act.
     lease_ms: u64,
     /// The gateway's budget.
@@ -304,7 +308,7 @@ fn configuration(shape: &Shape) -> String {
     let names = names.collect::<Vec<_>>().join(", ");
     let Shape { has_standby, path_deadline_ms, hedge_after_ms, memory_mib, messages_max, .. } =
         *shape;
-    let lease_ms = shape.lease_ms;
+    let (lease_ms, commit_ms) = (shape.lease_ms, shape.commit_ms);
     let drivers = match split {
         0 => "drivers = \"merged\"\nworkers = 1".to_owned(),
         links => format!("drivers = \"split\"\nlink_workers = {links}\nsmtp_workers = 1"),
@@ -336,7 +340,7 @@ hedge_after = "{hedge_after_ms} ms"
 isolate_after = "500 ms"
 recovery_wait = "3 s"
 command = "60 s"
-commit = "5 s"
+commit = "{commit_ms} ms"
 delivery_greeting = "5 s"
 delivery_reply = "5 s"
 delivery_data_start = "5 s"
@@ -390,6 +394,9 @@ const REPORTS_QUEUE: &str = "reports";
 
 /// Makes the draw of spare servers differ from the others of its seed.
 const SPARES: u64 = 0x5eed_5a3e_0000_0001;
+
+/// That of how long commits are waited for.
+const COMMITS: u64 = 0x5eed_c033_1700_0004;
 
 /// That of leases.
 const LEASES: u64 = 0x5eed_0e25_1025_0000;
