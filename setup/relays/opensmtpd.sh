@@ -42,6 +42,7 @@ mta limit conn-delay-relay 0
 mta limit max-conn-per-domain 100
 mta limit conn-delay-domain 0
 mta limit session-transaction-delay 0
+mta limit reconn-delay-route 0
 action "relay" relay host "smtp://$next" helo opensmtpd.example
 match from any for any action "relay"
 CONF
