@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A gateway and two KVS as three hosts whose links bypass the kernel (AF_XDP), under load. A KVS is killed and comes
-# back, a segment is cut, a KVS goes on by kernel TCP, and the gateway is killed: nothing that was answered 250 is lost or
-# altered. Without privileges the gateway falls back to kernel TCP and says why. Needs root.
+# A gateway and two KVS as hosts whose links bypass the kernel (AF_XDP), under load. A KVS is killed and comes back, a segment is
+# cut, a third KVS is added while the gateway runs and takes the place of one that is killed, a KVS goes on by kernel TCP, and the
+# gateway is killed: nothing that was answered 250 is lost or altered. Without privileges the gateway falls back to kernel TCP and says why. Needs root.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../lib.sh
 . "$(dirname "$0")/../lib.sh"
@@ -114,6 +114,12 @@ counters() {
         | map(select(.value > 0) | "\(.key) \(.value)") | join(", "))"' "$SCRATCH/status.json"
 }
 
+# counted NAME: what all NIC queues of the gateway have counted by that name.
+counted() {
+    status_json
+    jq --arg name "$1" '[.counters[].nic_queues[]? | .counters[$name]] | add // 0' "$SCRATCH/status.json"
+}
+
 # received SEGMENT: how many packets came to the gateway past the kernel.
 received() {
     status_json
@@ -122,16 +128,21 @@ received() {
 }
 
 links_bypass_the_kernel() {
-    local sockets before
+    local before
     status_json
     [ "$(jq -r '.gateway.links.transport' "$SCRATCH/status.json")" = afxdp ] ||
         die "the status does not say that the links bypass the kernel"
     before=$(($(received 0) + $(received 1)))
     await 10 has_received $((before + 500)) || die "the links' packets do not come past the kernel"
-    sockets=$(on gw ss -Htn state all dport = :7001)
-    [ -z "$sockets" ] || die "the kernel has connections of the links: $sockets"
+    kernel_has_no_links
     "$BIN/gateway" status --config "$SCRATCH/gateway.toml" | grep -q "links bypass the kernel on seg0" ||
         die "the table does not say that the links bypass the kernel"
+}
+
+kernel_has_no_links() {
+    local sockets
+    sockets=$(on gw ss -Htn state all dport = :7001)
+    [ -z "$sockets" ] || die "the kernel has connections of the links: $sockets"
 }
 
 has_received() { [ $(($(received 0) + $(received 1))) -ge "$1" ]; }
@@ -139,11 +150,17 @@ has_received() { [ $(($(received 0) + $(received 1))) -ge "$1" ]; }
 has_program() { ip -n "$NET-$1" -details link show seg0 | grep -q 'prog/xdp'; }
 
 a_kvs_is_killed() {
+    local killed_at said
     require_load
     has_program a || die "there is no XDP program while the KVS runs"
+    killed_at=$(date +%s%3N)
     kill_hard kvs-a
     ! has_program a || die "the XDP program has outlived the KVS"
     await 10 logged 'copies are isolated' || die "the killed KVS is not isolated"
+    said=$(grep -m 1 'copies are isolated' "$SCRATCH/gateway.log")
+    say "a killed KVS is isolated after $(($(date -d "${said%% *}" +%s%3N) - killed_at)) ms"
+    # Its kernel has refused a new connection, and is silent of those that there were.
+    [ "$(counted knocks)" -gt 0 ] || die "the gateway has not knocked at a KVS that is gone"
     start_kvs_on a
     await 30 has_copies 2 || die "the KVS that was started again has no copies"
 }

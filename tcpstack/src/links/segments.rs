@@ -204,6 +204,7 @@ impl<P: LinkPort> SegmentTransport<P> {
                 ("backlog_full", stack.backlog_full),
                 ("peers_full", stack.peers_full),
                 ("sent_again", stack.sent_again),
+                ("knocks", stack.knocks),
                 ("kernel_polls", self.kernel_polls),
             ]);
             let (interface, nic_queue) = (segment.interface.clone(), segment.nic_queue);

@@ -13,6 +13,8 @@ pub(super) struct Connection {
     pub(super) handle: SocketHandle,
     /// Our port and the peer's.
     pub(super) ports: (u16, u16),
+    /// We have connected, and not the peer.
+    pub(super) is_ours: bool,
     /// Until when `connect` may take, while it does.
     connect_deadline: Option<Instant>,
     pub(super) receiving: bool,
@@ -49,6 +51,7 @@ impl Connection {
             peer,
             handle,
             ports,
+            is_ours: connect_deadline.is_some(),
             connect_deadline,
             receiving: true,
             left: 0,

@@ -97,6 +97,16 @@ impl Flows {
         self.flows.retain(|it| !it.is(local_port, remote_port));
     }
 
+    /// Whether the peer does not answer on one of them.
+    pub(super) fn is_silent(&self) -> bool {
+        self.flows.iter().any(Flow::is_silent)
+    }
+
+    /// Whether it does not answer on that one.
+    pub(super) fn is_silent_at(&self, (local, remote): (u16, u16)) -> bool {
+        self.flows.iter().any(|it| it.is(local, remote) && it.is_silent())
+    }
+
     /// When something has to be sent again, if nothing is heard.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.flows.iter().filter_map(|flow| flow.recovery.deadline()).min()
@@ -131,6 +141,11 @@ impl Flows {
 }
 
 impl Flow {
+    /// It was connected once, and what was sent since has been asked for in vain.
+    fn is_silent(&self) -> bool {
+        self.heard.is_some() && self.recovery.probes() >= SILENT_AFTER_PROBES
+    }
+
     fn is(&self, local_port: u16, remote_port: u16) -> bool {
         (self.local_port, self.remote_port) == (local_port, remote_port)
     }
@@ -139,6 +154,9 @@ impl Flow {
 fn number(raw: u32) -> TcpSeqNumber {
     TcpSeqNumber(raw.cast_signed())
 }
+
+/// About 30 ms, as each waits for twice as long as the one before: who is only slow has answered long before.
+const SILENT_AFTER_PROBES: u32 = 5;
 
 /// Below this a probe would come before a peer that sleeps has woken.
 const PROBE_MIN: Duration = Duration::from_millis(1);

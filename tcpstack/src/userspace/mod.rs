@@ -2,11 +2,12 @@
 //! memory.
 //!
 //! Each peer has an interface and sockets of its own; packets are told apart by their source before smoltcp sees
-//! them. Below it lost segments are found and sent again ([`recovery`]).
+//! them. Below it lost segments are found and sent again ([`recovery`]), and beside it those who have gone ([`knock`]).
 
 mod connection;
 mod device;
 mod flows;
+mod knock;
 mod options;
 mod peer;
 mod recovery;
@@ -24,6 +25,7 @@ use smoltcp::phy::{Checksum, DeviceCapabilities, Medium, RxToken};
 use smoltcp::socket::tcp::{Socket, State};
 
 use self::connection::{Connection, Finding};
+use self::knock::Knock;
 use self::peer::Peer;
 use self::segment::Segment;
 use crate::kernel::sleep_until_readable;
@@ -49,6 +51,8 @@ pub struct UserspaceTransport<P> {
     listeners: Table<SocketAddr>,
     /// Sockets that the caller has let go of. They end on their own, or at a time.
     orphans: Vec<Orphan>,
+    /// At silent peers.
+    knocks: Vec<Knock>,
     /// What `next_event` has to tell. At most three for each connection: a caller takes all of them in each turn.
     events: VecDeque<Event>,
     now: Instant,
@@ -88,6 +92,7 @@ impl<P: Port> UserspaceTransport<P> {
             connections: Table::new(options.connections_max),
             listeners: Table::new(options.listeners_max),
             orphans: Vec::new(),
+            knocks: Vec::new(),
             events: VecDeque::new(),
             now: Instant::ZERO,
             next_port,
@@ -311,7 +316,8 @@ impl<P: Port> UserspaceTransport<P> {
             let mut open = self.connections.entries().map(|(_, it)| (it.peer, it.ports));
             let mut closing = self.orphans.iter().map(|it| (it.peer, it.ports.unwrap_or((0, 0))));
             let is_used = |(peer, ports): (usize, _)| ports == used && is_theirs(peer);
-            if !open.any(is_used) && !closing.any(is_used) {
+            let mut knocks = self.knocks.iter().map(|it| (it.peer, it.ports));
+            if !open.any(is_used) && !closing.any(is_used) && !knocks.any(is_used) {
                 return Some(port);
             }
         }
@@ -321,13 +327,14 @@ impl<P: Port> UserspaceTransport<P> {
     fn next_stack_deadline(&self) -> Option<Instant> {
         let connecting = self.connections.entries().filter_map(|(_, it)| it.deadline()).min();
         let closing = self.orphans.iter().map(|it| it.expires_at).min();
+        let knocks = self.knock_deadline();
         let peers = self.peers.iter().filter_map(|peer| peer.due).min();
         if self.is_blocked {
             // Sooner would be in vain: what is below has to get rid of something first.
             let again = self.now + BLOCKED_PAUSE;
-            return [connecting, closing, Some(again)].into_iter().flatten().min();
+            return [connecting, closing, knocks, Some(again)].into_iter().flatten().min();
         }
-        [connecting, closing, peers].into_iter().flatten().min()
+        [connecting, closing, knocks, peers].into_iter().flatten().min()
     }
 }
 
@@ -411,9 +418,11 @@ impl<P: Port> Transport for UserspaceTransport<P> {
     fn poll(&mut self, now: Instant) {
         self.now = now;
         self.note_time_outs();
+        self.note_unanswered();
         self.receive();
         self.accept();
         self.inspect();
+        self.knock();
         self.finish_orphans();
     }
 

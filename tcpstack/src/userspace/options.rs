@@ -83,6 +83,8 @@ pub struct UserspaceStatistics {
     pub backlog_full: u64,
     /// Of these, those of peers beyond the bound.
     pub peers_full: u64,
+    /// How often we have tried to connect where a peer was silent, to hear whether its process has ended.
+    pub knocks: u64,
     /// Packets that were lost on their way, or seemed so, and were sent again without the stack's
     /// time-out.
     pub sent_again: u64,

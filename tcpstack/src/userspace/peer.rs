@@ -27,6 +27,8 @@ pub(super) struct Peer {
     pub(super) backlog: Vec<Waiting>,
     /// Connections, open and closing.
     pub(super) connections: usize,
+    /// If it is silent, nobody knocks before.
+    pub(super) knock_at: Instant,
     /// When there is something to send, if nothing happens; as of the last turn.
     pub(super) due: Option<Instant>,
 }
@@ -59,7 +61,8 @@ impl Peer {
             addresses.push(cidr).expect("room for one address");
         });
         let (sockets, backlog) = (SocketSet::new(Vec::new()), Vec::new());
-        Peer { address, interface, sockets, flows, backlog, connections: 0, due: None }
+        let knock_at = Instant::ZERO;
+        Peer { address, interface, sockets, flows, backlog, connections: 0, knock_at, due: None }
     }
 
     pub(super) fn socket(&mut self, handle: SocketHandle) -> &mut Socket<'static> {
@@ -192,6 +195,16 @@ impl Peer {
         let delay = self.interface.poll_delay(to_smoltcp(now), &self.sockets);
         let stack = delay.map(|delay| now + delay.into());
         self.due = [stack, self.flows.borrow().deadline()].into_iter().flatten().min();
+    }
+
+    /// Whether anything that was sent to it has been asked for in vain for long.
+    pub(super) fn is_silent(&self) -> bool {
+        self.flows.borrow().is_silent()
+    }
+
+    /// The same of one connection, by our port and the peer's.
+    pub(super) fn is_silent_at(&self, ports: (u16, u16)) -> bool {
+        self.flows.borrow().is_silent_at(ports)
     }
 
     pub(super) fn sent_again(&self) -> u64 {

@@ -173,6 +173,11 @@ impl Recovery {
         !self.segments.is_empty()
     }
 
+    /// Probes in a row that nothing followed.
+    pub(super) fn probes(&self) -> u32 {
+        self.probes
+    }
+
     /// When [`next_lost`](Self::next_lost) will have something, if nothing is heard.
     pub(super) fn deadline(&self) -> Option<Instant> {
         [self.judged_at, self.probe_at].into_iter().flatten().min()
