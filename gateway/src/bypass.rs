@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use tcpstack::{
-    KernelOptions, LinkOptions, LinksTaken, OpenLinks, keep_link_privileges, open_links, source_for,
+    KernelOptions, LinkInterface, LinkOptions, LinksTaken, OpenLinks, keep_link_privileges,
+    open_links, source_for,
 };
 use tracing::{info, warn};
 
@@ -43,6 +44,11 @@ pub fn open(settings: &Settings) -> io::Result<OpenLinks> {
     let open = open.map_err(|why| io::Error::other(format!("`transport` in [links]: {why}")))?;
     log(&open.taken);
     Ok(open)
+}
+
+/// The interfaces with the servers that are reached by them, as these settings and the kernel's routes say now.
+pub fn interfaces(settings: &Settings) -> Vec<LinkInterface> {
+    with_peers(settings, source_for).interfaces
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);

@@ -163,6 +163,7 @@ impl Built {
         let fronts = plans.iter().filter(|plan| plan.front.is_some()).count();
         let shards = plans.iter().filter(|plan| plan.shard.is_some()).count();
         let fronts_u16 = u16::try_from(fronts).expect("bounded by the configuration");
+        let steering = links.steering;
         let mut links = links.transports.into_iter();
         let mut wakers = Vec::new();
         let mut answers = Vec::new();
@@ -189,7 +190,8 @@ impl Built {
             parts.push(Parts { front, shard, rings, register_answers });
         }
         let places = places(settings, plans);
-        Ok(Built { parts, places, shared: Shared::new(wakers, fronts), answers })
+        let shared = Shared::new(wakers, fronts).with_steering(steering);
+        Ok(Built { parts, places, shared, answers })
     }
 }
 

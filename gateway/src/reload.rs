@@ -222,6 +222,12 @@ impl Reloader {
         settings.resume = self.settings.resume;
         self.let_go_of(&settings.servers_gone(&self.settings))?;
         settings.change_board(&self.settings, &self.board);
+        if let Err(why) = self.shared.set_interfaces(&settings) {
+            warn!(
+                why,
+                "servers that are new are reached by the kernel, although the bypass is wanted"
+            );
+        }
         self.shared.reconfigure(Arc::new(settings.clone()));
         settings.log_suspensions(Some(&self.settings));
         let differences = differences(&self.text, &text);

@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use rtrb::{Consumer, Producer, RingBuffer};
 use tcpstack::{
-    Clock, Idle, Instant, KernelTransport, LinkTransport, Transport, Waker, nic_queues,
-    wait_on_both,
+    Clock, Idle, Instant, KernelTransport, LinkInterface, LinkSteering, LinkTransport, Transport,
+    Waker, nic_queues, set_link_peers, wait_on_both,
 };
 use tracing::{info, warn};
 
+use crate::bypass;
 use crate::front::{Front, FrontCounters};
 use crate::link::LinkCounters;
 use crate::register::Asker;
@@ -59,6 +60,10 @@ pub struct Shared {
     fronts_left: AtomicUsize,
     /// The settings that the workers are to work by, once they have changed.
     settings: Mutex<Option<Arc<Settings>>>,
+    /// What comes to us past the kernel.
+    steering: LinkSteering,
+    /// Who is reached that way, once it has changed.
+    interfaces: Mutex<Option<Arc<[LinkInterface]>>>,
     /// How often those have changed. A worker compares it with what it has seen, once a turn.
     changes: AtomicU64,
     /// Where snapshots are asked for.
@@ -83,10 +88,18 @@ impl Shared {
             aborting: AtomicBool::new(false),
             fronts_left: AtomicUsize::new(fronts),
             settings: Mutex::new(None),
+            steering: LinkSteering::default(),
+            interfaces: Mutex::new(None),
             changes: AtomicU64::new(0),
             desk: Desk::new(wakers.len()),
             sleepers: wakers.into_iter().map(sleeper).collect(),
         }
+    }
+
+    /// The same, with links that go past the kernel as that says.
+    #[must_use]
+    pub fn with_steering(self, steering: LinkSteering) -> Shared {
+        Shared { steering, ..self }
     }
 
     /// Begins to stop: no more sessions, transactions and deliveries under way are finished.
@@ -106,6 +119,21 @@ impl Shared {
     pub fn abort(&self) {
         self.aborting.store(true, Ordering::SeqCst);
         self.wake_all();
+    }
+
+    /// Has the servers of these settings reached past the kernel that are on an interface of ours, from the next
+    /// [`reconfigure`](Shared::reconfigure) on.
+    ///
+    /// # Errors
+    /// Why they are not; all is as it was then.
+    pub fn set_interfaces(&self, settings: &Settings) -> Result<(), String> {
+        if self.steering.is_bypass() {
+            let interfaces = bypass::interfaces(settings);
+            self.steering.set_peers(&interfaces)?;
+            *self.interfaces.lock().expect("nobody panics while holding it") =
+                Some(interfaces.into());
+        }
+        Ok(())
     }
 
     /// Has every worker work by these settings from its next turn on, and wakes it for that.
@@ -346,6 +374,12 @@ impl Worker {
         }
         self.changes_seen = changes;
         let settings = self.shared.settings.lock().expect("nobody panics while holding it").clone();
+        let interfaces =
+            self.shared.interfaces.lock().expect("nobody panics while holding it").clone();
+        // Before it connects to servers that are new.
+        if let (Some(interfaces), Some(shard)) = (interfaces, &mut self.drivers.shard) {
+            set_link_peers(shard.transport_mut(), &interfaces);
+        }
         if let Some(settings) = settings {
             self.drivers.reconfigure(Clock::new().now(), &settings);
         }

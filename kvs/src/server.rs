@@ -47,7 +47,7 @@ impl Server {
     ) -> io::Result<Server> {
         let binds = settings.listen.iter().any(|address| (1..1024).contains(&address.port()));
         keep_link_privileges(settings.links.choice, binds).map_err(io::Error::other)?;
-        let OpenLinks { transports, taken } = links(settings)?;
+        let OpenLinks { transports, taken, .. } = links(settings)?;
         let mut bytes = [0; 8];
         random(&mut bytes)?;
         // 0 names no life.

@@ -13,7 +13,7 @@ set -euo pipefail
 . "$ROOT/setup/wire.sh"
 
 RATE=500
-MESSAGES=12000
+MESSAGES=18000
 # How packets get to the programs; the bridges steer for that.
 MODE=${MODE:-copy}
 
@@ -29,7 +29,7 @@ main() {
     NET_PROGRAM=$SCRATCH/steering.o
     [ "$MODE" != generic ] || NET_XDP=generic
     describe_network "$ROOT/setup/examples/nic-queues.conf"
-    begin_network gw a b
+    begin_network gw a b c
     steer_all
     prepare_hosts a b
     set_key gateway status_socket "\"$SCRATCH/gateway.sock\""
@@ -50,6 +50,7 @@ main() {
     links_bypass_the_kernel
     a_kvs_is_killed
     a_segment_is_cut
+    a_kvs_is_added
     a_kvs_goes_by_the_kernel
     the_gateway_is_killed
     await_load || die "not all mail was accepted"
@@ -67,7 +68,7 @@ MARKS=()
 
 steer_all() {
     local host segment
-    for host in gw a b; do
+    for host in gw a b c; do
         steer_to "$host"
         for segment in 0 1; do silence_rules "seg$segment" | on "$host" nft -f -; done
     done
@@ -173,6 +174,32 @@ a_segment_is_cut() {
     await 10 has_logged 'takes over' $((switched + 2)) || die "no switch-over although segment 0 is cut"
     mend_link 0
     await 10 has_paths 4 || die "the paths of segment 0 do not come back"
+}
+
+# A server that a reload brings is reached past the kernel as the others are.
+a_kvs_is_added() {
+    local times
+    require_load
+    sed "s/^listen = .*/listen = [\"10.77.0.$(number_of c):7001\", \"10.77.1.$(number_of c):7001\"]/" \
+        "$ROOT/setup/examples/kvs.toml" >"$SCRATCH/kvs-c.toml"
+    go_by kvs-c afxdp
+    start_kvs_on c
+    add_host_kvs c
+    sed -i 's/^kvs = .*/kvs = ["a", "b", "c"]/' "$SCRATCH/gateway.toml"
+    times=$(count_logged 'configuration is in force')
+    kill -HUP "$(pid_of gateway)"
+    await 20 has_logged 'configuration is in force' $((${times:-0} + 1)) || die "the gateway does not take a third KVS"
+    kill_hard kvs-b
+    await 30 copies_on c || die "the third KVS does not take the place of one that is gone"
+    kernel_has_no_links
+    start_kvs_on b
+}
+
+# copies_on KVS: whether that one has a copy of every queue.
+copies_on() {
+    status_json
+    jq -e --arg kvs "$1" '(.queues | length) == 4 and all(.queues[];
+        any(.copies[]; .kvs == $kvs and .is_recorded and .state == "sync"))' "$SCRATCH/status.json" >/dev/null 2>&1
 }
 
 a_kvs_goes_by_the_kernel() {

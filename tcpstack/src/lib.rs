@@ -71,8 +71,8 @@ pub use kernel::{
 };
 pub use links::{
     IS_BYPASS_BUILT, InterfaceTaken, LinkChoice, LinkInterface, LinkMode, LinkOptions, LinkQueue,
-    LinkTransport, LinksTaken, NOT_BUILT, NicQueueCounters, OpenLinks, PORT_BLOCK, SEGMENTS_MAX,
-    keep_link_privileges, nic_queues, open_links, source_for,
+    LinkSteering, LinkTransport, LinksTaken, NOT_BUILT, NicQueueCounters, OpenLinks, PORT_BLOCK,
+    SEGMENTS_MAX, keep_link_privileges, nic_queues, open_links, set_link_peers, source_for,
 };
 #[cfg(feature = "userspace")]
 pub use links::{LinkPort, Segment, SegmentTransport};

@@ -92,6 +92,11 @@ impl XdpInterface {
         (0..shared.queues.len()).map(|place| shared.statistics(place)).collect()
     }
 
+    /// The peers as of now.
+    pub fn peers(&self) -> Vec<Ipv4Addr> {
+        lock(&self.handle.shared.filtering).filter.peers.clone()
+    }
+
     /// From now on these are the peers. There is no moment without a program.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 mod open;
 #[cfg(feature = "userspace")]
 mod segments;
+mod steering;
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -16,6 +17,7 @@ use std::time::Duration;
 pub use self::open::{OpenLinks, keep_link_privileges, open_links, source_for};
 #[cfg(feature = "userspace")]
 pub use self::segments::{LinkPort, Segment, SegmentTransport};
+pub use self::steering::{LinkSteering, set_link_peers};
 
 /// TCP of a thread that has links.
 #[cfg(feature = "xdp")]

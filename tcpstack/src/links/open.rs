@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
-use super::{LinkChoice, LinkOptions, LinkTransport, LinksTaken};
+use super::{LinkChoice, LinkOptions, LinkSteering, LinkTransport, LinksTaken};
 use crate::{KernelOptions, KernelTransport};
 
 /// A transport for each thread that has links, and which way they take.
@@ -12,6 +12,8 @@ pub struct OpenLinks {
     pub transports: Vec<LinkTransport>,
     /// Which way.
     pub taken: LinksTaken,
+    /// To change who is reached past the kernel.
+    pub steering: LinkSteering,
 }
 
 /// Opens a transport for each of `threads` threads. What `kernel` says of connections counts for both kinds of TCP.
@@ -33,7 +35,8 @@ pub fn open_links(
     };
     let transports = kernel_transports(kernel, threads)?.into_iter().map(bypass::beside_nothing);
     let taken = LinksTaken { why_not, ..LinksTaken::kernel() };
-    Ok(OpenLinks { transports: transports.collect(), taken })
+    let steering = LinkSteering::default();
+    Ok(OpenLinks { transports: transports.collect(), taken, steering })
 }
 
 fn kernel_transports(
@@ -104,9 +107,11 @@ mod bypass {
         let mut segments: Vec<Vec<Segment<XdpPort>>> =
             std::iter::repeat_with(Vec::new).take(threads).collect();
         let mut interfaces = Vec::new();
+        let mut steering = LinkSteering::default();
         for interface in &options.interfaces {
             assert_eq!(interface.queues.len(), threads, "the settings say so");
-            let (taken, ports) = open_interface(options, interface)?;
+            let (taken, open, ports) = open_interface(options, interface)?;
+            steering.interfaces.push((interface.name.clone(), open));
             for port in ports {
                 let place = |it: &super::super::LinkQueue| it.number == port.queue();
                 let thread = interface.queues.iter().position(place);
@@ -119,13 +124,13 @@ mod bypass {
         let both = kernels.into_iter().zip(segments);
         let transports = both.map(|(kernel, segments)| SegmentTransport::new(kernel, segments));
         let taken = LinksTaken { is_bypass: true, why_not: None, interfaces };
-        Ok(OpenLinks { transports: transports.collect(), taken })
+        Ok(OpenLinks { transports: transports.collect(), taken, steering })
     }
 
     fn open_interface(
         options: &LinkOptions,
         interface: &LinkInterface,
-    ) -> Result<(InterfaceTaken, Vec<XdpPort>), String> {
+    ) -> Result<(InterfaceTaken, XdpInterface, Vec<XdpPort>), String> {
         let block =
             |it: &super::super::LinkQueue| PortBlock { ports: it.ports.clone(), queue: it.number };
         let filter = Filter {
@@ -160,7 +165,7 @@ mod bypass {
             mtu: report.mtu,
             why_not_better: (!why.is_empty()).then_some(why),
         };
-        Ok((taken, ports))
+        Ok((taken, open, ports))
     }
 
     fn segment(

@@ -109,6 +109,14 @@ impl<P: Port> SegmentTransport<P> {
         &self.segments
     }
 
+    /// From now on these are reached by that interface, if it is one of ours. Connections that there are stay where they
+    /// are.
+    pub fn set_peers(&mut self, interface: &str, peers: Vec<IpAddr>) {
+        if let Some(segment) = self.segments.iter_mut().find(|it| it.interface == interface) {
+            segment.peers = peers;
+        }
+    }
+
     fn parts(&self) -> u32 {
         1 + u32::try_from(self.segments.len()).expect("few")
     }
