@@ -81,6 +81,11 @@ impl Latency {
         self.0.saturating_record(nanos.min(LONGEST_NANOS));
     }
 
+    /// Adds those of another one.
+    pub fn add(&mut self, other: &Latency) {
+        self.0.add(&other.0).expect("all have the same bounds");
+    }
+
     /// How many were added.
     pub fn count(&self) -> u64 {
         self.0.len()

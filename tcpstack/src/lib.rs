@@ -71,8 +71,9 @@ pub use kernel::{
 };
 pub use links::{
     IS_BYPASS_BUILT, InterfaceTaken, LinkChoice, LinkInterface, LinkMode, LinkOptions, LinkQueue,
-    LinkSteering, LinkTransport, LinksTaken, NOT_BUILT, NicQueueCounters, OpenLinks, PORT_BLOCK,
-    SEGMENTS_MAX, keep_link_privileges, nic_queues, open_links, set_link_peers, source_for,
+    LinkSteering, LinkTransport, LinkTuning, LinksTaken, NOT_BUILT, NicQueueCounters, OpenLinks,
+    PORT_BLOCK, SEGMENTS_MAX, keep_link_privileges, nic_queues, open_links, set_link_peers,
+    source_for,
 };
 #[cfg(feature = "userspace")]
 pub use links::{LinkPort, Segment, SegmentTransport};

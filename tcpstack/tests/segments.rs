@@ -9,8 +9,8 @@ use dataplane::{WireEnd, WireOptions, wire};
 use smoltcp::phy::Medium;
 use tcpstack::{
     Clock, ConnectionId, Event, Instant, KernelOptions, KernelTransport, LinkChoice, LinkMode,
-    LinkOptions, LinksTaken, OpenError, Segment, SegmentTransport, Transport, UserspaceOptions,
-    UserspaceTransport, open_links, source_for, wait_on_both,
+    LinkOptions, LinkTuning, LinksTaken, OpenError, Segment, SegmentTransport, Transport,
+    UserspaceOptions, UserspaceTransport, open_links, source_for, wait_on_both,
 };
 
 const CLIENT: [u8; 4] = [127, 0, 0, 9];
@@ -175,6 +175,7 @@ fn a_sleeper_hears_of_the_kernels_news() {
         frame_bytes: 2048,
         busy_poll: Duration::ZERO,
         verify_checksums: true,
+        tuning: LinkTuning::default(),
         interfaces: Vec::new(),
     };
     let mut open = open_links(&options, &KernelOptions::default(), 2).unwrap();
@@ -211,6 +212,7 @@ fn the_bypass_without_interfaces_or_privileges_falls_back_only_where_it_may() {
         frame_bytes: 2048,
         busy_poll: Duration::ZERO,
         verify_checksums: true,
+        tuning: LinkTuning::default(),
         interfaces: vec![interface.clone()],
     };
     let kernel = KernelOptions::default();

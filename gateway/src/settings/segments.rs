@@ -2,8 +2,8 @@
 
 use config::{LinksKind, Table};
 use tcpstack::{
-    IS_BYPASS_BUILT, LinkChoice, LinkInterface, LinkMode, LinkOptions, LinkQueue, NOT_BUILT,
-    PORT_BLOCK, SEGMENTS_MAX,
+    IS_BYPASS_BUILT, LinkChoice, LinkInterface, LinkMode, LinkOptions, LinkQueue, LinkTuning,
+    NOT_BUILT, PORT_BLOCK, SEGMENTS_MAX,
 };
 
 /// The tables, of a gateway with so many threads that have links. Who the peers are is not known from them.
@@ -34,6 +34,7 @@ pub(super) fn read_segments(root: &Table<'_>, threads: usize) -> LinkOptions {
         frame_bytes: links.frame_bytes,
         busy_poll: links.busy_poll,
         verify_checksums: links.verify_checksums,
+        tuning: LinkTuning::default(),
         interfaces: links.interfaces.into_iter().map(interface).collect(),
     }
 }
@@ -69,6 +70,7 @@ pub(super) fn kernel_only() -> LinkOptions {
         frame_bytes: 2048,
         busy_poll: std::time::Duration::ZERO,
         verify_checksums: true,
+        tuning: LinkTuning::default(),
         interfaces: Vec::new(),
     }
 }

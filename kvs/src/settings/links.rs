@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use config::{LinksKind, Table};
 use tcpstack::{
-    IS_BYPASS_BUILT, LinkChoice, LinkInterface, LinkMode, LinkOptions, LinkQueue, NOT_BUILT,
-    SEGMENTS_MAX,
+    IS_BYPASS_BUILT, LinkChoice, LinkInterface, LinkMode, LinkOptions, LinkQueue, LinkTuning,
+    NOT_BUILT, SEGMENTS_MAX,
 };
 
 /// The tables, of a server that listens there with so many workers, each at a port of its own.
@@ -42,6 +42,7 @@ pub(super) fn read_links(root: &Table<'_>, listen: &[SocketAddr], workers: u16) 
         frame_bytes: links.frame_bytes,
         busy_poll: links.busy_poll,
         verify_checksums: links.verify_checksums,
+        tuning: LinkTuning::default(),
         interfaces: links.interfaces.into_iter().map(interface).collect(),
     }
 }

@@ -8,7 +8,7 @@ use loadgen::content::parse_size;
 use loadgen::report::Section;
 use tcpstack::{
     KernelOptions, LinkChoice, LinkInterface, LinkMode, LinkOptions, LinkQueue, LinkTransport,
-    LinksTaken, PORT_BLOCK, nic_queues, open_links,
+    LinkTuning, LinksTaken, PORT_BLOCK, nic_queues, open_links,
 };
 
 use super::Failure;
@@ -16,12 +16,12 @@ use super::Failure;
 /// By which NIC queue.
 #[derive(Args)]
 pub(crate) struct BypassOptions {
-    /// Go past the kernel, by AF_XDP on this interface. Needs root.
+    /// Go past the kernel, by AF_XDP on this interface. Needs root. One for each `--to`.
     #[arg(long, value_name = "INTERFACE", requires = "local", conflicts_with = "null")]
-    afxdp: Option<String>,
+    afxdp: Vec<String>,
     /// Our address on that interface.
     #[arg(long, value_name = "ADDR")]
-    local: Option<Ipv4Addr>,
+    local: Vec<Ipv4Addr>,
     /// The NIC queue to which those ports are steered.
     #[arg(long, default_value_t = 1, value_name = "QUEUE")]
     nic_queue: u32,
@@ -37,6 +37,18 @@ pub(crate) struct BypassOptions {
     /// Do not verify checksums of what comes.
     #[arg(long)]
     trust_checksums: bool,
+    /// Frames of the NIC queue, a power of two.
+    #[arg(long, default_value_t = 8192, value_name = "N")]
+    frames: u32,
+    /// Have the kernel poll the interface for so long when we look for packets; 0: not at all.
+    #[arg(long, default_value_t = 0, value_name = "MICROS")]
+    busy_poll: u64,
+    /// Packets that the kernel sends in one call when it copies (Linux 6.17 and later).
+    #[arg(long, default_value_t = LinkTuning::default().send_budget, value_name = "N")]
+    send_budget: u32,
+    /// Descriptors taken from a ring at a time.
+    #[arg(long, default_value_t = LinkTuning::default().batch, value_name = "N")]
+    descriptors: u32,
 }
 
 fn parse_ports(text: &str) -> Result<u16, String> {
@@ -50,20 +62,33 @@ fn parse_mode(text: &str) -> Result<LinkMode, String> {
     found.map(|(_, mode)| *mode).ok_or_else(|| "no such mode".into())
 }
 
-/// Frames of the NIC queue.
-const FRAMES: u32 = 8192;
-
 impl BypassOptions {
-    /// Opens the interface, if one is asked for: as programs do for their links.
+    /// Opens an interface for each of these, if some are asked for: as programs do for their links.
     pub(crate) fn open(
         &self,
+        to: &[SocketAddr],
+    ) -> Result<Option<Vec<(LinkTransport, LinksTaken)>>, Failure> {
+        if self.afxdp.is_empty() {
+            return Ok(None);
+        }
+        if self.afxdp.len() != to.len() || self.local.len() != to.len() {
+            return Err("for each --to there is one --afxdp, with its --local".into());
+        }
+        let ways = self.afxdp.iter().zip(&self.local).zip(to);
+        let opened = ways.map(|((name, address), to)| self.open_one(name, *address, *to));
+        opened.collect::<Result<_, _>>().map(Some)
+    }
+
+    fn open_one(
+        &self,
+        name: &str,
+        address: Ipv4Addr,
         to: SocketAddr,
-    ) -> Result<Option<(LinkTransport, LinksTaken)>, Failure> {
-        let (Some(name), Some(address)) = (&self.afxdp, self.local) else { return Ok(None) };
+    ) -> Result<(LinkTransport, LinksTaken), Failure> {
         let SocketAddr::V4(to) = to else { return Err("past the kernel only IPv4 goes".into()) };
         let ports = self.ports..=self.ports + (PORT_BLOCK - 1);
         let interface = LinkInterface {
-            name: name.clone(),
+            name: name.to_owned(),
             address,
             peers: vec![*to.ip()],
             queues: vec![LinkQueue { number: self.nic_queue, ports }],
@@ -71,15 +96,16 @@ impl BypassOptions {
         let links = LinkOptions {
             choice: LinkChoice::Afxdp,
             mode: self.mode,
-            frames: FRAMES,
+            frames: self.frames,
             frame_bytes: u32::try_from(self.frame_size)?,
-            busy_poll: Duration::ZERO,
+            busy_poll: Duration::from_micros(self.busy_poll),
             verify_checksums: !self.trust_checksums,
+            tuning: LinkTuning { send_budget: self.send_budget, batch: self.descriptors },
             interfaces: vec![interface],
         };
         let mut open = open_links(&links, &KernelOptions::default(), 1)?;
         let transport = open.transports.pop().expect("one for each thread");
-        Ok(Some((transport, open.taken)))
+        Ok((transport, open.taken))
     }
 }
 

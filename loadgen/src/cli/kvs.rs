@@ -26,9 +26,10 @@ use super::{Failure, Stop, conclude};
 /// Whom to measure, and how to wait. Shared by `kvs` and `recovery`.
 #[derive(Args)]
 struct Common {
-    /// The server's worker. Without it only the null server is measured (see `--null`).
+    /// The server's worker. Without it only the null server is measured (see `--null`). `kvs` takes two: then there is a
+    /// connection to each, and all figures are of both together.
     #[arg(long, value_name = "ADDR", required_unless_present = "null")]
-    to: Option<SocketAddr>,
+    to: Vec<SocketAddr>,
     /// The account's name.
     #[arg(long, default_value = "loadgen")]
     account: String,
@@ -44,6 +45,9 @@ struct Common {
     /// Spin instead of sleeping, the null server too.
     #[arg(long)]
     spin: bool,
+    /// Spin for so long behind the last work, then sleep; the client alone.
+    #[arg(long, value_name = "MICROS", conflicts_with = "spin")]
+    spin_us: Option<u64>,
     /// Run the client on this core.
     #[arg(long, value_name = "CORE")]
     core: Option<usize>,
@@ -153,10 +157,10 @@ pub(crate) fn run(options: &KvsOptions) -> Result<ExitCode, Failure> {
     let mut report = Report::new("kvs");
     // Of the server's run, if there is one: the null server runs on a thread of ours.
     let mut cpu = None;
-    let mut measure = |to, key: &str, title: &str| -> Result<KvsMeasured, Failure> {
+    let mut measure = |to: &[_], key: &str, title: &str| -> Result<KvsMeasured, Failure> {
         let meter = CpuMeter::begin(options.common.cpu_of.clone());
-        let (measured, depth, path) = measure_kvs(options, to, &stop)?;
-        path.into_iter().for_each(|path| report.add(path));
+        let (measured, depth, paths) = measure_kvs(options, to, &stop)?;
+        paths.into_iter().for_each(|path| report.add(path));
         cpu.get_or_insert_with(|| meter.section(measured.messages));
         let section = measured.section(key, title);
         let section = section.count("depth", "requests in flight", depth as u64);
@@ -164,10 +168,12 @@ pub(crate) fn run(options: &KvsOptions) -> Result<ExitCode, Failure> {
         Ok(measured)
     };
     let mut null = prepare(&options.common, 0)?;
-    let server = options.common.to.map(|to| measure(to, "kvs", "store and delete")).transpose()?;
+    let to = &options.common.to;
+    let is_asked = (!to.is_empty()).then_some(to);
+    let server = is_asked.map(|to| measure(to, "kvs", "store and delete")).transpose()?;
     let null = null.as_mut().map(|null| {
         null.serve();
-        measure(null.address, "null", "the null server")
+        measure(&[null.address], "null", "the null server")
     });
     let null = null.transpose()?;
     if let (Some(server), Some(null)) = (server, null) {
@@ -186,51 +192,82 @@ pub(crate) fn run(options: &KvsOptions) -> Result<ExitCode, Failure> {
 
 fn measure_kvs(
     options: &KvsOptions,
-    to: SocketAddr,
+    to: &[SocketAddr],
     stop: &Stop,
-) -> Result<(KvsMeasured, usize, Option<Section>), Failure> {
-    if let Some((transport, taken)) = options.bypass.open(to)? {
-        let load = measure_over(transport, options, to, stop)?;
-        let passed = bypass::section(&taken, load.transport());
-        return Ok((load.measured().clone(), load.depth(), Some(passed)));
+) -> Result<(KvsMeasured, usize, Vec<Section>), Failure> {
+    if to.len() > CONNECTIONS_MAX {
+        return Err("--to can be given twice at most".into());
     }
-    let transport = KernelTransport::new(KernelOptions::default())?;
-    let load = measure_over(transport, options, to, stop)?;
-    Ok((load.measured().clone(), load.depth(), None))
+    if let Some(opened) = options.bypass.open(to)? {
+        let (transports, taken): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
+        let loads = measure_over(transports, options, to, stop)?;
+        let passed = taken.iter().zip(&loads);
+        let passed = passed.map(|(taken, load)| bypass::section(taken, load.transport()));
+        let (measured, depth) = sum(&loads);
+        return Ok((measured, depth, passed.collect()));
+    }
+    let new = |_: &SocketAddr| KernelTransport::new(KernelOptions::default());
+    let transports = to.iter().map(new).collect::<Result<_, _>>()?;
+    let (measured, depth) = sum(&measure_over(transports, options, to, stop)?);
+    Ok((measured, depth, Vec::new()))
+}
+
+/// Connections at once: as many as a thread can wait for.
+const CONNECTIONS_MAX: usize = 2;
+
+/// What was measured on all of them together, and how many requests were in flight.
+fn sum<T: Transport>(loads: &[KvsLoad<T>]) -> (KvsMeasured, usize) {
+    let mut all = KvsMeasured::default();
+    loads.iter().for_each(|load| all.add(load.measured()));
+    (all, loads.iter().map(KvsLoad::depth).sum())
 }
 
 fn measure_over<T: Transport>(
-    transport: T,
+    transports: Vec<T>,
     options: &KvsOptions,
-    to: SocketAddr,
+    to: &[SocketAddr],
     stop: &Stop,
-) -> Result<KvsLoad<T>, Failure> {
+) -> Result<Vec<KvsLoad<T>>, Failure> {
     let limited = options.messages.is_some() || options.duration.is_some();
     let seconds = options.duration.or((!limited).then_some(5.0));
-    let config = KvsConfig {
-        target: target(&options.common, to),
-        queue: queue_name(&options.common.queue_prefix),
-        size_bytes: options.size,
-        depth: options.depth,
-        batch: options.batch,
-        total: options.messages,
-        duration: seconds.map(Duration::try_from_secs_f64).transpose()?,
-        seed: options.seed,
-    };
+    let duration = seconds.map(Duration::try_from_secs_f64).transpose()?;
     let clock = Clock::new();
-    let mut load = KvsLoad::open(transport, clock.now(), config)?;
-    let mut idle = Idle::new(spin_time(options.common.spin));
-    while !load.is_done() && !stop.is_raised() {
+    let open = |(transport, to): (T, &SocketAddr)| {
+        let config = KvsConfig {
+            target: target(&options.common, *to),
+            queue: queue_name(&options.common.queue_prefix),
+            size_bytes: options.size,
+            depth: options.depth,
+            batch: options.batch,
+            total: options.messages,
+            duration,
+            seed: options.seed,
+        };
+        KvsLoad::open(transport, clock.now(), config)
+    };
+    let mut loads = transports.into_iter().zip(to).map(open).collect::<Result<Vec<_>, _>>()?;
+    let spin = options.common.spin_us.map(Duration::from_micros);
+    let mut idle = Idle::new(spin.unwrap_or(spin_time(options.common.spin)));
+    while !loads.iter().all(KvsLoad::is_done) && !stop.is_raised() {
         let now = clock.now();
-        if load.turn(now) {
+        let mut worked = false;
+        for load in &mut loads {
+            worked |= load.turn(now);
+        }
+        if worked {
             idle.handle_work(now);
         } else if idle.should_sleep(now) {
-            load.wait(now, Some(now + GLANCE_INTERVAL));
+            let until = Some(now + GLANCE_INTERVAL);
+            match &mut loads[..] {
+                [one] => one.wait(now, until),
+                [one, other] => one.wait_beside(other, now, until),
+                _ => unreachable!("there are two at most"),
+            }
         }
     }
-    match load.failure() {
+    match loads.iter().find_map(KvsLoad::failure) {
         Some(why) => Err(why.into()),
-        None => Ok(load),
+        None => Ok(loads),
     }
 }
 
@@ -251,8 +288,10 @@ pub(crate) fn run_recovery(options: &RecoveryOptions) -> Result<ExitCode, Failur
         return Err("the null server makes up messages of at most 64k".into());
     }
     let null = prepare(&options.common, options.size)?;
-    if let Some(to) = options.common.to {
-        measure(to, "recovery", "fetched and compared", true)?;
+    match options.common.to[..] {
+        [] => {}
+        [to] => measure(to, "recovery", "fetched and compared", true)?,
+        _ => return Err("a queue is on one server: --to can be given once".into()),
     }
     if let Some(mut null) = null {
         null.serve();

@@ -9,7 +9,7 @@ use kvs_proto::body::QueueName;
 use kvs_proto::{
     Client, Epoch, Event, Generation, Message, MessageId, Op, QueueHandle, Sequence, Tag,
 };
-use tcpstack::{Instant, OpenError, Transport};
+use tcpstack::{Instant, OpenError, Transport, wait_on_both};
 
 use super::link::{Link, Target, proto_time};
 use crate::report::{Latency, Section, rate};
@@ -99,6 +99,16 @@ impl KvsMeasured {
         }
     }
 
+    /// Counts in what another one has measured at the same time.
+    pub fn add(&mut self, other: &KvsMeasured) {
+        self.messages += other.messages;
+        self.begin = [self.begin, other.begin].into_iter().flatten().min();
+        self.end = self.end.max(other.end);
+        self.store.add(&other.store);
+        self.delete.add(&other.delete);
+        self.acks += other.acks;
+    }
+
     /// Messages stored and deleted a second.
     pub fn rate(&self) -> f64 {
         rate(self.messages, self.elapsed())
@@ -175,6 +185,11 @@ impl<T: Transport> KvsLoad<T> {
     /// Sleeps until something happens, or until then.
     pub fn wait(&mut self, now: Instant, until: Option<Instant>) {
         self.link.transport.wait(now, until);
+    }
+
+    /// Sleeps until something happens here or there, or until then.
+    pub fn wait_beside(&mut self, other: &mut KvsLoad<T>, now: Instant, until: Option<Instant>) {
+        wait_on_both(&mut self.link.transport, &mut other.link.transport, now, until);
     }
 
     /// When it wants its next turn, if nothing happens before.

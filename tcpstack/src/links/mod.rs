@@ -95,8 +95,25 @@ pub struct LinkOptions {
     pub busy_poll: Duration,
     /// Whether checksums of what comes are verified.
     pub verify_checksums: bool,
+    /// What no setting changes.
+    pub tuning: LinkTuning,
     /// The interfaces, one for each network segment: at most [`SEGMENTS_MAX`].
     pub interfaces: Vec<LinkInterface>,
+}
+
+/// How much a NIC queue does at a time: to be measured with, programs take the default.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LinkTuning {
+    /// How many packets the kernel sends in one system call when it copies. Kernels before 6.17 send 32.
+    pub send_budget: u32,
+    /// How many descriptors are taken from a ring at a time.
+    pub batch: u32,
+}
+
+impl Default for LinkTuning {
+    fn default() -> LinkTuning {
+        LinkTuning { send_budget: 256, batch: 64 }
+    }
 }
 
 /// An interface of which some NIC queues are ours.

@@ -152,6 +152,8 @@ mod bypass {
             frame_bytes: options.frame_bytes,
             verify: options.verify_checksums,
             busy_poll,
+            send_budget: Some(options.tuning.send_budget),
+            batch: options.tuning.batch,
             ..XdpOptions::new(&interface.name, filter)
         };
         let (open, ports) = XdpInterface::open(&options)
