@@ -126,8 +126,8 @@ write_configuration() {
         CLIENT+=(--to "${KVS[segment]}:7001")
         listen+="${listen:+, }\"${KVS[segment]}:7001\""
     done
-    case $way in
-    kernel | *-sleep) ;;
+    case $way:$what in
+    kernel:* | *-sleep:* | *:spin=*) ;;
     *)
         spin="1 h"
         CLIENT+=(--spin)
