@@ -14,6 +14,7 @@ Checks the rules of the tree; without arguments all of them:
   no-std      gateway/smtp and kvs/proto are no_std
   unsafe      unsafe code only where AF_XDP is called (dataplane), in tcpstack/src/kernel and the KVS arena
   paths       no file names a path of somebody's machine
+  pipes       no script leaves a pipe before its end (`| has`, `| sed -n 1p` read all)
   stubs       nothing is left for later
   proofs      each line of the checklist in docs/smtp.md names tests that exist
   no-c        cargo build --no-default-features compiles no C
@@ -40,7 +41,7 @@ UNSAFE_ALLOWED='^(dataplane/src/xdp/(bpf|rings|sys)\.rs|dataplane/tests/xdp/|tcp
 C_BUILDERS='^(cc|cmake|bindgen|clang-sys|pkg-config|vcpkg|autotools|nasm-rs) '
 
 main() {
-    local rule rules=(direction no-std unsafe paths stubs proofs no-c self)
+    local rule rules=(direction no-std unsafe paths pipes stubs proofs no-c self)
     case ${1:-} in
     --help | -h)
         usage
@@ -56,6 +57,7 @@ main() {
         no-std) no_std gateway/smtp/src && no_std kvs/proto/src ;;
         unsafe) rust_files | grep -vE "$UNSAFE_ALLOWED" | unsafe_lines ;;
         paths) all_files | machine_paths ;;
+        pipes) scripts | early_leavers ;;
         stubs) rust_files | stubs ;;
         proofs) proofs <docs/smtp.md ;;
         no-c) no_c ;;
@@ -70,6 +72,7 @@ main() {
 
 all_files() { git ls-files --cached --others --exclude-standard | existing; }
 rust_files() { git ls-files --cached --others --exclude-standard '*.rs' | existing; }
+scripts() { git ls-files --cached --others --exclude-standard '*.sh' .ci/run | existing; }
 existing() { while read -r file; do [ ! -f "$file" ] || say "$file"; done; }
 
 # Reads cargo's metadata; prints each dependency that is not allowed, and each unknown package.
@@ -120,6 +123,15 @@ machine_paths() {
     local file broken=0
     while read -r file; do
         if grep -InHE '/(home|Users|root|work)/' "$file"; then broken=1; fi
+    done
+    return "$broken"
+}
+
+# Under pipefail a program fails whose reader has gone, now and then: when it was not quick enough.
+early_leavers() {
+    local file broken=0
+    while read -r file; do
+        if grep -nHE '(^|[^|])\| *(head\b|grep (-[a-zA-Z]* )*-[a-zA-Z]*q)' "$file"; then broken=1; fi
     done
     return "$broken"
 }
@@ -236,6 +248,15 @@ self() {
         say '#![deny(unsafe_op_in_unsafe_fn)] // nothing unsafe here' >"$dir/good/lib.rs"
         say "$dir/good/lib.rs" | passes "$word"
     done
+
+    for word in 'q x' 'E -q x' 'qw x'; do
+        say "from | gr""ep -$word" >"$dir/bad/leaves.sh"
+        say "$dir/bad/leaves.sh" | fails early_leavers
+    done
+    say 'from | he''ad -n 1' >"$dir/bad/leaves.sh"
+    say "$dir/bad/leaves.sh" | fails early_leavers
+    say 'from | has x || gr''ep -q x file' >"$dir/good/leaves.sh"
+    say "$dir/good/leaves.sh" | passes early_leavers
 
     # shellcheck disable=SC2016
     say '| a line | does it | `proofs_of_this_kind_do_not_exist` |' | fails proofs

@@ -317,7 +317,7 @@ await_accepted() {
     local accepted
     accepted=$(count_in client A)
     await 30 has_counted client A $((accepted + RATE / 4)) || die "no mail is accepted"
-    # Not by `sort | head`: who writes to a reader that has left fails, and the script with it.
+    # Not by the first line of a `sort`: who writes to a reader that has left fails, and the script with it.
     TOOK=$(awk -v from="$BEGAN" '
         $1 == "A" && $4 > from { took = int(($4 - from) / 1000); if (!seen++ || took < least) least = took }
         END { print least }' "$SCRATCH/client.ledger")

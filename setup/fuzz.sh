@@ -123,7 +123,7 @@ run() {
         die "$name did not run to its end"
     fi
     if [ "$found" -gt 0 ]; then
-        grep -A 3 -E 'panicked at|ERROR: libFuzzer' "$log" | head -n 8
+        grep -A 3 -E 'panicked at|ERROR: libFuzzer' "$log" | sed -n 1,8p
         find "$WORK/findings/$name" -type f -newer "$SCRATCH/start"
         return 1
     fi

@@ -150,9 +150,9 @@ interfaces() {
 }
 
 # setting KEY: its value without quotes, wherever it is for the first time.
-setting() { sed -n "s/^[[:space:]]*$1[[:space:]]*=[[:space:]]*\"\\([^\"]*\\)\".*/\\1/p" "$CONFIG" | head -n 1; }
+setting() { sed -n "s/^[[:space:]]*$1[[:space:]]*=[[:space:]]*\"\\([^\"]*\\)\".*/\\1/p" "$CONFIG" | sed -n 1p; }
 
-listening_port() { sed -n 's/^[[:space:]]*listen[[:space:]]*=.*:\([0-9]*\)".*/\1/p' "$CONFIG" | head -n 1; }
+listening_port() { sed -n 's/^[[:space:]]*listen[[:space:]]*=.*:\([0-9]*\)".*/\1/p' "$CONFIG" | sed -n 1p; }
 
 # Ranges, one a line, to numbers.
 expand() { awk -F- 'NF { for (it = $1; it <= (NF > 1 ? $2 : $1); it++) print it }'; }

@@ -51,6 +51,14 @@ read_options() {
     done
 }
 
+# has [OPTION…] PATTERN: whether a line of what it reads matches. It reads all: `grep -q` leaves at the first match, and
+# whoever writes to it still is killed for that, which counts as a failure by pipefail.
+has() {
+    local all
+    all=$(cat)
+    grep -q "$@" <<<"$all"
+}
+
 # The exit status of a scenario that cannot run here and says why.
 SKIPPED=77
 skip() {
@@ -253,5 +261,5 @@ free_ports() {
 is_bound() {
     local hex
     printf -v hex '%04X' "$1"
-    cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep -q "^ *[0-9]*: [0-9A-F]*:$hex "
+    cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | has "^ *[0-9]*: [0-9A-F]*:$hex "
 }

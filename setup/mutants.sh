@@ -69,7 +69,7 @@ main() {
 
 all_mutants() { (cd "$ROOT/setup/mutants" && printf '%s\n' *.mutant | sed 's/\.mutant$//'); }
 
-field() { sed -n "s/^$2: //p" "$ROOT/setup/mutants/$1.mutant" | head -n 1; }
+field() { sed -n "s/^$2: //p" "$ROOT/setup/mutants/$1.mutant" | sed -n 1p; }
 
 # change MUTANT TREE [check]: makes the mutant's changes there, or only sees whether they can be made.
 change() {

@@ -123,10 +123,10 @@ made_of() {
 }
 
 is_default_route() {
-    { ip -4 route show table all default && ip -6 route show table all default; } 2>/dev/null | grep -qw "dev $1"
+    { ip -4 route show table all default && ip -6 route show table all default; } 2>/dev/null | has -w "dev $1"
 }
 
-has_program() { ip -o link show dev "$1" | grep -qE ' (prog/xdp|xdp[a-z]*) '; }
+has_program() { ip -o link show dev "$1" | has -E ' (prog/xdp|xdp[a-z]*) '; }
 
 apply() {
     local interface core cores

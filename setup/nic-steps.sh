@@ -102,7 +102,7 @@ note_scaling() {
 is_even() {
     local most least
     most=$(tr ' ' '\n' <<<"$1" | grep . | sort -n | tail -n 1)
-    least=$(tr ' ' '\n' <<<"$1" | grep . | sort -n | head -n 1)
+    least=$(tr ' ' '\n' <<<"$1" | grep . | sort -n | sed -n 1p)
     [ $((most - least)) -le 1 ]
 }
 

@@ -88,7 +88,7 @@ etcd_auth() {
     curl -fsS --max-time 10 "http://${ETCD[0]}/v3/auth/$1" -d "$2" >"$SCRATCH/answer" || die "etcd refuses $1"
 }
 
-is_healthy() { "${ETCD_ON[@]}" curl -fs --max-time 2 "http://$1/health" | grep -q true; }
+is_healthy() { "${ETCD_ON[@]}" curl -fs --max-time 2 "http://$1/health" | has true; }
 
 # set_key FILE KEY VALUE: in a generated configuration file, at its top.
 set_key() {

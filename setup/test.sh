@@ -112,7 +112,7 @@ run_section() {
     format) cargo fmt --all --check ;;
     scripts) shellcheck -x .ci/run setup/*.sh setup/scenarios/*.sh setup/relays/*.sh ;;
     rules)
-        setup/checks.sh direction no-std unsafe paths stubs proofs self
+        setup/checks.sh direction no-std unsafe paths pipes stubs proofs self
         setup/mutants.sh --check
         ;;
     lint)

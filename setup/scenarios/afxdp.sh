@@ -136,7 +136,7 @@ links_bypass_the_kernel() {
     before=$(($(received 0) + $(received 1)))
     await 10 has_received $((before + 500)) || die "the links' packets do not come past the kernel"
     kernel_has_no_links
-    "$BIN/gateway" status --config "$SCRATCH/gateway.toml" | grep -q "links bypass the kernel on seg0" ||
+    "$BIN/gateway" status --config "$SCRATCH/gateway.toml" | has "links bypass the kernel on seg0" ||
         die "the table does not say that the links bypass the kernel"
 }
 
@@ -148,7 +148,7 @@ kernel_has_no_links() {
 
 has_received() { [ $(($(received 0) + $(received 1))) -ge "$1" ]; }
 
-has_program() { ip -n "$NET-$1" -details link show seg0 | grep -q 'prog/xdp'; }
+has_program() { ip -n "$NET-$1" -details link show seg0 | has 'prog/xdp'; }
 
 a_kvs_is_killed() {
     local killed_at said
@@ -228,7 +228,7 @@ a_kvs_goes_by_the_kernel() {
     await 30 copies_on b || die "a KVS over kernel TCP has no copies"
 }
 
-goes_by_the_kernel() { on b ss -Htn state established sport = :7001 | grep -q 10.77; }
+goes_by_the_kernel() { on b ss -Htn state established sport = :7001 | has 10.77; }
 
 the_gateway_is_killed() {
     require_load

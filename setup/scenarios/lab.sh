@@ -255,7 +255,7 @@ packets_are_doubled_and_altered_and_overtaken() {
     overtaken 20 500 || die "of 1000 packets $SAID were overtaken at 10 %"
     lab reorder 0
     ! overtaken 1 1000 || die "$SAID packets were overtaken although none should be"
-    ! lab run gw timeout 20 ping -q -f -c 1000 10.77.1.3 | grep -q duplicates || die "packets are doubled still"
+    ! lab run gw timeout 20 ping -q -f -c 1000 10.77.1.3 | has duplicates || die "packets are doubled still"
 }
 
 # overtaken LEAST MOST: whether of a thousand packets so many come behind a later one.

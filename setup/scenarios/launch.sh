@@ -116,7 +116,7 @@ starts_what_fits() {
     ! may_raise_limits || grep -q '^locked unlimited$' "$SCRATCH/said" || die "too little memory may be locked"
     launch unpinned kvs '' >"$SCRATCH/said" || die "the KVS is not started"
     # Core 0 is pinned: what is not a worker goes elsewhere, where there is somewhere else.
-    if [ "$(nproc)" -ge 2 ] && taskset -cp $$ | grep -q ': 0'; then
+    if [ "$(nproc)" -ge 2 ] && taskset -cp $$ | has ': 0'; then
         launch one kvs 's/"1,2"/"1"/' >"$SCRATCH/said"
         ! grep -q '^cores 0' "$SCRATCH/said" || die "other threads run on a pinned core"
     fi

@@ -203,8 +203,8 @@ is_set_up() {
     [ "$(cat "$CARD/channels")" = 4 ] && [ "$(sort -u "$CARD/table" | paste -sd ' ')" = '0 1' ] &&
         [ "$(wc -l <"$CARD/rules")" -eq "${1:-4}" ] && grep -q '^rx-usecs:	0$' "$CARD/coalescing" &&
         [ "$(here cat /sys/class/net/card0/mtu)" = 3000 ] &&
-        here nft list table inet hikyaku_card0 | grep -q '7001, 61440-' &&
-        here ip neighbour show to 10.0.1.2 | grep -q PERMANENT
+        here nft list table inet hikyaku_card0 | has '7001, 61440-' &&
+        here ip neighbour show to 10.0.1.2 | has PERMANENT
 }
 
 sets_a_card_up_and_restores_it() {
@@ -226,7 +226,7 @@ sets_a_card_up_and_restores_it() {
 restores() {
     nic --undo || die "not everything is restored"
     everything | diff "$SCRATCH/before" - || die "something is not as it was"
-    nic --undo | grep -q 'nothing was changed' || die "there is something to undo still"
+    nic --undo | has 'nothing was changed' || die "there is something to undo still"
 }
 
 # Killed at each of its changes in turn, what was changed can be undone, and the rest be done.
@@ -337,9 +337,9 @@ sets_a_virtual_interface_up_and_restores_it() {
     here ip neighbour replace 10.0.1.2 lladdr 02:00:00:00:00:77 dev card0 nud permanent
     everything >"$SCRATCH/before"
     nic "$SCRATCH/virtual.conf" card0 || die "the virtual interface is not set up"
-    here ip -o link show card0 | grep -q 'mtu 3000' || die "the virtual interface has another MTU"
-    here ip neighbour show to 10.0.1.2 | grep -q 02:00:00:00:00:02 || die "the neighbour is another one"
-    here ethtool -k card0 | grep -q 'generic-receive-offload: off' || die "the virtual interface merges packets"
+    here ip -o link show card0 | has 'mtu 3000' || die "the virtual interface has another MTU"
+    here ip neighbour show to 10.0.1.2 | has 02:00:00:00:00:02 || die "the neighbour is another one"
+    here ethtool -k card0 | has 'generic-receive-offload: off' || die "the virtual interface merges packets"
     [ "$(here cat /proc/sys/net/ipv4/ip_local_reserved_ports)" = 7001,61440-61567 ] || die "ports are not reserved"
     restores
     # Without rules of its own it cannot be set up for steering by rules.

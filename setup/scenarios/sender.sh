@@ -141,7 +141,7 @@ start_sender() { start "sender-$1" "$BIN/gateway" take-over --config "$SCRATCH/s
 
 # says KVS TEXT: the sender beside that KVS says that of itself.
 says() {
-    { "$BIN/gateway" status --socket "$SCRATCH/sender-$1.sock" 2>/dev/null || true; } | grep -q "$2"
+    { "$BIN/gateway" status --socket "$SCRATCH/sender-$1.sock" 2>/dev/null || true; } | has "$2"
 }
 
 # start_busy NUMBER ADDRESS OPTION…: the next hop of d1.example.
