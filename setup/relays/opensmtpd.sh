@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # OpenSMTPD as a relay, for loadgen compare: unpacked by setup/install.sh, with /etc, /var and users of its own, its queue on
-# a RAM disk.
+# a RAM disk. Its limits are for a host that sends to all the world; by the default of task-hiwat, say, it puts what is above 50
+# messages for a next hop aside and takes up ten of it every few seconds.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=relay.sh
 . "$(dirname "$0")/relay.sh"
@@ -43,6 +44,10 @@ mta limit max-conn-per-domain 100
 mta limit conn-delay-domain 0
 mta limit session-transaction-delay 0
 mta limit reconn-delay-route 0
+mta limit session-mail-max 1000000
+mta limit task-hiwat 100000
+mta limit task-lowat 50000
+mta limit task-release 10000
 action "relay" relay host "smtp://$next" helo opensmtpd.example
 match from any for any action "relay"
 CONF
