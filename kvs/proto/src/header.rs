@@ -17,7 +17,7 @@
 //! | 48..56 | message id | |
 //! | 56..64 | floor | see [`Header::floor`] |
 
-use crate::{Epoch, MessageId, QueueHandle, Sequence};
+use crate::{Epoch, MessageId, QueueHandle, Sequence, checksum};
 
 /// Size of every header.
 pub const HEADER_SIZE_BYTES: usize = 64;
@@ -343,8 +343,8 @@ impl Header {
         bytes[40..48].copy_from_slice(&self.aux.to_le_bytes());
         bytes[48..56].copy_from_slice(&self.message.0.to_le_bytes());
         bytes[56..64].copy_from_slice(&self.floor.to_le_bytes());
-        let checksum = crc32c::crc32c(&bytes[4..]);
-        bytes[0..4].copy_from_slice(&checksum.to_le_bytes());
+        let sum = checksum(&bytes[4..]);
+        bytes[0..4].copy_from_slice(&sum.to_le_bytes());
         bytes
     }
 
@@ -357,7 +357,7 @@ impl Header {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
         let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
-        if crc32c::crc32c(&bytes[4..]) != u32_at(0) {
+        if checksum(&bytes[4..]) != u32_at(0) {
             return Err(HeaderError::Checksum);
         }
         let version = Version::from_u8(bytes[8]).ok_or(HeaderError::Version(bytes[8]))?;
