@@ -96,6 +96,19 @@ impl Mapping {
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.length / 8) }
     }
 
+    /// Has the processor fetch the cache line of this word, if there is one and a way to ask for it.
+    #[inline]
+    pub(crate) fn prefetch(&self, word: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(word) = self.words().get(word) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: it reads and writes nothing that a program could see, whatever the address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(ptr::from_ref(word).cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = word;
+    }
+
     /// Makes every page present. An error means that there is not enough memory.
     fn touch(&mut self) -> io::Result<()> {
         match self.advise(libc::MADV_POPULATE_WRITE) {
