@@ -12,6 +12,10 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 44.0;
+/// Between two lines of text.
+const LINE: f64 = 14.0;
+/// So many characters have room beside each other below the steps.
+const CHARACTERS_ABREAST: usize = 90;
 const MEMORY: &str = "memory takes every write";
 
 /// Lines are told apart by colour and by dashes: so many colours of the page, then again with dashes.
@@ -22,7 +26,8 @@ impl Chart {
     pub(super) fn to_svg(&self) -> String {
         let scale = Scale::of(self);
         let mut svg = format!(
-            "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n",
+            "<svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-label=\"{}\">\n",
+            self.height(),
             escape(&self.title)
         );
         for value in scale.marks() {
@@ -37,13 +42,10 @@ impl Chart {
             writeln!(svg, "<text x=\"{x}\" y=\"{text_y:.1}\" text-anchor=\"end\">{text}</text>")
                 .expect(MEMORY);
         }
-        let y = HEIGHT - BOTTOM + 16.0;
         for (place, step) in self.steps.iter().enumerate() {
-            let (x, step) = (self.x_of(place), escape(&self.label(place, step)));
-            writeln!(svg, "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\">{step}</text>")
-                .expect(MEMORY);
+            self.name_step(&mut svg, place, step);
         }
-        let (middle, y) = ((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 8.0);
+        let (middle, y) = ((LEFT + WIDTH - RIGHT) / 2.0, self.height() - 8.0);
         let x = escape(&self.x);
         writeln!(
             svg,
@@ -57,13 +59,33 @@ impl Chart {
         svg
     }
 
-    /// Long steps, such as workloads, have numbers that the table's rows are counted by.
-    fn label(&self, place: usize, step: &str) -> String {
-        if self.has_long_steps() { format!("row {}", place + 1) } else { step.into() }
+    /// What stands below a step, in lines as it has commas: a workload is long.
+    fn name_step(&self, svg: &mut String, place: usize, step: &str) {
+        let x = self.x_of(place);
+        for (line, words) in self.label(place, step).split(", ").enumerate() {
+            let y = HEIGHT - BOTTOM + 16.0 + LINE * crate::report::f64_of(line as u64);
+            let words = escape(words);
+            writeln!(svg, "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"middle\">{words}</text>")
+                .expect(MEMORY);
+        }
     }
 
-    fn has_long_steps(&self) -> bool {
-        self.steps.iter().any(|step| step.chars().count() > 10)
+    /// Where there are too many long steps to stand beside each other, the number of the table's row.
+    fn label(&self, place: usize, step: &str) -> String {
+        let longest = self
+            .steps
+            .iter()
+            .flat_map(|step| step.split(", "))
+            .map(|words| words.chars().count())
+            .max();
+        let is_crowded = self.steps.len() * longest.unwrap_or(0) > CHARACTERS_ABREAST;
+        if is_crowded { format!("row {}", place + 1) } else { step.into() }
+    }
+
+    fn height(&self) -> f64 {
+        let labels = self.steps.iter().enumerate().map(|(place, step)| self.label(place, step));
+        let lines = labels.map(|label| label.split(", ").count()).max().unwrap_or(1);
+        HEIGHT + LINE * crate::report::f64_of(lines.max(1) as u64 - 1)
     }
 
     fn x_of(&self, place: usize) -> f64 {

@@ -149,3 +149,21 @@ fn gateways_recovery_and_links_are_shown_too() {
     );
     assert!(document.to_markdown().contains("us: kvs"));
 }
+
+#[test]
+fn steps_are_named_below_a_chart_or_numbered_where_there_are_too_many() {
+    let chart = |workloads: usize| Chart {
+        title: "relayed".into(),
+        x: "workload".into(),
+        y: "a second".into(),
+        steps: (0..workloads).map(|n| format!("70:1k,30:10k, {n} sessions, reused")).collect(),
+        lines: vec![("us".into(), vec![None; workloads])],
+        logarithmic: true,
+    };
+    let svg = chart(6).to_svg();
+    for text in [">70:1k,30:10k</text>", ">5 sessions</text>", ">reused</text>"] {
+        assert!(svg.contains(text), "{text}");
+    }
+    let svg = chart(12).to_svg();
+    assert!(svg.contains(">row 12</text>") && !svg.contains("sessions"));
+}
