@@ -13,7 +13,8 @@ use dataplane::Port;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 
-use super::{Orphan, UserspaceTransport};
+use super::UserspaceTransport;
+use super::orphan::Orphan;
 use crate::time::Instant;
 use crate::transport::{CloseReason, Event};
 

@@ -8,7 +8,9 @@ mod connection;
 mod device;
 mod flows;
 mod knock;
+mod newcomers;
 mod options;
+mod orphan;
 mod peer;
 mod recovery;
 mod segment;
@@ -20,12 +22,12 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use dataplane::Port;
-use smoltcp::iface::SocketHandle;
 use smoltcp::phy::{Checksum, DeviceCapabilities, Medium, RxToken};
-use smoltcp::socket::tcp::{Socket, State};
+use smoltcp::socket::tcp::Socket;
 
 use self::connection::{Connection, Finding};
 use self::knock::Knock;
+use self::orphan::Orphan;
 use self::peer::Peer;
 use self::segment::Segment;
 use crate::kernel::sleep_until_readable;
@@ -61,14 +63,6 @@ pub struct UserspaceTransport<P> {
     is_blocked: bool,
     random: fastrand::Rng,
     statistics: UserspaceStatistics,
-}
-
-#[derive(Debug)]
-struct Orphan {
-    peer: usize,
-    handle: SocketHandle,
-    ports: Option<(u16, u16)>,
-    expires_at: Instant,
 }
 
 impl<P: Port> UserspaceTransport<P> {
@@ -143,87 +137,6 @@ impl<P: Port> UserspaceTransport<P> {
         }
     }
 
-    /// A packet has come from somebody new.
-    fn meet(&mut self, address: IpAddr, packet: &[u8]) {
-        let Some(place) = self.peer_at(address) else {
-            self.statistics.peers_full += 1;
-            return;
-        };
-        let now = self.now;
-        // It was verified before.
-        let Some(segment) = Segment::read(packet, false) else { return };
-        if let Some(answer) = self.port.transmit(to_smoltcp(now)) {
-            self.peers[place].handle_packet(now, packet, &segment, answer, &self.capabilities);
-        }
-    }
-
-    /// The peer with that address, perhaps a new one in the place of one that is not talked to.
-    fn peer_at(&mut self, address: IpAddr) -> Option<usize> {
-        if let Some(place) = self.peers.iter().position(|it| it.address == address) {
-            return Some(place);
-        }
-        let seed = self.random.u64(..);
-        let Self { port, capabilities, options, .. } = self;
-        let mut peer = Peer::new(address, self.now, port, capabilities, options, seed);
-        for (key, listener) in self.listeners.entries() {
-            peer.wait_for(options.backlog, key, *listener, options);
-        }
-        if self.peers.len() < self.options.peers_max {
-            self.peers.push(peer);
-            return Some(self.peers.len() - 1);
-        }
-        let is_idle = |peer: &Peer| {
-            let waits = |handle| peer.sockets.get::<Socket>(handle).state() == State::Listen;
-            peer.connections == 0 && peer.backlog.iter().all(|it| waits(it.handle))
-        };
-        let place = self.peers.iter().position(is_idle)?;
-        self.peers[place] = peer;
-        Some(place)
-    }
-
-    /// Takes in who has connected, while there is room.
-    fn accept(&mut self) {
-        for place in 0..self.peers.len() {
-            let mut number = 0;
-            while number < self.peers[place].backlog.len() {
-                if !self.accept_one(place, number) {
-                    number += 1;
-                }
-            }
-        }
-    }
-
-    /// Looks at one of the sockets that wait for a peer; returns whether another has taken its place.
-    fn accept_one(&mut self, place: usize, number: usize) -> bool {
-        let peer = &mut self.peers[place];
-        let waiting = peer.backlog[number];
-        let socket = peer.sockets.get::<Socket>(waiting.handle);
-        let (state, remote) = (socket.state(), socket.remote_endpoint());
-        match state {
-            State::Listen | State::SynReceived => return false,
-            State::Closed => {
-                peer.remove_socket(waiting.handle, remote.map(|it| (waiting.port, it.port)));
-            }
-            _ if self.connections.is_full() => return false,
-            _ => {
-                let remote = remote.expect("it is connected");
-                let ports = (waiting.port, remote.port);
-                let connection = Connection::new(place, waiting.handle, ports, None);
-                let key = self.connections.insert(connection).expect("it is not full");
-                peer.connections += 1;
-                let peer = SocketAddr::new(peer.address, remote.port);
-                let (listener, connection) = (waiting.listener.into(), key.into());
-                self.events.push_back(Event::Accepted { listener, connection, peer });
-            }
-        }
-        let peer = &mut self.peers[place];
-        peer.backlog.swap_remove(number);
-        if let Some(address) = self.listeners.get(waiting.listener) {
-            peer.wait_for(1, waiting.listener, *address, &self.options);
-        }
-        true
-    }
-
     /// Notes which connections the stack has ended since the last turn: by its time-out, as nothing has been
     /// received since.
     fn note_time_outs(&mut self) {
@@ -255,46 +168,10 @@ impl<P: Port> UserspaceTransport<P> {
         }
     }
 
-    /// Discards what comes for connections that were let go of, and drops those that have ended.
-    fn finish_orphans(&mut self) {
-        let Self { orphans, peers, now, .. } = self;
-        orphans.retain(|orphan| {
-            let peer = &mut peers[orphan.peer];
-            let socket = peer.socket(orphan.handle);
-            while socket.can_recv() {
-                socket.recv(|bytes| (bytes.len(), ())).expect("it can");
-            }
-            // Closed, and the peer told so.
-            if socket.state() == State::Closed && socket.remote_endpoint().is_none() {
-                peer.remove_socket(orphan.handle, orphan.ports);
-                peer.connections -= 1;
-                return false;
-            }
-            if *now >= orphan.expires_at {
-                socket.abort();
-            }
-            true
-        });
-    }
-
     fn find(&mut self, id: ConnectionId) -> Option<(&mut Connection, &mut Socket<'static>)> {
         let connection = self.connections.get_mut(id.into()).filter(|it| !it.is_dead)?;
         let socket = self.peers[connection.peer].socket(connection.handle);
         Some((connection, socket))
-    }
-
-    /// Lets go of a connection; what is left of it ends by then.
-    fn let_go(
-        &mut self,
-        id: ConnectionId,
-        expires_at: Instant,
-        end: impl FnOnce(&mut Socket<'static>),
-    ) {
-        let Some(connection) = self.connections.remove(Key::from(id)) else { return };
-        if !connection.is_dead {
-            end(self.peers[connection.peer].socket(connection.handle));
-            self.orphans.push(Orphan::of(&connection, expires_at));
-        }
     }
 
     /// Whether a connection has something for its program that was not taken.
@@ -335,13 +212,6 @@ impl<P: Port> UserspaceTransport<P> {
             return [connecting, closing, knocks, Some(again)].into_iter().flatten().min();
         }
         [connecting, closing, knocks, peers].into_iter().flatten().min()
-    }
-}
-
-impl Orphan {
-    fn of(connection: &Connection, expires_at: Instant) -> Orphan {
-        let Connection { peer, handle, ports, .. } = *connection;
-        Orphan { peer, handle, ports: Some(ports), expires_at }
     }
 }
 
