@@ -65,7 +65,7 @@ impl UserspaceOptions {
             user_timeout: None,
             keep_alive: None,
             linger_time: Duration::from_secs(2),
-            ack_delay: Duration::from_micros(500),
+            ack_delay: Duration::from_micros(200),
             ports: 49_152..=u16::MAX,
             packets_per_poll: 256,
         }

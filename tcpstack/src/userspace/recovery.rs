@@ -29,6 +29,12 @@ pub(super) struct Recovery {
     latest_round_trip: Duration,
     /// Something before this was lost, or seemed so: until it is acknowledged all segments are looked at.
     suspect_until: Option<TcpSeqNumber>,
+    /// The most octets that one segment had: as much may be there without the peer saying so at once.
+    longest: usize,
+    /// How patient to be with those that others have passed, as a multiple of the usual.
+    reordering: u32,
+    /// Segments sent again since then, and rightly.
+    rightly: u32,
     /// When the first of those that were passed counts as lost.
     judged_at: Option<Instant>,
     /// The probe is sent then, if nothing is acknowledged.
@@ -42,7 +48,7 @@ pub(super) struct Recovery {
 pub(super) struct RecoveryLimits {
     /// Segments that are kept. Those beyond are not kept, and if lost are sent again by the stack alone.
     pub(super) segments_max: usize,
-    /// The peer may keep an acknowledgement back for so long.
+    /// The peer may keep an acknowledgement of so little as one segment back for so long.
     pub(super) ack_delay: Duration,
     /// No probe sooner than this after the last progress.
     pub(super) probe_min: Duration,
@@ -64,6 +70,16 @@ struct Sent {
 struct RoundTrip {
     smoothed: Duration,
     variation: Duration,
+    /// The least of late.
+    least: Duration,
+}
+
+/// A segment that is known to have arrived.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    sent_at: Instant,
+    to: TcpSeqNumber,
+    sent_again: bool,
 }
 
 /// Before the first round trip is known.
@@ -71,6 +87,12 @@ const PROBE_FIRST: Duration = Duration::from_millis(20);
 
 /// How much longer than a round trip a segment may take that others have passed.
 const REORDERING_MIN: Duration = Duration::from_micros(20);
+
+/// Bound of the multiple of that. (It is never more than a round trip or so, either.)
+const REORDERING_MAX: u32 = 16;
+
+/// When so many were sent again rightly, less patience will do (RFC 8985, section 6.2, step 4).
+const RIGHTLY_MAX: u32 = 16;
 
 /// Memory of packets that is kept for use again.
 const SPARE_MAX: usize = 64;
@@ -84,6 +106,9 @@ impl Recovery {
             round_trip: None,
             newest_arrived: None,
             latest_round_trip: Duration::ZERO,
+            longest: 0,
+            reordering: 1,
+            rightly: 0,
             suspect_until: None,
             judged_at: None,
             probe_at: None,
@@ -100,6 +125,7 @@ impl Recovery {
         packet: &[u8],
     ) {
         debug_assert!(from < to);
+        self.longest = self.longest.max(to - from);
         // It sends again what it takes for lost, perhaps cut elsewhere.
         let first = self.segments.partition_point(|sent| sent.from < from);
         let covered = self.segments.range(first..).take_while(|sent| sent.to <= to).count();
@@ -120,9 +146,10 @@ impl Recovery {
             let sent = Sent { from, to, packet: kept, sent_at: now, sent_again, has_arrived };
             self.segments.insert(first, sent);
         }
-        if self.probe_at.is_none() {
-            self.arm(now);
-        }
+        // Perhaps it is more now than the peer keeps back. What is sent never puts a probe off.
+        let before = self.probe_at;
+        self.arm(now);
+        self.probe_at = [before, self.probe_at].into_iter().flatten().min();
     }
 
     /// The peer acknowledges everything before `upto`, and has these ranges beyond it.
@@ -132,39 +159,43 @@ impl Recovery {
         upto: TcpSeqNumber,
         ranges: impl Iterator<Item = (TcpSeqNumber, TcpSeqNumber)>,
     ) {
-        let mut progress = false;
+        // Of those that have arrived since the last one. It brought this about; others may have been there for long.
+        let mut newest = None;
         while self.segments.front().is_some_and(|sent| sent.to <= upto) {
             let sent = self.segments.pop_front().expect("there is one");
-            if !sent.has_arrived {
-                self.note_arrived(now, sent.sent_at, sent.to, sent.sent_again);
-            }
+            newest = later(newest, sent.arrival());
             keep_spare(&mut self.spare, sent.packet);
-            progress = true;
         }
         for (from, to) in ranges {
             let first = self.segments.partition_point(|sent| sent.from < from);
-            for place in first..self.segments.len() {
-                let sent = &mut self.segments[place];
-                if sent.to > to {
-                    break;
-                }
-                self.suspect_until = self.segments.back().map(|last| last.to);
-                let sent = &mut self.segments[place];
-                if !std::mem::replace(&mut sent.has_arrived, true) {
-                    let (sent_at, to, again) = (sent.sent_at, sent.to, sent.sent_again);
-                    self.note_arrived(now, sent_at, to, again);
-                    progress = true;
-                }
+            let last = self.segments.back().map(|last| last.to);
+            for sent in self.segments.range_mut(first..).take_while(|sent| sent.to <= to) {
+                newest = later(newest, sent.arrival());
+                sent.has_arrived = true;
+                self.suspect_until = last;
             }
+        }
+        if let Some(newest) = newest {
+            self.note_arrived(now, newest);
         }
         if self.suspect_until.is_some_and(|until| until <= upto) {
             self.suspect_until = None;
         }
         self.judge();
-        if progress {
+        if newest.is_some() {
             self.probes = 0;
             self.probe_at = None;
             self.arm(now);
+        }
+    }
+
+    /// The peer has sent again what we have acknowledged, and acknowledges nothing new. If it does not have by now what we
+    /// sent first then that is lost, and our acknowledgement with it: often they are one packet. Nobody else would
+    /// send anything in a while.
+    pub(super) fn handle_asked_again(&mut self, now: Instant) {
+        let first = self.segments.iter().find(|sent| !sent.has_arrived);
+        if first.is_some_and(|first| self.counts_as_lost_at(first) <= now) {
+            self.probe_at = Some(now);
         }
     }
 
@@ -216,15 +247,25 @@ impl Recovery {
         };
     }
 
-    fn note_arrived(&mut self, now: Instant, sent_at: Instant, to: TcpSeqNumber, again: bool) {
+    fn note_arrived(&mut self, now: Instant, arrival: Arrival) {
+        let Arrival { sent_at, to, sent_again } = arrival;
         let took = now.saturating_since(sent_at);
-        if again && self.round_trip.is_some_and(|it| took < it.smoothed / 2) {
-            // The first one arrived, and not the one that was sent again (RFC 8985, step 2).
-            return;
-        }
-        if !again {
+        if sent_again {
+            // Sooner than any answer comes: the first one has arrived, and not the one that was sent again (RFC 8985,
+            // section 6.2, step 2). It was only overtaken.
+            if self.round_trip.is_some_and(|it| took < it.least) {
+                self.reordering = (self.reordering + 1).min(REORDERING_MAX);
+                self.rightly = 0;
+                return;
+            }
+            self.rightly += 1;
+            if self.rightly >= RIGHTLY_MAX {
+                (self.reordering, self.rightly) = (1, 0);
+            }
+        } else {
+            let least = took;
             self.round_trip = Some(match self.round_trip {
-                None => RoundTrip { smoothed: took, variation: took / 2 },
+                None => RoundTrip { smoothed: took, variation: took / 2, least },
                 Some(before) => before.with(took),
             });
         }
@@ -242,8 +283,17 @@ impl Recovery {
 
     /// When one that was passed counts as lost.
     fn counts_as_lost_at(&self, sent: &Sent) -> Instant {
-        let reordering = (self.latest_round_trip / 4).max(REORDERING_MIN);
-        sent.sent_at + self.latest_round_trip + reordering
+        let usual = (self.latest_round_trip / 4).max(REORDERING_MIN);
+        let most = self.latest_round_trip.max(usual);
+        sent.sent_at + self.latest_round_trip + (usual * self.reordering).min(most)
+    }
+
+    /// Whether the peer may have all that is under way, and nothing to complain of, so that it waits before it says so.
+    fn may_be_kept_back(&self) -> bool {
+        let (Some(first), Some(last)) = (self.segments.front(), self.segments.back()) else {
+            return false;
+        };
+        self.suspect_until.is_none() && last.to - first.from <= self.longest
     }
 
     fn arm(&mut self, now: Instant) {
@@ -251,8 +301,10 @@ impl Recovery {
         let patience = match self.round_trip {
             None => PROBE_FIRST,
             Some(known) => {
-                let usual = known.smoothed * 2 + known.variation * 4 + limits.ack_delay;
-                usual.max(limits.probe_min)
+                let usual = known.smoothed * 2 + known.variation * 4;
+                let ack_delay =
+                    if self.may_be_kept_back() { limits.ack_delay } else { Duration::ZERO };
+                (usual + ack_delay).max(limits.probe_min)
             }
         };
         let patience = patience.saturating_mul(1 << self.probes.min(16)).min(limits.probe_max);
@@ -267,7 +319,26 @@ impl RoundTrip {
         RoundTrip {
             smoothed: self.smoothed * 7 / 8 + took / 8,
             variation: self.variation * 3 / 4 + off / 4,
+            // It is forgotten in time: ways change.
+            least: took.min(self.least + self.least / 64),
         }
+    }
+}
+
+impl Sent {
+    /// That it has arrived, if that was not known.
+    fn arrival(&self) -> Option<Arrival> {
+        let Sent { sent_at, to, sent_again, .. } = *self;
+        (!self.has_arrived).then_some(Arrival { sent_at, to, sent_again })
+    }
+}
+
+/// The one of them that was sent later.
+fn later(a: Option<Arrival>, b: Option<Arrival>) -> Option<Arrival> {
+    let key = |it: Arrival| (it.sent_at, it.to);
+    match (a, b) {
+        (Some(a), Some(b)) => Some(if is_later(key(b), key(a)) { b } else { a }),
+        (one, other) => one.or(other),
     }
 }
 

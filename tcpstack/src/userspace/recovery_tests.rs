@@ -102,6 +102,121 @@ fn the_last_segments_are_probed_for_and_then_the_others_follow() {
 }
 
 #[test]
+fn a_probe_waits_for_a_late_acknowledgement_only_where_one_may_be_late() {
+    let limits = RecoveryLimits { probe_min: Duration::ZERO, ..LIMITS };
+    let sender = || {
+        let mut sender = Sender::new();
+        sender.0.limits = limits;
+        sender
+    };
+    let mut one = sender();
+    one.send(at(100), 0..1);
+    let patience = one.0.deadline().unwrap() - at(100);
+    assert!(patience >= LIMITS.ack_delay);
+    let mut two = sender();
+    two.send(at(100), 0..1);
+    two.send(at(110), 1..2);
+    assert!(two.0.deadline().unwrap() - at(110) < LIMITS.ack_delay, "two are acknowledged at once");
+    let mut gap = sender();
+    gap.send(at(100), 0..2);
+    gap.ack(at(140), 0, &[(1, 2)]);
+    let due = gap.0.deadline().unwrap();
+    assert_eq!(gap.lost(due), [0]);
+    assert!(gap.0.probe_at.unwrap() - due < LIMITS.ack_delay, "who has complained is not late");
+}
+
+#[test]
+fn what_is_sent_does_not_put_a_probe_off() {
+    let mut sender = Sender::new();
+    sender.send(at(100), 0..1);
+    let due = sender.0.deadline().unwrap();
+    for segment in 1..5 {
+        sender.send(at(100 + 50 * u64::try_from(segment).unwrap()), segment..segment + 1);
+        assert!(sender.0.deadline().unwrap() <= due);
+    }
+}
+
+#[test]
+fn who_asks_again_what_was_answered_has_not_got_the_answer() {
+    let mut sender = Sender::new();
+    sender.send(at(100), 0..2);
+    sender.0.handle_asked_again(at(110));
+    assert_eq!(sender.lost(at(110)), [], "it was asked before the answer can have come");
+    sender.0.handle_asked_again(at(200));
+    assert_eq!(sender.lost(at(200)), [0]);
+    sender.0.handle_asked_again(at(210));
+    assert_eq!(sender.lost(at(210)), [], "it was just sent again");
+    sender.ack(at(240), 2, &[]);
+    sender.0.handle_asked_again(at(400));
+    assert_eq!(sender.0.deadline(), None);
+}
+
+#[test]
+fn a_segment_that_comes_back_quickly_was_lost_although_others_take_long() {
+    let mut sender = Sender::new();
+    // The peer is busy, and slow to answer. Then it is quick again.
+    let mut now = at(1_000);
+    for segment in 0..20 {
+        sender.send(now, segment..segment + 1);
+        now += ROUND_TRIP * 8;
+        sender.ack(now, segment + 1, &[]);
+    }
+    sender.send(now, 20..24);
+    sender.ack(now + ROUND_TRIP, 20, &[(21, 22), (23, 24)]);
+    let due = sender.0.deadline().unwrap();
+    assert_eq!(sender.lost(due), [20, 22]);
+    sender.send(due, 24..25);
+    // Both come to it, and of the second only the copy tells that the new one, sent after them, is missing.
+    sender.ack(due + ROUND_TRIP, 24, &[]);
+    assert_eq!(sender.0.newest_arrived.unwrap().0, due);
+}
+
+#[test]
+fn what_was_there_for_long_tells_nothing_of_the_round_trip() {
+    let mut sender = Sender::new();
+    let before = sender.0.round_trip.unwrap();
+    sender.send(at(100), 0..4);
+    sender.ack(at(140), 0, &[(1, 2)]);
+    let due = sender.0.deadline().unwrap();
+    assert_eq!(sender.lost(due), [0]);
+    // The peer has not said of the last two that they are there. Now it does, as the first one has come.
+    sender.ack(at(5_000), 4, &[]);
+    let after = sender.0.round_trip.unwrap();
+    assert!(after.smoothed <= before.smoothed * 2, "{after:?}");
+}
+
+#[test]
+fn who_is_sent_again_in_vain_is_waited_for_longer() {
+    let mut sender = Sender::new();
+    let mut now = at(1_000);
+    let mut patience = Vec::new();
+    for first in (0..40).step_by(2) {
+        sender.send(now, first..first + 2);
+        now += ROUND_TRIP;
+        sender.ack(now, first, &[(first + 1, first + 2)]);
+        let due = sender.0.deadline().unwrap();
+        patience.push(due - now);
+        assert_eq!(sender.lost(due), [first]);
+        // It was overtaken, and comes right then.
+        now = due + Duration::from_micros(1);
+        sender.ack(now, first + 2, &[]);
+    }
+    assert_eq!(patience[0], REORDERING_MIN);
+    assert!(patience.is_sorted() && patience[19] > patience[0], "{patience:?}");
+    assert!(patience[19] <= ROUND_TRIP, "but not for ever");
+    for first in (40..90).step_by(2) {
+        sender.send(now, first..first + 2);
+        now += ROUND_TRIP;
+        sender.ack(now, first, &[(first + 1, first + 2)]);
+        now = sender.0.deadline().unwrap();
+        assert_eq!(sender.lost(now), [first]);
+        now += ROUND_TRIP;
+        sender.ack(now, first + 2, &[]);
+    }
+    assert_eq!(sender.0.reordering, 1, "it is forgotten when segments are lost again");
+}
+
+#[test]
 fn probes_that_nothing_follows_become_rare() {
     let mut sender = Sender::new();
     sender.send(at(100), 0..1);
