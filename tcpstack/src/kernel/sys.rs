@@ -10,9 +10,14 @@ use crate::links::SEGMENTS_MAX;
 
 /// Sleeps until one of the descriptors is readable, for `timeout` at most (`None`: no limit).
 ///
+/// Does not sleep for less than the system can ([`SLEEP_MIN`]).
+///
 /// A signal, a readable descriptor and the end of the time all look the same: the caller looks
 /// again. ppoll(2) is used, not epoll_wait(2), because it takes nanoseconds and several descriptors.
 pub(crate) fn sleep_until_readable(descriptors: &[RawFd], timeout: Option<Duration>) {
+    if timeout.is_some_and(|timeout| timeout < SLEEP_MIN) {
+        return;
+    }
     let mut entries = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; DESCRIPTORS_MAX];
     assert!(descriptors.len() <= entries.len());
     for (entry, &fd) in entries.iter_mut().zip(descriptors) {
@@ -36,6 +41,10 @@ pub(crate) fn sleep_until_readable(descriptors: &[RawFd], timeout: Option<Durati
         assert!(error.kind() == io::ErrorKind::Interrupted, "ppoll: {error}");
     }
 }
+
+/// Whoever sleeps for less than this is woken later than it is over: the system's timers are 50 us off as a rule (prctl(2),
+/// PR_SET_TIMERSLACK), and waking up takes as long again.
+const SLEEP_MIN: Duration = Duration::from_micros(20);
 
 /// A thread's: of SMTP, of links by the kernel, and of a NIC queue of each network segment.
 const DESCRIPTORS_MAX: usize = 2 + SEGMENTS_MAX;

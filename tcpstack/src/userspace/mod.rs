@@ -61,6 +61,15 @@ pub struct UserspaceTransport<P> {
     next_port: u16,
     /// The last flush could not send everything, for want of room below: another is due, soon.
     is_blocked: bool,
+    /// When something was sent last, and how many packets had been sent by then.
+    sent_at: Instant,
+    sent: u64,
+    /// Packets that have come since.
+    gathered: usize,
+    /// A program has said something since.
+    has_said: bool,
+    /// What is to be sent waits until then, at most.
+    held_until: Option<Instant>,
     random: fastrand::Rng,
     statistics: UserspaceStatistics,
 }
@@ -91,6 +100,11 @@ impl<P: Port> UserspaceTransport<P> {
             now: Instant::ZERO,
             next_port,
             is_blocked: false,
+            sent_at: Instant::ZERO,
+            sent: 0,
+            gathered: 0,
+            has_said: false,
+            held_until: None,
             random,
             statistics: UserspaceStatistics::default(),
             options,
@@ -116,6 +130,7 @@ impl<P: Port> UserspaceTransport<P> {
             let verifies = self.verifies;
             let Some((packet, answer)) = port.receive(to_smoltcp(now)) else { break };
             statistics.received += 1;
+            self.gathered += 1;
             let newcomer = packet.consume(|packet| {
                 let Some(segment) = Segment::read(packet, verifies) else {
                     statistics.foreign += 1;
@@ -182,6 +197,21 @@ impl<P: Port> UserspaceTransport<P> {
         })
     }
 
+    /// Until when what is to be sent waits, if it does, so that more of it leaves by one system call: acknowledgements alone;
+    /// where there is more to receive already, so that the answer to that can go with it; and where we only ask, as long
+    /// as something is asked. Who is let go of does not wait, as there may be no next turn.
+    fn hold(&self) -> Option<Instant> {
+        let until = self.sent_at + GATHERED_FOR;
+        let only_asks = || self.listeners.entries().next().is_none();
+        let is_asking = || only_asks() && self.peers.iter().any(Peer::is_waiting);
+        let may_wait = self.now < until
+            && self.gathered < GATHERED_MAX
+            && !self.is_blocked
+            && self.orphans.is_empty()
+            && (!self.has_said || self.port.has_received() || is_asking());
+        may_wait.then_some(until)
+    }
+
     /// A port that no connection to that end uses.
     fn free_port(&mut self, remote: SocketAddr) -> Option<u16> {
         let ports = self.options.ports.clone();
@@ -206,6 +236,9 @@ impl<P: Port> UserspaceTransport<P> {
         let closing = self.orphans.iter().map(|it| it.expires_at).min();
         let knocks = self.knock_deadline();
         let peers = self.peers.iter().filter_map(|peer| peer.due).min();
+        if self.held_until.is_some() {
+            return [connecting, closing, knocks, self.held_until].into_iter().flatten().min();
+        }
         if self.is_blocked {
             // Sooner would be in vain: what is below has to get rid of something first.
             let again = self.now + BLOCKED_PAUSE;
@@ -280,6 +313,7 @@ impl<P: Port> Transport for UserspaceTransport<P> {
             .connect(remote.port(), (address, port), &self.options)
             .ok_or_else(|| OpenError::Address(ErrorKind::InvalidInput.into()))?;
         peer.connections += 1;
+        self.has_said = true;
         let deadline = now + self.options.connect_timeout;
         let connection = Connection::new(place, handle, (port, remote.port()), Some(deadline));
         Ok(self.connections.insert(connection).expect("it is not full").into())
@@ -349,12 +383,14 @@ impl<P: Port> Transport for UserspaceTransport<P> {
                 break;
             }
         }
+        self.has_said |= taken > 0;
         Ok(taken)
     }
 
     fn finish(&mut self, id: ConnectionId) {
         if let Some((connection, socket)) = self.find(id) {
             connection.finish(socket);
+            self.has_said = true;
         }
     }
 
@@ -368,12 +404,21 @@ impl<P: Port> Transport for UserspaceTransport<P> {
 
     fn flush(&mut self, now: Instant) {
         self.now = now;
+        self.held_until = self.hold();
+        if self.held_until.is_some() {
+            return;
+        }
         // Answers to a poll's packets are sent by the stack without asking.
         let reserve = self.options.packets_per_poll;
         for peer in &mut self.peers {
             peer.send(now, &mut self.port, &self.capabilities, reserve);
         }
         self.port.flush();
+        self.has_said = false;
+        let sent = self.peers.iter().map(Peer::sent).sum();
+        if sent != self.sent {
+            (self.sent, self.sent_at, self.gathered) = (sent, now, 0);
+        }
         let is_due = |peer: &Peer| peer.due.is_some_and(|due| due <= now);
         self.is_blocked = self.port.has_unsent()
             || (self.port.room() < reserve.saturating_mul(2) && self.peers.iter().any(is_due));
@@ -404,6 +449,11 @@ impl<P: Port> Transport for UserspaceTransport<P> {
 /// In this time an interface sends some packets. Who sleeps for so long does not keep the processor from those that
 /// they are for.
 const BLOCKED_PAUSE: Duration = Duration::from_micros(50);
+
+/// The time from one system call that sends to the next, at the least, where what is sent may wait; and not for more
+/// packets that come than this.
+const GATHERED_FOR: Duration = Duration::from_micros(12);
+const GATHERED_MAX: usize = 16;
 
 fn to_smoltcp(now: Instant) -> smoltcp::time::Instant {
     let micros = i64::try_from(now.as_nanos() / 1_000).expect("a u64 of nanoseconds fits");

@@ -207,6 +207,16 @@ impl Peer {
         self.flows.borrow().is_silent_at(ports)
     }
 
+    /// Whether anything that was sent to it is not acknowledged.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.flows.borrow().is_waiting()
+    }
+
+    /// Packets sent to it.
+    pub(super) fn sent(&self) -> u64 {
+        self.flows.borrow().sent
+    }
+
     pub(super) fn sent_again(&self) -> u64 {
         self.flows.borrow().sent_again
     }
