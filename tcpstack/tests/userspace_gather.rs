@@ -3,17 +3,66 @@
 
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 use dataplane::{Port, WireEnd, WireOptions, wire};
-use smoltcp::phy::Medium;
+use smoltcp::phy::{Device, DeviceCapabilities, Medium};
 use tcpstack::{ConnectionId, Event, Instant, Transport, UserspaceOptions, UserspaceTransport};
+
+/// A wire that counts how often it was flushed.
+struct Counted {
+    wire: WireEnd,
+    flushes: u64,
+}
+
+impl Device for Counted {
+    type RxToken<'a> = <WireEnd as Device>::RxToken<'a>;
+    type TxToken<'a> = <WireEnd as Device>::TxToken<'a>;
+
+    fn receive(
+        &mut self,
+        now: smoltcp::time::Instant,
+    ) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
+        self.wire.receive(now)
+    }
+
+    fn transmit(&mut self, now: smoltcp::time::Instant) -> Option<Self::TxToken<'_>> {
+        self.wire.transmit(now)
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        self.wire.capabilities()
+    }
+}
+
+impl Port for Counted {
+    fn has_received(&self) -> bool {
+        self.wire.has_received()
+    }
+
+    fn room(&mut self) -> usize {
+        self.wire.room()
+    }
+
+    fn has_unsent(&self) -> bool {
+        false
+    }
+
+    fn flush(&mut self) {
+        self.flushes += 1;
+    }
+
+    fn descriptor(&self) -> Option<RawFd> {
+        None
+    }
+}
 
 /// A client and a server, connected, with nothing under way.
 struct Pair {
     now: Instant,
-    client: UserspaceTransport<WireEnd>,
-    server: UserspaceTransport<WireEnd>,
+    client: UserspaceTransport<Counted>,
+    server: UserspaceTransport<Counted>,
     asking: ConnectionId,
     answering: ConnectionId,
 }
@@ -29,8 +78,12 @@ impl Pair {
         let options = WireOptions { frame_bytes: 1500, ..WireOptions::default() };
         let (a, b) = wire(WireOptions { medium: Medium::Ip, ..options });
         let [near, far] = ["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse::<IpAddr>().unwrap());
-        let mut client = UserspaceTransport::new(a, UserspaceOptions::new(near, 1));
-        let mut server = UserspaceTransport::new(b, UserspaceOptions::new(far, 2));
+        let mut client = UserspaceTransport::new(
+            Counted { wire: a, flushes: 0 },
+            UserspaceOptions::new(near, 1),
+        );
+        let mut server =
+            UserspaceTransport::new(Counted { wire: b, flushes: 0 }, UserspaceOptions::new(far, 2));
         let mut now = Instant::from_nanos(1_000_000_000);
         server.listen(SocketAddr::new(far, 7)).unwrap();
         let asking = client.connect(now, SocketAddr::new(far, 7), None).unwrap();
@@ -73,7 +126,7 @@ impl Pair {
 }
 
 /// One in which whatever has come is taken, and nothing is said.
-fn turn(end: &mut UserspaceTransport<WireEnd>, now: Instant) {
+fn turn(end: &mut UserspaceTransport<Counted>, now: Instant) {
     end.poll(now);
     while let Some(event) = end.next_event() {
         if let Event::Readable(name) = event {
@@ -83,8 +136,8 @@ fn turn(end: &mut UserspaceTransport<WireEnd>, now: Instant) {
     end.flush(now);
 }
 
-fn sent(end: &UserspaceTransport<WireEnd>) -> u64 {
-    end.port().statistics().sent
+fn sent(end: &UserspaceTransport<Counted>) -> u64 {
+    end.port().wire.statistics().sent
 }
 
 #[test]
@@ -155,13 +208,41 @@ fn acknowledgements_alone_are_gathered() {
         pair.now += SHORT;
         pair.client.send(pair.asking, &[IoSlice::new(&[8; 1_400])]).unwrap();
         turn(&mut pair.client, pair.now);
-        assert_eq!(pair.server.port().waiting(), 1);
+        assert_eq!(pair.server.port().wire.waiting(), 1);
         turn(&mut pair.server, pair.now);
     }
     let acknowledgements = sent(&pair.server) - before;
     assert!((1..=8).contains(&acknowledgements), "{acknowledgements}");
     let due = pair.server.next_deadline();
     assert!(due.is_none_or(|due| due < pair.now + LONG));
+}
+
+#[test]
+fn who_has_nothing_to_send_waits_for_nothing() {
+    let mut pair = Pair::new();
+    pair.ask();
+    pair.client.flush(pair.now);
+    turn(&mut pair.client, pair.now + SHORT);
+    let due = pair.client.next_deadline().unwrap();
+    assert!(due > pair.now + Duration::from_micros(100), "a probe, if nothing is heard");
+}
+
+#[test]
+fn who_misses_something_says_so_at_once() {
+    let mut pair = Pair::new();
+    pair.server.port().wire.set_loss_ppm(1_000_000);
+    pair.answer();
+    pair.server.flush(pair.now);
+    pair.server.port().wire.set_loss_ppm(0);
+    pair.now += Duration::from_micros(50);
+    pair.ask();
+    pair.client.flush(pair.now);
+    pair.answer();
+    pair.server.flush(pair.now);
+    pair.ask();
+    let flushes = pair.client.port().flushes;
+    turn(&mut pair.client, pair.now + SHORT);
+    assert_eq!(pair.client.port().flushes, flushes + 1);
 }
 
 #[test]

@@ -197,19 +197,31 @@ impl<P: Port> UserspaceTransport<P> {
         })
     }
 
-    /// Until when what is to be sent waits, if it does, so that more of it leaves by one system call: acknowledgements alone;
-    /// where there is more to receive already, so that the answer to that can go with it; and where we only ask, as long
-    /// as something is asked. Who is let go of does not wait, as there may be no next turn.
-    fn hold(&self) -> Option<Instant> {
-        let until = self.sent_at + GATHERED_FOR;
+    /// Until when what is to be sent waits, if there is anything and it does, so that more of it leaves by one system call:
+    /// acknowledgements alone; where there is more to receive already, so that the answer to that can go with it; and
+    /// where we only ask, as long as something is asked. What was lost does not wait, nor do those who tell of that, nor
+    /// whoever is let go of, as there may be no next turn.
+    fn hold(&mut self) -> Option<Instant> {
+        let (now, until) = (self.now, self.sent_at + GATHERED_FOR);
         let only_asks = || self.listeners.entries().next().is_none();
         let is_asking = || only_asks() && self.peers.iter().any(Peer::is_waiting);
-        let may_wait = self.now < until
+        let may_wait = now < until
             && self.gathered < GATHERED_MAX
             && !self.is_blocked
             && self.orphans.is_empty()
             && (!self.has_said || self.port.has_received() || is_asking());
-        may_wait.then_some(until)
+        // Packets that were sent in answer to others: these came out of order.
+        let has_answered = || self.peers_sent() != self.sent;
+        if !may_wait || has_answered() || self.peers.iter().any(|it| it.misses_something(now)) {
+            return None;
+        }
+        let is_due = |peer: &mut Peer| peer.stack_due(now).is_some_and(|due| due <= now);
+        (self.has_said || self.peers.iter_mut().any(is_due)).then_some(until)
+    }
+
+    /// Packets that were sent.
+    fn peers_sent(&self) -> u64 {
+        self.peers.iter().map(Peer::sent).sum()
     }
 
     /// A port that no connection to that end uses.
@@ -415,7 +427,7 @@ impl<P: Port> Transport for UserspaceTransport<P> {
         }
         self.port.flush();
         self.has_said = false;
-        let sent = self.peers.iter().map(Peer::sent).sum();
+        let sent = self.peers_sent();
         if sent != self.sent {
             (self.sent, self.sent_at, self.gathered) = (sent, now, 0);
         }

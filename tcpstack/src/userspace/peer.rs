@@ -192,8 +192,7 @@ impl Peer {
                 break;
             }
         }
-        let delay = self.interface.poll_delay(to_smoltcp(now), &self.sockets);
-        let stack = delay.map(|delay| now + delay.into());
+        let stack = self.stack_due(now);
         self.due = [stack, self.flows.borrow().deadline()].into_iter().flatten().min();
     }
 
@@ -205,6 +204,17 @@ impl Peer {
     /// The same of one connection, by our port and the peer's.
     pub(super) fn is_silent_at(&self, ports: (u16, u16)) -> bool {
         self.flows.borrow().is_silent_at(ports)
+    }
+
+    /// When the stack has something to send.
+    pub(super) fn stack_due(&mut self, now: Instant) -> Option<Instant> {
+        let delay = self.interface.poll_delay(to_smoltcp(now), &self.sockets);
+        delay.map(|delay| now + delay.into())
+    }
+
+    /// Whether something has to be sent to it again.
+    pub(super) fn misses_something(&self, now: Instant) -> bool {
+        self.flows.borrow().deadline().is_some_and(|deadline| deadline <= now)
     }
 
     /// Whether anything that was sent to it is not acknowledged.
