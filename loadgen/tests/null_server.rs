@@ -23,6 +23,9 @@ fn load_config() -> KvsConfig {
     KvsConfig {
         target: target("secret"),
         queue: "q".into(),
+        queues: 1,
+        held: 0,
+        stuck_percent: 0,
         size_bytes: 1000,
         depth: 64,
         batch: 1,
@@ -93,6 +96,25 @@ fn a_duration_ends_the_load_with_all_deleted() {
     let measured = load.measured();
     assert!(measured.messages > 100 && measured.messages == measured.store.count());
     assert!(measured.elapsed() >= Duration::from_millis(200));
+}
+
+#[test]
+fn queues_have_their_turn_and_what_is_to_stay_stays() {
+    for (queues, held, total) in [(1, 300, 1000), (7, 0, 1000), (7, 300, 1000), (1000, 2500, 400)] {
+        let config = KvsConfig { queues, held, stuck_percent: 10, ..load_config() };
+        let load = run_load(KvsConfig { total: Some(total), ..config });
+        assert_eq!(load.failure(), None);
+        let measured = load.measured();
+        let stayed = (measured.held.messages, measured.left.messages);
+        assert_eq!((measured.messages, stayed), (total, (held, held)), "{queues} queues");
+        assert_eq!((measured.store.count(), measured.delete.count()), (total, total));
+    }
+}
+
+#[test]
+fn more_queues_than_the_server_takes_are_an_error() {
+    let load = run_load(KvsConfig { queues: 1025, ..load_config() });
+    assert!(load.failure().is_some_and(|why| why.contains("1024 queues at most")));
 }
 
 #[test]

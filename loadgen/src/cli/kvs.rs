@@ -62,7 +62,7 @@ struct Common {
     json: Option<PathBuf>,
 }
 
-/// Store and delete on one queue over one connection, each request acknowledged.
+/// Store and delete over one connection, each request acknowledged.
 #[derive(Args)]
 pub(crate) struct KvsOptions {
     #[command(flatten)]
@@ -73,6 +73,17 @@ pub(crate) struct KvsOptions {
     /// Requests in flight.
     #[arg(long, default_value_t = 1024, value_parser = parse_positive)]
     depth: usize,
+    /// Queues, to which messages go in turn.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    queues: u32,
+    /// Store so many messages before, which stay: what is deleted is the oldest of its queue. Their memory is
+    /// reported, by the server's own counters.
+    #[arg(long, default_value_t = 0, value_name = "N", conflicts_with = "null")]
+    held: u64,
+    /// Of these, so many per cent are not deleted when they are the oldest, but stay for good.
+    #[arg(long, default_value_t = 0, value_name = "PERCENT", requires = "held",
+          value_parser = clap::value_parser!(u64).range(..=90))]
+    stuck: u64,
     /// Gather so many requests for one send, while others are in flight.
     #[arg(long, default_value_t = 1, value_parser = parse_positive)]
     batch: usize,
@@ -158,13 +169,18 @@ pub(crate) fn run(options: &KvsOptions) -> Result<ExitCode, Failure> {
     // Of the server's run, if there is one: the null server runs on a thread of ours.
     let mut cpu = None;
     let mut measure = |to: &[_], key: &str, title: &str| -> Result<KvsMeasured, Failure> {
-        let meter = CpuMeter::begin(options.common.cpu_of.clone());
-        let (measured, depth, paths) = measure_kvs(options, to, &stop)?;
+        let (measured, spent, depth, paths) = measure_kvs(options, to, &stop)?;
         paths.into_iter().for_each(|path| report.add(path));
-        cpu.get_or_insert_with(|| meter.section(measured.messages));
+        cpu = cpu.take().or(spent);
         let section = measured.section(key, title);
         let section = section.count("depth", "requests in flight", depth as u64);
+        let section = section.count("queues", "queues", u64::from(options.queues));
         report.add(section.count("size_bytes", "bytes of a message", options.size as u64));
+        if options.held > 0 {
+            let title = "messages that stay, by the server's counters";
+            report.add(measured.held.section("held", title));
+            report.add(measured.left.section("left", "what was there at the end"));
+        }
         Ok(measured)
     };
     let mut null = prepare(&options.common, 0)?;
@@ -194,22 +210,23 @@ fn measure_kvs(
     options: &KvsOptions,
     to: &[SocketAddr],
     stop: &Stop,
-) -> Result<(KvsMeasured, usize, Vec<Section>), Failure> {
+) -> Result<(KvsMeasured, Option<Section>, usize, Vec<Section>), Failure> {
     if to.len() > CONNECTIONS_MAX {
         return Err("--to can be given twice at most".into());
     }
     if let Some(opened) = options.bypass.open(to)? {
         let (transports, taken): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
-        let loads = measure_over(transports, options, to, stop)?;
+        let (loads, cpu) = measure_over(transports, options, to, stop)?;
         let passed = taken.iter().zip(&loads);
         let passed = passed.map(|(taken, load)| bypass::section(taken, load.transport()));
         let (measured, depth) = sum(&loads);
-        return Ok((measured, depth, passed.collect()));
+        return Ok((measured, cpu, depth, passed.collect()));
     }
     let new = |_: &SocketAddr| KernelTransport::new(KernelOptions::default());
     let transports = to.iter().map(new).collect::<Result<_, _>>()?;
-    let (measured, depth) = sum(&measure_over(transports, options, to, stop)?);
-    Ok((measured, depth, Vec::new()))
+    let (loads, cpu) = measure_over(transports, options, to, stop)?;
+    let (measured, depth) = sum(&loads);
+    Ok((measured, cpu, depth, Vec::new()))
 }
 
 /// Connections at once: as many as a thread can wait for.
@@ -222,12 +239,13 @@ fn sum<T: Transport>(loads: &[KvsLoad<T>]) -> (KvsMeasured, usize) {
     (all, loads.iter().map(KvsLoad::depth).sum())
 }
 
+/// The loads when all is over, and the CPU time of what was measured.
 fn measure_over<T: Transport>(
     transports: Vec<T>,
     options: &KvsOptions,
     to: &[SocketAddr],
     stop: &Stop,
-) -> Result<Vec<KvsLoad<T>>, Failure> {
+) -> Result<(Vec<KvsLoad<T>>, Option<Section>), Failure> {
     let limited = options.messages.is_some() || options.duration.is_some();
     let seconds = options.duration.or((!limited).then_some(5.0));
     let duration = seconds.map(Duration::try_from_secs_f64).transpose()?;
@@ -236,6 +254,9 @@ fn measure_over<T: Transport>(
         let config = KvsConfig {
             target: target(&options.common, *to),
             queue: queue_name(&options.common.queue_prefix),
+            queues: options.queues,
+            held: options.held,
+            stuck_percent: options.stuck,
             size_bytes: options.size,
             depth: options.depth,
             batch: options.batch,
@@ -248,11 +269,19 @@ fn measure_over<T: Transport>(
     let mut loads = transports.into_iter().zip(to).map(open).collect::<Result<Vec<_>, _>>()?;
     let spin = options.common.spin_us.map(Duration::from_micros);
     let mut idle = Idle::new(spin.unwrap_or(spin_time(options.common.spin)));
+    let (mut meter, mut cpu) = (None, None);
     while !loads.iter().all(KvsLoad::is_done) && !stop.is_raised() {
         let now = clock.now();
         let mut worked = false;
         for load in &mut loads {
             worked |= load.turn(now);
+        }
+        if meter.is_none() && loads.iter().all(KvsLoad::has_begun) {
+            meter = Some(CpuMeter::begin(options.common.cpu_of.clone()));
+        }
+        if cpu.is_none() && loads.iter().all(KvsLoad::has_measured) {
+            let messages = loads.iter().map(|load| load.measured().messages).sum();
+            cpu = meter.as_ref().map(|meter| meter.section(messages));
         }
         if worked {
             idle.handle_work(now);
@@ -267,7 +296,7 @@ fn measure_over<T: Transport>(
     }
     match loads.iter().find_map(KvsLoad::failure) {
         Some(why) => Err(why.into()),
-        None => Ok(loads),
+        None => Ok((loads, cpu)),
     }
 }
 

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use fastrand::Rng;
 use kvs_proto::auth::{Handshake, NONCE_SIZE_BYTES, Role, Secret};
-use kvs_proto::body::{Attached, Challenge, Hello, Limits, decode_proof};
+use kvs_proto::body::{Attached, Challenge, Counter, Hello, Limits, decode_proof, encode_counter};
 use kvs_proto::{
     ChainHash, ContentDigest, Credit, Decoder, HEADER_SIZE_BYTES, Header, Incarnation, MessageId,
     Op, PART_SIZE_BYTES_MAX, Piece, QueueHandle, Sequence, Status, Version, checksum, flags,
@@ -59,6 +59,8 @@ struct Session {
     authenticated: bool,
     /// Changes not yet acknowledged: of which queue, the last one, and how many.
     run: Option<(Header, u64)>,
+    /// Stored and not deleted, if it were so.
+    messages: u64,
     out: Vec<u8>,
     sent: usize,
     broken: bool,
@@ -181,6 +183,7 @@ impl Session {
             hello: None,
             authenticated: false,
             run: None,
+            messages: 0,
             out: Vec::new(),
             sent: 0,
             broken: false,
@@ -230,6 +233,7 @@ impl Session {
             Op::Create | Op::Attach => self.handle_attach(header),
             Op::BlockGet => self.handle_block_get(header, desk),
             Op::HeartBeat => self.reply(&Header { op: Op::HeartBeatReply, ..*header }, &[]),
+            Op::Statistics => self.handle_statistics(header),
             Op::Drop => self.reply(&Header { op: Op::Dropped, ..reply_to(header) }, &[]),
             _ => {
                 let refused = Header {
@@ -246,6 +250,11 @@ impl Session {
     fn handle_change(&mut self, header: &Header) {
         if header.flags & flags::MORE != 0 {
             return;
+        }
+        match header.op {
+            Op::Store => self.messages += 1,
+            Op::Delete => self.messages = self.messages.saturating_sub(1),
+            _ => {}
         }
         match &mut self.run {
             Some((last, count)) if last.queue == header.queue => {
@@ -340,6 +349,13 @@ impl Session {
         attached.encode(self.version, &mut body);
         let header = Header { op: Op::Attached, floor: plenty().to_bits(), ..reply_to(header) };
         self.reply(&header, &body);
+    }
+
+    /// Of all counters it has one: what this connection has stored and not deleted.
+    fn handle_statistics(&mut self, header: &Header) {
+        let mut body = Vec::new();
+        encode_counter(Counter::Messages, self.messages, &mut body);
+        self.reply(&Header { op: Op::Counters, ..reply_to(header) }, &body);
     }
 
     /// Makes up messages of the configured size, their ids behind the cursor: as many as asked for.
