@@ -32,6 +32,8 @@ impl Arena {
     pub fn remove(&mut self, log: &mut Log, place: Place) {
         let record = self.record(place);
         self.index.remove(log.uid, record.id, place);
+        // What is deleted next is mostly what was stored next.
+        self.prefetch(place.address() + self.word(place).size());
         if let Some(cell) = self.state_cell(place) {
             self.put_cell_back(cell);
         }
@@ -121,7 +123,7 @@ impl Arena {
     }
 
     #[inline]
-    fn mark_dead(&mut self, place: Place, word: ChunkWord) {
+    pub(super) fn mark_dead(&mut self, place: Place, word: ChunkWord) {
         self.set_word(place, word.dead());
         let size = u32::try_from(word.size()).expect("within a segment");
         self.segment_mut(place.segment()).live -= size;
@@ -130,7 +132,7 @@ impl Arena {
     /// Gives a segment back when nothing in it lives. The free list is a stack, so a queue that is
     /// mostly empty goes on in memory that is in the cache.
     #[inline]
-    fn free_if_dead(&mut self, log: &mut Log, id: SegmentId) {
+    pub(super) fn free_if_dead(&mut self, log: &mut Log, id: SegmentId) {
         if self.segment(id).live == 0 {
             self.unlink(log, id);
             self.put_back(id);
@@ -205,8 +207,11 @@ impl Arena {
     /// Takes a segment out of its log.
     pub(super) fn unlink(&mut self, log: &mut Log, id: SegmentId) {
         let (previous, next) = (self.segment(id).previous, self.segment(id).next);
-        let listed = log.places.remove(&(self.segment(id).first_id, id));
-        assert!(listed, "each segment of a log is listed");
+        let listed = if previous.is_none() { next } else { id };
+        if !listed.is_none() {
+            let was_listed = log.places.remove(&(self.segment(listed).first_id, listed));
+            assert!(was_listed, "each segment of a log but the first is listed");
+        }
         if previous.is_none() {
             log.head = next;
         } else {

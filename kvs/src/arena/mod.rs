@@ -83,7 +83,8 @@ pub struct Log {
     bytes: u64,
     /// The highest id that room was ever taken for, a message or not in the end.
     highest_id: MessageId,
-    /// Each segment by its first id, to find the place of an id that is not there any more.
+    /// Each segment but the first by its first id, to find the place of an id that is not there any more. A queue that is
+    /// mostly empty has one, which comes and goes with each message.
     places: BTreeSet<(MessageId, SegmentId)>,
 }
 
@@ -241,6 +242,12 @@ impl Arena {
         let head = self.head(place);
         let cell = u32::from_le_bytes([head[20], head[21], head[22], head[23]]);
         (cell != 0).then_some(Place(cell))
+    }
+
+    /// Has the processor fetch the line of that byte.
+    #[inline]
+    fn prefetch(&self, address: usize) {
+        self.memory.prefetch(address / size_of::<u64>());
     }
 
     #[inline]

@@ -53,15 +53,24 @@ impl Arena {
     ) -> Result<(), Full> {
         let size = chunk_size(HEAD_SIZE_BYTES + body.len());
         if size > self.room_in(log.tail) {
-            let mut reservation = self.reserve(log, id, body.len())?;
-            self.fill(&mut reservation, body);
-            self.commit(log, reservation, checksum);
-            return Ok(());
+            if !self.begins_a_segment(log.tail, body.len()) {
+                let mut reservation = self.reserve(log, id, body.len())?;
+                self.fill(&mut reservation, body);
+                self.commit(log, reservation, checksum);
+                return Ok(());
+            }
+            let is_first = log.tail.is_none();
+            self.add_segment(log, id);
+            if is_first {
+                self.stagger(log.tail, size);
+            }
         }
         log.highest_id = log.highest_id.max(id);
         let place = self.take_room(log.tail, size);
         if !self.index.insert(log.uid, id, place) {
             self.give_room_back(place, size);
+            // If it was taken for that.
+            self.free_if_dead(log, place.segment());
             return Err(Full);
         }
         let word = ChunkWord::new(body.len(), true, false, false);
@@ -71,6 +80,10 @@ impl Arena {
         head.copy_from_slice(&head_bytes(word, body.len(), id, checksum));
         room.copy_from_slice(body);
         self.count_in(log, body.len());
+        // What is stored next is mostly as long, and goes behind it, where nobody has been for long.
+        for line in (0..size.min(PREFETCHED_BYTES_MAX)).step_by(LINE_SIZE_BYTES) {
+            self.prefetch(at + size + line);
+        }
         Ok(())
     }
 
@@ -172,6 +185,26 @@ impl Arena {
             || (total > WHOLE_SIZE_BYTES_MAX && room >= SPLIT_ROOM_BYTES_MIN)
     }
 
+    /// Whether a record that does not fit into the tail lies at the beginning of a segment as a whole, and one is free.
+    fn begins_a_segment(&self, tail: SegmentId, total: usize) -> bool {
+        chunk_size(HEAD_SIZE_BYTES + total) <= SEGMENT_SIZE_BYTES
+            && !self.begins_in_tail(tail, total)
+            && self.free_count > 0
+            && self.index.entries() < self.index.entries_max()
+    }
+
+    /// Has the first record of a queue begin somewhere in its segment, and not with its first byte: where a thousand queues
+    /// have a message each, these would all want the same few lines of the processor's caches.
+    fn stagger(&mut self, segment: SegmentId, size: usize) {
+        let gap = segment.0 as usize % STAGGERS * STAGGER_BYTES;
+        if gap == 0 || gap + size > SEGMENT_SIZE_BYTES {
+            return;
+        }
+        let place = self.take_room(segment, gap);
+        let word = ChunkWord::new(gap - CONTINUATION_SIZE_BYTES, false, false, false);
+        self.mark_dead(place, word);
+    }
+
     /// Writes the chunks of a reserved record, from the tail's room on.
     fn lay_chunks(&mut self, log: &mut Log, id: MessageId, total: usize) -> Place {
         let mut first = None;
@@ -230,7 +263,6 @@ impl Arena {
         let new = self.take_free().expect("counted before");
         let old = log.tail;
         let first_id = id.max(log.highest_id);
-        log.places.insert((first_id, new));
         let segment = self.segment_mut(new);
         segment.owner = log.uid;
         segment.previous = old;
@@ -240,6 +272,7 @@ impl Arena {
             log.head = new;
             return;
         }
+        log.places.insert((first_id, new));
         self.segment_mut(old).next = new;
         // It was left alone while it was the last.
         self.compact_around(log, old);
@@ -288,4 +321,12 @@ const WHOLE_SIZE_BYTES_MAX: usize = 1536;
 /// A longer record begins in a segment only where so much room is left.
 const SPLIT_ROOM_BYTES_MIN: usize = 128;
 
+/// Where the first record of a queue begins: at one of so many places, so far apart, in its first segment.
+const STAGGERS: usize = 32;
+const STAGGER_BYTES: usize = 1024;
+/// Of what is likely to be stored next so much is fetched; the processor sees for itself how it goes on.
+const PREFETCHED_BYTES_MAX: usize = 1024;
+const LINE_SIZE_BYTES: usize = 64;
+
+const _: () = assert!(STAGGER_BYTES.is_multiple_of(CHUNK_ALIGNMENT_BYTES));
 const _: () = assert!(SPLIT_ROOM_BYTES_MIN > HEAD_SIZE_BYTES + CHUNK_ALIGNMENT_BYTES);
