@@ -196,8 +196,7 @@ impl<T: Transport> Shard<T> {
         match command {
             Command::Store { queue, ticket, message } => state.store(queue, ticket, message),
             Command::Release { queue, id } => {
-                state.with_queue(queue, |it| it.release(id));
-                state.deliverable.insert(queue);
+                state.release(queue, id);
             }
             Command::Withdraw { queue, ticket } => state.withdraw(queue, ticket),
             Command::Slots { queue, window } => {
@@ -411,6 +410,13 @@ impl State {
         }
         cohort.unit_mut(home.place).queue.store(ticket, message);
         cohort.touch(home.place);
+    }
+
+    /// Lets a message go out. That changes nothing that copies follow.
+    fn release(&mut self, queue: QueueIndex, id: MessageId) {
+        let home = *self.home_mut(queue);
+        self.cohorts[home.cohort].cohort.unit_mut(home.place).queue.release(id);
+        self.deliverable.insert(queue);
     }
 
     fn withdraw(&mut self, queue: QueueIndex, ticket: Ticket) {

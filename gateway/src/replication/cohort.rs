@@ -13,6 +13,7 @@ mod lease;
 mod members;
 mod moves;
 mod recovery;
+mod rest;
 mod resume;
 mod status;
 #[cfg(test)]
@@ -165,6 +166,8 @@ pub struct Cohort {
     fill_again_at: Option<Instant>,
     /// Something changed that may concern whether any queue accepts.
     refresh: bool,
+    /// Until then only the queues are looked at.
+    rests_until: Instant,
     events: VecDeque<CohortEvent>,
     counters: CohortCounters,
 }
@@ -218,6 +221,7 @@ impl Cohort {
             fill_again_at: None,
             all_open: false,
             refresh: true,
+            rests_until: Instant::ZERO,
             events: VecDeque::new(),
             counters: CohortCounters::default(),
         }
@@ -361,6 +365,7 @@ impl Cohort {
     /// waited for.
     pub fn handle_link_gone(&mut self, member: usize) {
         self.members[member].is_gone = true;
+        self.stir();
     }
 
     /// Answers of a member are late: its copies ask again by the other path.
@@ -382,12 +387,19 @@ impl Cohort {
     ) {
         self.now = now;
         if matches!(reply.answer, Answer::Alive) {
+            self.stir();
             return self.handle_alive(member);
         }
         let context = self.units[place].context(self.epoch);
         let unit = &mut self.units[place];
         let outlet = outlets.of(member);
-        match unit.copies[member].handle_answer(reply.answer, &context, outlet, &unit.queue) {
+        let progress =
+            unit.copies[member].handle_answer(reply.answer, &context, outlet, &unit.queue);
+        if !matches!(progress, Progress::None | Progress::Advanced) {
+            self.stir();
+        }
+        let outlet = outlets.of(member);
+        match progress {
             Progress::None => self.touch(place),
             Progress::Stands(standing) => {
                 self.note_seal(now, member, place, standing.owner_idle);
@@ -415,6 +427,7 @@ impl Cohort {
         outlets: &mut impl Outlets,
     ) {
         self.now = now;
+        self.stir();
         let RegisterState::Waiting(call) =
             std::mem::replace(&mut self.register, RegisterState::Idle)
         else {
@@ -447,6 +460,12 @@ impl Cohort {
     /// Deadlines, and whatever has become possible. Once a turn.
     pub fn maintain(&mut self, now: Instant, outlets: &mut impl Outlets, board: &Board) {
         self.note_time(now);
+        if self.rests(now) {
+            self.pump(now, outlets, board);
+            if self.rests(now) {
+                return;
+            }
+        }
         self.maintain_register(now);
         self.maintain_lease(now, outlets, board);
         match self.phase {
@@ -472,6 +491,7 @@ impl Cohort {
                 self.post(place, board);
             }
         }
+        self.begin_rest(now);
     }
 
     /// Nobody is judged by a time in which we were not awake to hear of it: while a member is away, turns come

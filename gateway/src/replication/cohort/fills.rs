@@ -295,11 +295,13 @@ impl Cohort {
             self.units[place].dirty = false;
             self.give_up_laggard(now, place);
             self.trim(place, board);
-            let floor = self.floor(now, place);
-            let members = &self.members;
-            let has_turn = |member: usize| members[member].filling.contains(&place);
-            if self.units[place].pump(self.epoch, floor, has_turn, &mut pace, outlets) {
-                self.touch(place);
+            if self.units[place].has_more() {
+                let floor = self.floor(now, place);
+                let members = &self.members;
+                let has_turn = |member: usize| members[member].filling.contains(&place);
+                if self.units[place].pump(self.epoch, floor, has_turn, &mut pace, outlets) {
+                    self.touch(place);
+                }
             }
             self.post(place, board);
         }

@@ -5,6 +5,7 @@ mod corners;
 mod joining;
 mod leases;
 mod moves;
+mod rest;
 mod resume;
 mod server;
 mod spares;

@@ -224,6 +224,11 @@ impl Unit {
         self.operations.clear();
     }
 
+    /// Whether a copy lacks something that was not sent.
+    pub(super) fn has_more(&self) -> bool {
+        self.copies.iter().any(|copy| copy.has_more(&self.queue))
+    }
+
     /// Lets each copy send what it lacks; returns whether one wants to go on when its link has
     /// room again.
     pub(super) fn pump(
@@ -234,9 +239,6 @@ impl Unit {
         pace: &mut Pace<'_>,
         outlets: &mut impl Outlets,
     ) -> bool {
-        if !self.copies.iter().any(|copy| copy.has_more(&self.queue)) {
-            return false;
-        }
         let context = self.context(epoch);
         let mut more = false;
         for (member, copy) in self.copies.iter_mut().enumerate() {
