@@ -23,8 +23,8 @@ use crate::worker::{RegisterAnswers, Rings, Shared, Worker};
 /// Connections that delivery may have beside the sessions.
 const OTHER_CONNECTIONS_MAX: usize = 16_384;
 
-/// Descriptors beside the sessions, as a gateway with a few hundred queues needs them.
-const OTHER_DESCRIPTORS: usize = 1024;
+/// Descriptors beside the sessions, as a gateway with a thousand queues needs them: two idle connections for each.
+const OTHER_DESCRIPTORS: usize = 2560;
 
 /// Contents of this size are given back to the system when they leave, so that memory stays within
 /// its budget when mail of all sizes comes and goes.

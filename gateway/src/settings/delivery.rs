@@ -29,7 +29,8 @@ pub(super) fn read_delivery(root: &Table<'_>, destinations: Vec<Destination>) ->
         idle_connections_max: limits
             .integer("idle_connections_max")
             .range(0..=1_000_000)
-            .default(1000),
+            // Two for each of as many queues as there can be: whatever is let go has to be made again.
+            .default(2000),
     }
 }
 
