@@ -26,6 +26,8 @@ TOLERANCE=5
 PARTS="
 kvs kvs_turn
 kvs-10k kvs_turn
+kvs-queues kvs_turn
+kvs-held kvs_turn
 replication shard_turn
 replication-1k shard_turn
 reception receive

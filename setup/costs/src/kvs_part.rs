@@ -27,7 +27,6 @@ pub(crate) const SECRET: &[u8] = b"only for this measurement";
 const MEMORY_BYTES: usize = 64 << 20;
 const QUEUES_MAX: u32 = 1000;
 const MESSAGES_MAX: usize = 100_000;
-const QUEUE: QueueHandle = QueueHandle(0);
 
 /// Where the server of that number listens.
 pub(crate) fn address(number: u8) -> SocketAddr {
@@ -69,14 +68,24 @@ pub struct Kvs {
     connection: ConnectionId,
     message: Message,
     now: Instant,
+    queues: Vec<Queue>,
+    /// Messages that were stored: they go to the queues in turn, and are deleted in the same order.
+    stored: usize,
+    deleted: usize,
+}
+
+/// What the client knows of a queue.
+#[derive(Clone, Debug, Default)]
+struct Queue {
     sequence: u64,
-    stored: u64,
     acknowledged: u64,
+    last_id: u64,
+    deleted_id: u64,
 }
 
 impl Kvs {
-    /// For messages of so many bytes.
-    pub fn new(size_bytes: usize) -> Kvs {
+    /// For messages of so many bytes, which go to so many queues in turn, with so many held all the time.
+    pub fn new(size_bytes: usize, queues: usize, held: usize) -> Kvs {
         let net = Net::default();
         let worker = server(net.host(), 1);
         let mut pipe = net.host();
@@ -91,10 +100,14 @@ impl Kvs {
         };
         let client = Client::new(wire(now), config);
         let message = Message::new(Bytes::new(), vec![b'x'; size_bytes].into());
-        let (sequence, stored, acknowledged) = (0, 0, 0);
+        let (queues, stored, deleted) = (vec![Queue::default(); queues], 0, 0);
         let mut part =
-            Kvs { worker, pipe, client, connection, message, now, sequence, stored, acknowledged };
+            Kvs { worker, pipe, client, connection, message, now, queues, stored, deleted };
         part.open();
+        while part.stored < held {
+            part.store_block();
+            part.exchange(&mut crate::NoGauge);
+        }
         part
     }
 
@@ -102,10 +115,13 @@ impl Kvs {
         while !self.client.is_ready() {
             self.exchange(&mut crate::NoGauge);
         }
-        let name = QueueName::parse(b"q").expect("a good name");
-        let (tag, epoch, generation) = (Tag(1), Epoch(1), Generation(1));
-        let most = u64::MAX;
-        self.client.create(wire(self.now), QUEUE, tag, epoch, generation, name, most, most);
+        for place in 0..self.queues.len() {
+            let name = format!("q{place}");
+            let name = QueueName::parse(name.as_bytes()).expect("a good name");
+            let (tag, epoch, generation) = (Tag(1), Epoch(1), Generation(1));
+            let (queue, most) = (handle(place), u64::MAX);
+            self.client.create(wire(self.now), queue, tag, epoch, generation, name, most, most);
+        }
         while self.client.unanswered() > 0 {
             self.exchange(&mut crate::NoGauge);
         }
@@ -133,35 +149,60 @@ impl Kvs {
         });
         while let Some(event) = self.client.poll_event() {
             match event {
-                Event::Ack { count, .. } => self.acknowledged += count,
+                Event::Ack { queue, count, .. } => {
+                    self.queues[queue.0 as usize].acknowledged += count;
+                }
                 Event::Welcome { .. } | Event::Attached { .. } => {}
                 other => panic!("{other:?}"),
             }
         }
     }
 
-    fn next_sequence(&mut self) -> (Sequence, Sequence) {
+    fn store_block(&mut self) {
+        for _ in 0..BLOCK {
+            let place = self.stored % self.queues.len();
+            self.stored += 1;
+            let queue = &mut self.queues[place];
+            queue.last_id += 1;
+            let (sequence, floor, id) = queue.next(queue.last_id);
+            let now = wire(self.now);
+            self.client.store(now, handle(place), sequence, id, floor, &self.message);
+        }
+    }
+
+    fn delete_block(&mut self) {
+        for _ in 0..BLOCK {
+            let place = self.deleted % self.queues.len();
+            self.deleted += 1;
+            let queue = &mut self.queues[place];
+            queue.deleted_id += 1;
+            let (sequence, floor, id) = queue.next(queue.deleted_id);
+            self.client.delete(wire(self.now), handle(place), sequence, id, floor);
+        }
+    }
+}
+
+impl Queue {
+    /// The number of the next change and the lowest that has no answer, for the message of that id.
+    fn next(&mut self, id: u64) -> (Sequence, Sequence, MessageId) {
         self.sequence += 1;
-        (Sequence(self.sequence), Sequence(self.acknowledged + 1))
+        (Sequence(self.sequence), Sequence(self.acknowledged + 1), MessageId(id))
     }
 }
 
 impl Part for Kvs {
     fn handle_block(&mut self, gauge: &mut dyn Gauge) {
-        let (first, now) = (self.stored + 1, wire(self.now));
-        self.stored += BLOCK as u64;
-        for id in first..=self.stored {
-            let (sequence, floor) = self.next_sequence();
-            self.client.store(now, QUEUE, sequence, MessageId(id), floor, &self.message);
-        }
+        self.store_block();
         self.exchange(gauge);
-        for id in first..=self.stored {
-            let (sequence, floor) = self.next_sequence();
-            self.client.delete(now, QUEUE, sequence, MessageId(id), floor);
-        }
+        self.delete_block();
         self.exchange(gauge);
-        assert_eq!(self.acknowledged, self.sequence, "each request is acknowledged in its turn");
+        let is_answered = |queue: &Queue| queue.acknowledged == queue.sequence;
+        assert!(self.queues.iter().all(is_answered), "each request is acknowledged in its turn");
     }
+}
+
+fn handle(place: usize) -> QueueHandle {
+    QueueHandle(u32::try_from(place).expect("a thousand at most"))
 }
 
 /// The time as the protocol's crate has it.

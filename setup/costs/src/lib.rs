@@ -41,14 +41,24 @@ impl Gauge for NoGauge {
 }
 
 /// The parts' names, as the program takes them.
-pub const NAMES: [&str; 6] =
-    ["kvs", "kvs-10k", "replication", "replication-1k", "reception", "delivery"];
+pub const NAMES: [&str; 8] = [
+    "kvs",
+    "kvs-10k",
+    "kvs-queues",
+    "kvs-held",
+    "replication",
+    "replication-1k",
+    "reception",
+    "delivery",
+];
 
 /// Makes the part of that name.
 pub fn part(name: &str) -> Option<Box<dyn Part>> {
     Some(match name {
-        "kvs" => Box::new(Kvs::new(400)),
-        "kvs-10k" => Box::new(Kvs::new(10 << 10)),
+        "kvs" => Box::new(Kvs::new(400, 1, 0)),
+        "kvs-10k" => Box::new(Kvs::new(10 << 10, 1, 0)),
+        "kvs-queues" => Box::new(Kvs::new(400, 1000, 0)),
+        "kvs-held" => Box::new(Kvs::new(400, 1, 50_000)),
         "replication" => Box::new(Replication::new(1 << 10, 1)),
         "replication-1k" => Box::new(Replication::new(1 << 10, 1000)),
         "reception" => Box::new(Reception::new(1 << 10)),

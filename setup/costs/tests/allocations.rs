@@ -48,6 +48,7 @@ fn allocations(name: &str) -> u64 {
 fn a_kvs_allocates_nothing_for_what_it_stores_and_deletes() {
     assert_eq!(allocations("kvs"), 0);
     assert_eq!(allocations("kvs-10k"), 0);
+    assert_eq!(allocations("kvs-queues"), 0);
 }
 
 #[test]
