@@ -6,7 +6,7 @@ set -euo pipefail
 
 SECTIONS=(install format scripts rules lint docs tests xdp costs seeds no-c examples demo clients mtas kill-gateway
     take-over sender kill-kvs nodes upgrade paths afxdp drivers backlog next-hop age stop reload register crowd large lab
-    nic-queues launch beside compare)
+    nic-queues launch beside compare scale)
 
 usage() {
     cat <<END
@@ -51,6 +51,7 @@ Runs all checks, or the sections named:
   launch        pinned programs: what does not fit, privileges, other threads; and the units for systemd
   beside        links past the kernel, and on the same interfaces ping, HTTP, a name server, others at a KVS' port
   compare       the smallest comparison with peers has a row for each; who lies is found out, who is missing is named
+  scale         the smallest measurement of costs by queues, messages and sessions has a row for each, and all was there
 
 Exit status 0 only if no section failed. A section that needs root and cannot have it is skipped.
 END
