@@ -65,7 +65,7 @@ resident() {
 fits() {
     local available
     available=$(awk '/^MemAvailable:/ { printf "%d", $2 * 1024 }' /proc/meminfo)
-    [ $(($1 * (SMALL + ARENA_BESIDE + 12) + SERVER_BYTES + 1024 * 1024 * 1024)) -lt "$available" ]
+    [ $(($1 * (SMALL + ARENA_BESIDE + 24) + SERVER_BYTES + 1024 * 1024 * 1024)) -lt "$available" ]
 }
 
 measure_held() {
@@ -123,9 +123,9 @@ measure_memory() {
             # Three times through the queue: by then it looks as it does for ever.
             load_store --size "$size" --held "$held" --stuck "$stuck" --messages $((held * 3)) --depth 256
             all_there "$held"
-            # With 12 bytes of the index.
+            # With the 24 bytes of the index.
             row "$size" "$stuck" "$held" "$(reported '.left.arena_use_percent * 10 | round / 10')" \
-                "$(reported '.left.overhead_bytes + 12 | round')"
+                "$(reported '.left.overhead_bytes + 24 | round')"
             stop store
         done
     done
