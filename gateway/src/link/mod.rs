@@ -671,7 +671,10 @@ impl Link {
     fn encode(&mut self, request: Request) {
         let home = self.home_of(request.queue);
         if let Some(lane) = self.paths[self.active].lanes.get_mut(home) {
-            let tag = self.asks.get(&request.queue).map_or(Tag(0), |(tag, _)| *tag);
+            // Changes have numbers and no tags, and with a thousand queues that is a search.
+            let is_change = matches!(request.ask, Ask::Change { .. });
+            let asked = if is_change { None } else { self.asks.get(&request.queue) };
+            let tag = asked.map_or(Tag(0), |(tag, _)| *tag);
             lane.encode(self.now, self.generation, tag, request);
         }
     }
