@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2153,SC2030,SC2031
 # What scale.sh measures at whole systems: a gateway, two KVS and a sink. To be sourced by it.
 
 # Mails that go before those that are measured: connections are open by then, and memory is taken.
@@ -22,10 +22,17 @@ in_system() {
     [ "$status" -eq 0 ] || die "a system cannot be measured: $*"
 }
 
-# begin_relay QUEUES [LINE…]: a system that relays, with so many queues d0.example….
-begin_relay() {
+# prepare_with MEMORY: a system whose KVS have so much: memory that is not needed takes its time, too.
+prepare_with() {
     prepare_system
-    set_queues "$@"
+    set_key kvs-a memory "\"$1\""
+    set_key kvs-b memory "\"$1\""
+}
+
+# begin_relay QUEUES: a system that relays, with so many queues d0.example….
+begin_relay() {
+    prepare_with "256 MiB"
+    set_queues "$1"
     start_system --status "$SCRATCH/sink.status"
     SENT=0
 }
@@ -100,7 +107,7 @@ measure_sessions() {
 # Two lines of figures: without idle sessions, and beside them. Both are measured in turn, and the lowest counts.
 relay_beside_idle() {
     local before after round alone='' beside='' load=(--sessions "$SESSIONS" --mix 100:1k --domain d0.example)
-    prepare_system
+    prepare_with "256 MiB"
     sed -i -e "s/^# sessions_max = .*/sessions_max = $((IDLE + 1000))/" \
         -e "s/^# load_percent = .*/load_percent = 100/" "$SCRATCH/gateway.toml"
     set_queues 1
@@ -131,7 +138,7 @@ has_idle() {
 
 measure_gateway() {
     local size figures
-    table gateway "Memory of a gateway for mail that it holds, and what it counts of its budget" \
+    table gateway "Memory of a gateway for mail that it holds" \
         size_bytes held bytes_per_mail beside_bytes
     for size in 1024 10240; do
         in_system hold_mail "$size" "$((HELD_MAILS / (size / 1024)))" >"$SCRATCH/held.figures"
@@ -145,7 +152,7 @@ measure_gateway() {
 # hold_mail BYTES MAILS
 hold_mail() {
     local before each
-    prepare_system
+    prepare_with "$(($2 * ($1 + 1024) / 1024 / 1024 + 256)) MiB"
     set_key gateway memory '"4 GiB"'
     set_queues 1 'bytes_max = "4 GiB"' 'send = "suspended"'
     start_system --status "$SCRATCH/sink.status"
@@ -174,6 +181,11 @@ measure_model() {
         # shellcheck disable=SC2086 # its words are the figures
         [ "$what" != share ] || row $figures
     done <"$SCRATCH/model.figures"
+    verdict cost "times the predicted CPU time of a mixed mail at the gateway, at its highest rate" \
+        "$(column model ratio | head -n 1)" most 1.2
+    verdict cost "per cent between predicted and measured bytes of a mixed mail on a link" "$(jq -s \
+        'map(select(.table == "model"))[0] | 100 * (.to_kvs_bytes / .predicted_bytes - 1) | fabs * 10 | round / 10' \
+        "$SCRATCH/rows")" most 5
 }
 
 relay_for_model() {

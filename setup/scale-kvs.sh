@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2153
 # What scale.sh measures at a KVS alone. To be sourced by it.
 
 # Bytes that a message of so many takes of the arena at most, and the server of everything else.

@@ -14,7 +14,7 @@ main() {
     done
     check '[.rows[] | select(.table == "queues").mails_per_s > 0] | all'
     check '[.verdicts[] | select(.kind == "memory").holds] | length == 5 and all'
-    check '[.verdicts[] | select(.kind == "cost")] | length == 4'
+    check '[.verdicts[] | select(.kind == "cost")] | length == 6'
 }
 
 # check FILTER: what has to be true of the report.
