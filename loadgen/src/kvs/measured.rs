@@ -7,7 +7,7 @@ use tcpstack::Instant;
 
 use crate::report::{Latency, Section, f64_of, rate};
 
-/// What a [`KvsLoad`] measured.
+/// What a [`KvsLoad`](super::KvsLoad) measured.
 #[derive(Clone, Debug, Default)]
 pub struct KvsMeasured {
     /// Messages stored and deleted, both acknowledged.
