@@ -42,7 +42,8 @@ opensmtpq:x:903:
 GROUP
     printf 'passwd: files\ngroup: files\nhosts: files\n' >/etc/nsswitch.conf
     printf '127.0.0.1 localhost\n' >/etc/hosts
-    : >/etc/resolv.conf
+    # Of OpenSMTPD's own resolver: it would ask a name server on this host, which is not there.
+    printf 'lookup file\n' >/etc/resolv.conf
     mkdir -p /var/lib/opensmtpd/empty /var/spool/smtpd /var/spool/exim
     chmod 711 /var/spool/smtpd
     chown Debian-exim:Debian-exim /var/spool/exim
