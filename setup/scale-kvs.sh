@@ -58,13 +58,13 @@ cheapest() {
 
 # resident NAME: bytes of memory of a process, those in pages from the pool of huge ones too.
 resident() {
-    awk '/^(VmRSS|HugetlbPages):/ { sum += $2 } END { printf "%d\n", sum * 1024 }' "/proc/$(pid_of "$1")/status"
+    awk '/^(VmRSS|HugetlbPages):/ { sum += $2 } END { printf "%.0f\n", sum * 1024 }' "/proc/$(pid_of "$1")/status"
 }
 
 # fits MESSAGES: whether a KVS with so many small messages leaves the machine a gigabyte.
 fits() {
     local available
-    available=$(awk '/^MemAvailable:/ { printf "%d", $2 * 1024 }' /proc/meminfo)
+    available=$(awk '/^MemAvailable:/ { printf "%.0f", $2 * 1024 }' /proc/meminfo)
     [ $(($1 * (SMALL + ARENA_BESIDE + 24) + SERVER_BYTES + 1024 * 1024 * 1024)) -lt "$available" ]
 }
 
