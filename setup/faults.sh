@@ -278,14 +278,6 @@ all_paths_are_ready() {
         "$SCRATCH/status.json" >/dev/null
 }
 
-# links_running_on SEGMENT: how many of the three links carry their requests over that one.
-links_running_on() {
-    local path=path
-    [ "$1" -eq 0 ] || path=standby_path
-    status_json
-    jq --arg path "$path" '[.queues[0].copies[] | select(.[$path] == "run")] | length' "$SCRATCH/status.json"
-}
-
 fault_cut_kvs() {
     local segment
     choose_victim "$1"

@@ -142,6 +142,14 @@ status_json() {
     "$BIN/gateway" status --json --config "$SCRATCH/gateway.toml" >"$SCRATCH/status.json" 2>/dev/null || true
 }
 
+# links_running_on SEGMENT: how many links carry their requests over that one, of 0 and 1.
+links_running_on() {
+    local path=path
+    [ "$1" -eq 0 ] || path=standby_path
+    status_json
+    jq --arg path "$path" '[.queues[0].copies[] | select(.[$path] == "run")] | length' "$SCRATCH/status.json"
+}
+
 start_kvs() {
     local address=KVS_${1^^}
     start "kvs-$1" "$BIN/kvs" --config "$SCRATCH/kvs-$1.toml"

@@ -183,14 +183,6 @@ a_segment_is_cut() {
     await 10 has_paths 4 || die "the paths of segment $segment do not come back"
 }
 
-# links_running_on SEGMENT: how many links carry their requests over that one.
-links_running_on() {
-    local path=path
-    [ "$1" -eq 0 ] || path=standby_path
-    status_json
-    jq --arg path "$path" '[.queues[0].copies[] | select(.[$path] == "run")] | length' "$SCRATCH/status.json"
-}
-
 # A server that a reload brings is reached past the kernel as the others are.
 a_kvs_is_added() {
     local times
