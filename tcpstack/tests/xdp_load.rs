@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use dataplane::xdp::{PortBlock, XdpMode, XdpOptions, XdpPort, XdpStatistics};
 use tcpstack::{
-    Clock, ConnectionId, Event, Idle, Instant, Transport, UserspaceOptions, UserspaceTransport,
+    Clock, CloseReason, ConnectionId, Event, Idle, Instant, KernelOptions, LinkChoice,
+    LinkInterface, LinkMode, LinkOptions, LinkQueue, LinkTransport, LinkTuning, Transport,
+    UserspaceOptions, UserspaceTransport, open_links, set_link_peers,
 };
 
 #[allow(dead_code)]
@@ -210,4 +212,84 @@ fn no_depth_stalls_the_link_in_generic_mode() {
 #[test]
 fn few_frames_slow_the_link_down_and_do_not_stall_it() {
     load([XdpMode::Copy; 2], 1_024, &CASES);
+}
+
+/// Turns of both ends until that one's event has come.
+fn until_event(
+    ends: (&mut LinkTransport, &mut UserspaceTransport<XdpPort>),
+    mut is_it: impl FnMut(usize, Event) -> bool,
+) {
+    let (clock, (client, server)) = (Clock::new(), ends);
+    let mut is_over = false;
+    network::until("an event", || {
+        let now = clock.now();
+        client.poll(now);
+        while let Some(event) = client.next_event() {
+            is_over |= is_it(0, event);
+        }
+        client.flush(now);
+        server.poll(now);
+        while let Some(event) = server.next_event() {
+            is_over |= is_it(1, event);
+        }
+        server.flush(now);
+        is_over.then_some(())
+    });
+}
+
+#[test]
+fn who_is_no_peer_any_more_hears_that_its_connection_is_over() {
+    if !is_root() {
+        return;
+    }
+    let link = Link::new(1);
+    let mut server = transport(&link, 1, &xdp_options(1, XdpMode::Copy, 1_024));
+    server.listen(SocketAddr::new(ADDRESSES[1].into(), SERVER_PORT)).unwrap();
+    let queues = vec![LinkQueue { number: 0, ports: 61_440..=61_503 }];
+    let (name, peers) = (network::INTERFACE.to_owned(), vec![ADDRESSES[1]]);
+    let interface = LinkInterface { name, address: ADDRESSES[0], peers, queues };
+    let mut options = LinkOptions {
+        choice: LinkChoice::Afxdp,
+        mode: LinkMode::Copy,
+        frames: 1_024,
+        frame_bytes: 2_048,
+        busy_poll: Duration::ZERO,
+        verify_checksums: true,
+        tuning: LinkTuning::default(),
+        interfaces: vec![interface],
+    };
+    link.hosts[0].enter();
+    let mut open = open_links(&options, &KernelOptions::default(), 1).unwrap();
+    let mut client = open.transports.remove(0);
+    let address = SocketAddr::new(ADDRESSES[1].into(), SERVER_PORT);
+    let connection = client.connect(Clock::new().now(), address, None).unwrap();
+    let mut accepted = None;
+    until_event((&mut client, &mut server), |end, event| {
+        if let Event::Accepted { connection, .. } = event {
+            accepted = Some(connection);
+        }
+        end == 1 && accepted.is_some()
+    });
+    let accepted = accepted.unwrap();
+
+    // It is heard still.
+    options.interfaces[0].peers.clear();
+    open.steering.set_peers(&options.interfaces).unwrap();
+    set_link_peers(&mut client, &options.interfaces);
+    server.send(accepted, &[IoSlice::new(b"are you there")]).unwrap();
+    let heard = |end, event| (end, event) == (0, Event::Readable(connection));
+    until_event((&mut client, &mut server), heard);
+    client.abort(connection);
+    until_event((&mut client, &mut server), |end, event| {
+        let reason = CloseReason::Reset;
+        (end, event) == (1, Event::Closed { connection: accepted, reason })
+    });
+
+    // And until the peers change again.
+    options.interfaces[0].peers.push(std::net::Ipv4Addr::new(10, 77, 0, 3));
+    open.steering.set_peers(&options.interfaces).unwrap();
+    options.interfaces[0].peers.push(ADDRESSES[0]);
+    assert!(open.steering.set_peers(&options.interfaces).is_err(), "that is ourselves");
+    options.interfaces[0].peers = vec![ADDRESSES[1]];
+    open.steering.set_peers(&options.interfaces).unwrap();
 }

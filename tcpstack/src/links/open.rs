@@ -82,6 +82,7 @@ mod bypass {
         XdpPort, keep_privileges as keep,
     };
 
+    use super::super::steering::Steered;
     use super::super::{InterfaceTaken, LinkInterface, LinkMode, LinkPort, Segment};
     use super::*;
     use crate::{SegmentTransport, UserspaceOptions, UserspaceTransport};
@@ -111,7 +112,8 @@ mod bypass {
         for interface in &options.interfaces {
             assert_eq!(interface.queues.len(), threads, "the settings say so");
             let (taken, open, ports) = open_interface(options, interface)?;
-            steering.interfaces.push((interface.name.clone(), open));
+            let (name, peers) = (interface.name.clone(), interface.peers.clone());
+            steering.interfaces.push(Steered::new(name, open, peers));
             for port in ports {
                 let place = |it: &super::super::LinkQueue| it.number == port.queue();
                 let thread = interface.queues.iter().position(place);
