@@ -207,6 +207,10 @@ pub trait Transport {
     /// Puts what `send` gathered onto the wire, for stacks that gather.
     fn flush(&mut self, now: Instant);
 
+    /// Puts onto the wire what [`flush`](Transport::flush) has held back for a moment, so that more of it leaves at once: the
+    /// thread is about to sleep, and would only wake up for that. [`wait`](Transport::wait) does so itself.
+    fn release(&mut self, _now: Instant) {}
+
     /// When the transport itself wants the next `poll` (a retransmission, a connect time-out), if
     /// ever. `Some` of a time in the past: at once, events are waiting.
     fn next_deadline(&self) -> Option<Instant>;

@@ -218,6 +218,21 @@ fn acknowledgements_alone_are_gathered() {
 }
 
 #[test]
+fn who_is_about_to_sleep_holds_nothing_back() {
+    let mut pair = Pair::new();
+    pair.ask();
+    pair.client.flush(pair.now);
+    let before = sent(&pair.client);
+    pair.ask();
+    pair.client.flush(pair.now);
+    assert_eq!(sent(&pair.client), before);
+    pair.client.wait(pair.now, None);
+    assert_eq!(sent(&pair.client), before + 1);
+    let due = pair.client.next_deadline().unwrap();
+    assert!(due > pair.now + Duration::from_micros(100), "a probe, if nothing is heard");
+}
+
+#[test]
 fn who_has_nothing_to_send_waits_for_nothing() {
     let mut pair = Pair::new();
     pair.ask();

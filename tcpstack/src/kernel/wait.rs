@@ -16,6 +16,8 @@ pub fn wait_on_both<A: Transport, B: Transport>(
     now: Instant,
     until: Option<Instant>,
 ) {
+    a.release(now);
+    b.release(now);
     let mut descriptors = Vec::new();
     if !a.add_wait_descriptors(&mut descriptors) || !b.add_wait_descriptors(&mut descriptors) {
         return;

@@ -350,12 +350,19 @@ impl<P: Port> Transport for SegmentTransport<P> {
         }
     }
 
+    fn release(&mut self, now: Instant) {
+        for segment in &mut self.segments {
+            segment.stack.release(now);
+        }
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
         let segments = self.segments.iter().filter_map(|it| it.stack.next_deadline()).min();
         [self.kernel.next_deadline(), segments].into_iter().flatten().min()
     }
 
     fn wait(&mut self, now: Instant, until: Option<Instant>) {
+        self.release(now);
         let deadline = [self.next_deadline(), until].into_iter().flatten().min();
         let mut descriptors = Vec::new();
         if !self.add_wait_descriptors(&mut descriptors) {

@@ -224,6 +224,25 @@ impl<P: Port> UserspaceTransport<P> {
         self.peers.iter().map(Peer::sent).sum()
     }
 
+    /// Has everything leave that there is room for below.
+    fn send_all(&mut self) {
+        let now = self.now;
+        // Answers to a poll's packets are sent by the stack without asking.
+        let reserve = self.options.packets_per_poll;
+        for peer in &mut self.peers {
+            peer.send(now, &mut self.port, &self.capabilities, reserve);
+        }
+        self.port.flush();
+        self.has_said = false;
+        let sent = self.peers_sent();
+        if sent != self.sent {
+            (self.sent, self.sent_at, self.gathered) = (sent, now, 0);
+        }
+        let is_due = |peer: &Peer| peer.due.is_some_and(|due| due <= now);
+        self.is_blocked = self.port.has_unsent()
+            || (self.port.room() < reserve.saturating_mul(2) && self.peers.iter().any(is_due));
+    }
+
     /// A port that no connection to that end uses.
     fn free_port(&mut self, remote: SocketAddr) -> Option<u16> {
         let ports = self.options.ports.clone();
@@ -417,23 +436,16 @@ impl<P: Port> Transport for UserspaceTransport<P> {
     fn flush(&mut self, now: Instant) {
         self.now = now;
         self.held_until = self.hold();
-        if self.held_until.is_some() {
-            return;
+        if self.held_until.is_none() {
+            self.send_all();
         }
-        // Answers to a poll's packets are sent by the stack without asking.
-        let reserve = self.options.packets_per_poll;
-        for peer in &mut self.peers {
-            peer.send(now, &mut self.port, &self.capabilities, reserve);
+    }
+
+    fn release(&mut self, now: Instant) {
+        if self.held_until.take().is_some() {
+            self.now = now;
+            self.send_all();
         }
-        self.port.flush();
-        self.has_said = false;
-        let sent = self.peers_sent();
-        if sent != self.sent {
-            (self.sent, self.sent_at, self.gathered) = (sent, now, 0);
-        }
-        let is_due = |peer: &Peer| peer.due.is_some_and(|due| due <= now);
-        self.is_blocked = self.port.has_unsent()
-            || (self.port.room() < reserve.saturating_mul(2) && self.peers.iter().any(is_due));
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -444,6 +456,7 @@ impl<P: Port> Transport for UserspaceTransport<P> {
     }
 
     fn wait(&mut self, now: Instant, until: Option<Instant>) {
+        self.release(now);
         let deadline = [self.next_deadline(), until].into_iter().flatten().min();
         let Some(descriptor) = self.port.descriptor() else { return };
         if deadline.is_none_or(|deadline| deadline > now) {
