@@ -81,7 +81,7 @@ measure_queues() {
     done
     for queues in "${QUEUES[@]}"; do
         # shellcheck disable=SC2046 # its words are the figures
-        row $(awk -v queues="$queues" '$1 == queues' "$figures" | sort -k 5 -n | head -n 1)
+        row $(awk -v queues="$queues" '$1 == queues' "$figures" | sort -k 5 -n | sed -n 1p)
     done
     verdict cost "times the CPU time of a mail with one queue, at gateway and KVS, at most, with more" "$(spread queues all_us)" most 1.2
 }
@@ -129,7 +129,7 @@ relay_beside_idle() {
         stop crowd
         rm "$SCRATCH/crowd.status"
     done
-    for round in "$alone" "$beside"; do sort -k 3 -n <<<"$round" | awk NF | head -n 1; done
+    for round in "$alone" "$beside"; do sort -k 3 -n <<<"$round" | awk NF | sed -n 1p; done
 }
 
 has_idle() {
@@ -146,7 +146,7 @@ measure_gateway() {
         row "$size" "${figures[@]}"
     done
     verdict memory "bytes of the gateway beside each mail of 1 KB that it holds" \
-        "$(column gateway beside_bytes | head -n 1)" most 1536
+        "$(column gateway beside_bytes | sed -n 1p)" most 1536
 }
 
 # hold_mail BYTES MAILS
@@ -182,7 +182,7 @@ measure_model() {
         [ "$what" != share ] || row $figures
     done <"$SCRATCH/model.figures"
     verdict cost "times the predicted CPU time of a mixed mail at the gateway, at its highest rate" \
-        "$(column model ratio | head -n 1)" most 1.2
+        "$(column model ratio | sed -n 1p)" most 1.2
     verdict cost "per cent between predicted and measured bytes of a mixed mail on a link" "$(jq -s \
         'map(select(.table == "model"))[0] | 100 * (.to_kvs_bytes / .predicted_bytes - 1) | fabs * 10 | round / 10' \
         "$SCRATCH/rows")" most 5

@@ -182,7 +182,7 @@ show_verdicts() {
 
 write_json() {
     jq -n --slurpfile rows "$SCRATCH/rows" --rawfile verdicts "$SCRATCH/verdicts" --arg scale "$SCALE" \
-        --arg cpu "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" --arg kernel "$(uname -r)" \
+        --arg cpu "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | sed -n 1p)" --arg kernel "$(uname -r)" \
         --argjson cores "$(nproc)" '{scale: $scale, host: {cpu: $cpu, kernel: $kernel, cores: $cores}, rows: $rows,
             verdicts: [$verdicts | split("\n")[] | select(. != "") | split("\t")
                 | {kind: .[0], what: .[1], value: (.[2] | tonumber), bound: .[3], limit: (.[4] | tonumber),
