@@ -119,30 +119,21 @@ unsafe_lines() {
     return "$broken"
 }
 
-machine_paths() {
+# lines_with PATTERN: reads names of files; prints their lines that match, and fails if there are any.
+lines_with() {
     local file broken=0
     while read -r file; do
-        if grep -InHE '/(home|Users|root|work)/' "$file"; then broken=1; fi
+        if grep -InHE "$1" "$file"; then broken=1; fi
     done
     return "$broken"
 }
+
+machine_paths() { lines_with '/(home|Users|root|work)/'; }
 
 # Under pipefail a program fails whose reader has gone, now and then: when it was not quick enough.
-early_leavers() {
-    local file broken=0
-    while read -r file; do
-        if grep -nHE '(^|[^|])\| *(head\b|grep (-[a-zA-Z]* )*-[a-zA-Z]*q)' "$file"; then broken=1; fi
-    done
-    return "$broken"
-}
+early_leavers() { lines_with '(^|[^|])\| *(head\b|grep (-[a-zA-Z]* )*-[a-zA-Z]*q)'; }
 
-stubs() {
-    local file broken=0
-    while read -r file; do
-        if grep -nHE '\b(todo|unimplemented)!|#\[ignore|\b(TODO|FIXME|XXX)\b' "$file"; then broken=1; fi
-    done
-    return "$broken"
-}
+stubs() { lines_with '\b(todo|unimplemented)!|#\[ignore|\b(TODO|FIXME|XXX)\b'; }
 
 # Reads a document; prints each row of its tables whose last cell names no test, or one that is not
 # there: a function of a Rust or Python file, or a script of setup/scenarios.
