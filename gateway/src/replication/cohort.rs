@@ -398,7 +398,6 @@ impl Cohort {
         if !matches!(progress, Progress::None | Progress::Advanced) {
             self.stir();
         }
-        let outlet = outlets.of(member);
         match progress {
             Progress::None => self.touch(place),
             Progress::Stands(standing) => {
