@@ -29,9 +29,10 @@ prepare_with() {
     set_key kvs-b memory "\"$1\""
 }
 
-# begin_relay QUEUES: a system that relays, with so many queues d0.example….
+# begin_relay QUEUES [FUNCTION]: a system that relays, with so many queues d0.example…, and with what FUNCTION does to its settings.
 begin_relay() {
     prepare_with "256 MiB"
+    [ $# -lt 2 ] || "$2"
     set_queues "$1"
     start_system --status "$SCRATCH/sink.status"
     SENT=0
@@ -107,12 +108,7 @@ measure_sessions() {
 # Two lines of figures: without idle sessions, and beside them. Both are measured in turn, and the lowest counts.
 relay_beside_idle() {
     local before after round alone='' beside='' load=(--sessions "$SESSIONS" --mix 100:1k --domain d0.example)
-    prepare_with "256 MiB"
-    sed -i -e "s/^# sessions_max = .*/sessions_max = $((IDLE + 1000))/" \
-        -e "s/^# load_percent = .*/load_percent = 100/" "$SCRATCH/gateway.toml"
-    set_queues 1
-    start_system --status "$SCRATCH/sink.status"
-    SENT=0
+    begin_relay 1 let_idle_sessions_in
     send "$WARM_UP" "${load[@]}"
     for ((round = 0; round < ROUNDS; round++)); do
         cost "$MAILS" "${load[@]}"
@@ -130,6 +126,11 @@ relay_beside_idle() {
         rm "$SCRATCH/crowd.status"
     done
     for round in "$alone" "$beside"; do sort -k 3 -n <<<"$round" | awk NF | sed -n 1p; done
+}
+
+let_idle_sessions_in() {
+    sed -i -e "s/^# sessions_max = .*/sessions_max = $((IDLE + 1000))/" \
+        -e "s/^# load_percent = .*/load_percent = 100/" "$SCRATCH/gateway.toml"
 }
 
 has_idle() {
