@@ -28,9 +28,8 @@ impl Arena {
                 let segment = self.segment(id);
                 assert_eq!(segment.previous, previous);
                 assert_eq!(segment.owner, log.uid);
-                assert!(
-                    segment.live <= segment.used && segment.used as usize <= SEGMENT_SIZE_BYTES
-                );
+                assert!(segment.live + segment.begin <= segment.used);
+                assert!(segment.used as usize <= SEGMENT_SIZE_BYTES);
                 assert!(segment.live > 0, "a dead segment was kept");
                 assert!(first_id <= segment.first_id && last_id <= segment.first_id);
                 let is_listed = log.places.contains(&(segment.first_id, id));
@@ -39,7 +38,7 @@ impl Arena {
                 segments += 1;
                 self.check_pair(log, previous, id);
                 let mut live = 0;
-                let mut offset = 0;
+                let mut offset = segment.begin as usize;
                 while offset < segment.used as usize {
                     let place = Place::new(id, offset);
                     let word = self.word(place);

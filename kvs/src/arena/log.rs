@@ -2,7 +2,7 @@
 
 use kvs_proto::MessageId;
 
-use super::segment::{ChunkWord, SEGMENT_SIZE_BYTES, SegmentId};
+use super::segment::{ChunkWord, SEGMENT_SIZE_BYTES, Segment, SegmentId};
 use super::{Arena, Log, Place};
 
 /// Where a scan is: behind one record. Good for ever, fast while nothing there was compacted.
@@ -46,7 +46,7 @@ impl Arena {
 
     /// The first record.
     pub fn first(&self, log: &Log) -> Option<Place> {
-        self.head_from(log.head, 0)
+        self.first_head(log.head)
     }
 
     /// The first record behind the cursor. Where the cursor's record has gone and its segment was
@@ -170,8 +170,8 @@ impl Arena {
     fn compact(&mut self, log: &mut Log, first: SegmentId, second: SegmentId) {
         let mut end = 0;
         for source in [first, second] {
-            let used = self.segment(source).used as usize;
-            let mut offset = 0;
+            let Segment { begin, used, .. } = *self.segment(source);
+            let (mut offset, used) = (begin as usize, used as usize);
             while offset < used {
                 let from = Place::new(source, offset);
                 let word = self.word(from);
@@ -199,6 +199,7 @@ impl Arena {
         self.unlink(log, second);
         self.put_back(second);
         let segment = self.segment_mut(first);
+        segment.begin = 0;
         segment.used = live;
         segment.live = live;
         segment.stamp = segment.stamp.wrapping_add(1);
@@ -234,6 +235,14 @@ impl Arena {
         self.head_from(place.segment(), place.offset() + self.word(place).size())
     }
 
+    /// The first record from the beginning of that segment on.
+    fn first_head(&self, segment: SegmentId) -> Option<Place> {
+        if segment.is_none() {
+            return None;
+        }
+        self.head_from(segment, self.segment(segment).begin as usize)
+    }
+
     fn head_from(&self, segment: SegmentId, offset: usize) -> Option<Place> {
         self.chunk_from(segment, offset, ChunkWord::is_live_head)
     }
@@ -246,7 +255,7 @@ impl Arena {
         mut offset: usize,
         wanted: impl Fn(ChunkWord) -> bool,
     ) -> Option<Place> {
-        while !id.is_none() {
+        loop {
             let segment = self.segment(id);
             while offset < segment.used as usize {
                 let place = Place::new(id, offset);
@@ -257,9 +266,11 @@ impl Arena {
                 offset += word.size();
             }
             id = segment.next;
-            offset = 0;
+            if id.is_none() {
+                return None;
+            }
+            offset = self.segment(id).begin as usize;
         }
-        None
     }
 
     /// The first record with an id above `id`: looks up the last segment that may have it, and walks
@@ -267,7 +278,7 @@ impl Arena {
     fn seek(&self, log: &Log, id: MessageId) -> Option<Place> {
         let before = log.places.range(..=(id, SegmentId::NONE)).next_back();
         let segment = before.map_or(log.head, |(_, segment)| *segment);
-        let mut place = self.head_from(segment, 0);
+        let mut place = self.first_head(segment);
         while let Some(here) = place
             && self.record(here).id <= id
         {

@@ -27,7 +27,8 @@ impl Arena {
         self.live_messages -= messages;
         self.live_bytes -= bytes;
         if !segment.is_none() {
-            self.releasing.push_back(Releasing { uid, segment, offset: 0, places });
+            let offset = self.segment(segment).begin as usize;
+            self.releasing.push_back(Releasing { uid, segment, offset, places });
         }
     }
 
@@ -57,7 +58,7 @@ impl Arena {
                 self.releasing.pop_front();
             } else {
                 self.releasing[0].segment = next;
-                self.releasing[0].offset = 0;
+                self.releasing[0].offset = self.segment(next).begin as usize;
             }
         }
         chunks

@@ -196,13 +196,14 @@ impl Arena {
     /// Has the first record of a queue begin somewhere in its segment, and not with its first byte: where a thousand queues
     /// have a message each, these would all want the same few lines of the processor's caches.
     fn stagger(&mut self, segment: SegmentId, size: usize) {
-        let gap = segment.0 as usize % STAGGERS * STAGGER_BYTES;
-        if gap == 0 || gap + size > SEGMENT_SIZE_BYTES {
+        let begin = segment.0 as usize * STAGGER_STEPS % STAGGERS * LINE_SIZE_BYTES;
+        if begin + size > SEGMENT_SIZE_BYTES {
             return;
         }
-        let place = self.take_room(segment, gap);
-        let word = ChunkWord::new(gap - CONTINUATION_SIZE_BYTES, false, false, false);
-        self.mark_dead(place, word);
+        let begin = u32::try_from(begin).expect("within a segment");
+        let segment = self.segment_mut(segment);
+        segment.begin = begin;
+        segment.used = begin;
     }
 
     /// Writes the chunks of a reserved record, from the tail's room on.
@@ -321,12 +322,13 @@ const WHOLE_SIZE_BYTES_MAX: usize = 1536;
 /// A longer record begins in a segment only where so much room is left.
 const SPLIT_ROOM_BYTES_MIN: usize = 128;
 
-/// Where the first record of a queue begins: at one of so many places, so far apart, in its first segment.
-const STAGGERS: usize = 32;
-const STAGGER_BYTES: usize = 1024;
+/// The first record of a queue begins at one of so many lines of its first segment,
+const STAGGERS: usize = 512;
+/// so many behind that of the segment before.
+const STAGGER_STEPS: usize = 37;
 /// Of what is likely to be stored next so much is fetched; the processor sees for itself how it goes on.
 const PREFETCHED_BYTES_MAX: usize = 1024;
 const LINE_SIZE_BYTES: usize = 64;
 
-const _: () = assert!(STAGGER_BYTES.is_multiple_of(CHUNK_ALIGNMENT_BYTES));
+const _: () = assert!(LINE_SIZE_BYTES.is_multiple_of(CHUNK_ALIGNMENT_BYTES));
 const _: () = assert!(SPLIT_ROOM_BYTES_MIN > HEAD_SIZE_BYTES + CHUNK_ALIGNMENT_BYTES);

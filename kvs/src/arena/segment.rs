@@ -30,9 +30,11 @@ pub(super) struct Segment {
     pub(super) next: SegmentId,
     /// Whose it is; meaningless when free.
     pub(super) owner: QueueUid,
-    /// Bytes given to chunks, `<= SEGMENT_SIZE_BYTES`. For cells: how many were ever used.
+    /// Where its first chunk begins.
+    pub(super) begin: u32,
+    /// Where its last chunk ends, `<= SEGMENT_SIZE_BYTES`. For cells: how many were ever used.
     pub(super) used: u32,
-    /// Bytes of chunks that are not dead, `<= used`. For cells: how many are in use.
+    /// Bytes of chunks that are not dead, `<= used - begin`. For cells: how many are in use.
     pub(super) live: u32,
     /// Reservations with chunks here: such a segment is not compacted. For cells: the head of the
     /// list of cells that were given back.
@@ -52,6 +54,7 @@ impl Segment {
         previous: SegmentId::NONE,
         next: SegmentId::NONE,
         owner: QueueUid(0),
+        begin: 0,
         used: 0,
         live: 0,
         pins: 0,

@@ -420,3 +420,19 @@ fn an_arena_without_room_is_full_of_messages_also_where_a_tenth_of_them_stays_fo
     assert!(in_order >= 85, "{in_order} % in order");
     assert!(with_a_tenth >= 75, "{with_a_tenth} % with a tenth that stays");
 }
+
+#[test]
+fn queues_of_one_message_do_not_begin_at_the_same_line_of_their_segments() {
+    const QUEUES: usize = 256;
+    let mut world = World::new(QUEUES, QUEUES * SEGMENT_SIZE_BYTES, QUEUES);
+    let mut offsets = std::collections::BTreeSet::new();
+    for queue in 0..QUEUES {
+        let id = world.store(queue, 400, 0).unwrap();
+        let log = &world.queues[queue].log;
+        let place = world.arena.find(log, MessageId(id)).unwrap();
+        assert_eq!(world.arena.first(log), Some(place), "nothing is before it");
+        offsets.insert(place.offset());
+    }
+    assert_eq!(offsets.len(), QUEUES);
+    world.arena.check(world.queues.iter().map(|queue| &queue.log));
+}
