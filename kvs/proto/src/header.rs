@@ -293,6 +293,31 @@ pub struct Header {
     pub floor: u64,
 }
 
+/// What a frame further on in the bytes that were received seems to be about. Nothing of it was checked, so it is good
+/// for having memory fetched ahead of time, and for nothing else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Glimpse {
+    /// The queue that it names.
+    pub queue: QueueHandle,
+    /// The message.
+    pub message: MessageId,
+    /// Bytes of header and body.
+    pub frame_size_bytes: usize,
+}
+
+impl Glimpse {
+    /// Of the frame that begins where `bytes` do, if its header is there as a whole.
+    #[inline]
+    pub fn of(bytes: &[u8]) -> Option<Glimpse> {
+        let bytes = bytes.first_chunk::<HEADER_SIZE_BYTES>()?;
+        Some(Glimpse {
+            queue: QueueHandle(u32_at(bytes, 16)),
+            message: MessageId(u64_at(bytes, 48)),
+            frame_size_bytes: HEADER_SIZE_BYTES + u32_at(bytes, 12) as usize,
+        })
+    }
+}
+
 /// Why 64 bytes are not a header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HeaderError {
@@ -353,10 +378,8 @@ impl Header {
     /// # Errors
     /// [`HeaderError`]; the stream cannot be followed any further then.
     pub fn decode(bytes: &[u8; HEADER_SIZE_BYTES]) -> Result<Header, HeaderError> {
-        let u32_at = |at: usize| {
-            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-        };
-        let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
+        let u32_at = |at| u32_at(bytes, at);
+        let u64_at = |at| u64_at(bytes, at);
         if checksum(&bytes[4..]) != u32_at(0) {
             return Err(HeaderError::Checksum);
         }
@@ -388,6 +411,16 @@ impl Header {
     }
 }
 
+#[inline]
+fn u32_at(bytes: &[u8; HEADER_SIZE_BYTES], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+#[inline]
+fn u64_at(bytes: &[u8; HEADER_SIZE_BYTES], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -409,6 +442,24 @@ mod tests {
             assert_eq!(old, Err(HeaderError::Op(op as u8)));
             assert_eq!(Header::decode(&header(Version::V2).encode()), Ok(header(Version::V2)));
         }
+    }
+
+    #[test]
+    fn a_glimpse_is_of_what_a_whole_header_says_and_of_nothing_less() {
+        let header = Header {
+            body_length: 400,
+            queue: QueueHandle(7),
+            message: MessageId(1 << 40),
+            ..Header::new(Op::Delete)
+        };
+        let bytes = header.encode();
+        let glimpse = Glimpse {
+            queue: header.queue,
+            message: header.message,
+            frame_size_bytes: HEADER_SIZE_BYTES + 400,
+        };
+        assert_eq!(Glimpse::of(&bytes), Some(glimpse));
+        assert_eq!(Glimpse::of(&bytes[1..]), None);
     }
 
     #[test]

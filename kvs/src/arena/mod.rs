@@ -195,6 +195,20 @@ impl Arena {
         self.index.find(log.uid, id, |place| self.is_record(place, log.uid, id))
     }
 
+    /// Has the processor fetch what [`find`](Self::find) and appending begin with, for that message of a log.
+    #[inline]
+    pub fn prefetch_entry(&self, uid: QueueUid, id: MessageId) {
+        self.index.prefetch(uid, id);
+    }
+
+    /// Has the processor fetch the head of that record of a log, if there is one.
+    #[inline]
+    pub fn prefetch_record(&self, uid: QueueUid, id: MessageId) {
+        if let Some(place) = self.index.guess(uid, id) {
+            self.prefetch(place.address());
+        }
+    }
+
     /// What lies at a place that `find` or a scan gave.
     #[inline]
     pub fn record(&self, place: Place) -> Record {

@@ -4,6 +4,7 @@
 //! decoded; the answers gather in one block, in which consecutive acknowledgements of a queue are
 //! one frame.
 
+mod ahead;
 mod grants;
 mod output;
 mod parts;
@@ -139,6 +140,9 @@ impl Session {
                 Ok((_, None)) => return bytes.len(),
                 Ok((used, Some(piece))) => {
                     taken += used;
+                    if let Piece::Frame(..) = piece {
+                        self.look_ahead(shared, &bytes[taken..]);
+                    }
                     self.handle_piece(shared, piece);
                 }
                 Err(_) => {
