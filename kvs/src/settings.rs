@@ -79,13 +79,17 @@ impl Settings {
         let queue = root.table("queue");
         let size_max = MESSAGE_SIZE_BYTES_MAX as u64;
         let listen = listen(&root, workers);
+        let cores = root.cores("cores").check(|cores| one_each(cores, workers));
+        let cores = cores.default(Vec::new());
+        // Wherever the kernel likes, a thread that spins takes the core from those that it waits for.
+        let spin = if cores.is_empty() { Duration::ZERO } else { SPIN_ON_OWN_CORE };
         let settings = Settings {
             name: root.string("name").not_empty().required(),
             links: read_links(&root, &listen, workers),
             listen,
             workers,
-            cores: root.cores("cores").check(|cores| one_each(cores, workers)).default(Vec::new()),
-            spin: root.duration("spin").default(SPIN_DEFAULT),
+            cores,
+            spin: root.duration("spin").default(spin),
             memory_bytes,
             messages_max,
             queues_max: root.integer("queues_max").range(1..=1_000_000).default(10_000),
@@ -181,9 +185,9 @@ fn bytes_u32(bytes: u64) -> u32 {
 const MEMORY_MIN: u64 = 4 << 20;
 /// An arena names at most 64 GiB; that of 64 workers is far beyond any machine.
 const MEMORY_MAX: u64 = 64 << 30;
-/// Twelve bytes of index each.
+/// Twenty-four bytes of index each.
 const MESSAGES_MAX: u64 = 1 << 32;
-const SPIN_DEFAULT: Duration = Duration::from_micros(50);
+const SPIN_ON_OWN_CORE: Duration = Duration::from_micros(50);
 
 #[cfg(test)]
 mod tests {
@@ -212,6 +216,15 @@ queues = "gw1/"
         assert_eq!(settings.messages_max, 65_536);
         assert_eq!(settings.cores, [0, 2]);
         assert_eq!(settings.listen.len(), 2);
+    }
+
+    #[test]
+    fn workers_spin_on_cores_of_their_own_unless_it_is_said_otherwise() {
+        let unpinned = GOOD.replace("cores = \"0,2\"", "");
+        let told = GOOD.replace("workers = 2", "workers = 2\nspin = \"7 us\"");
+        for (text, micros) in [(GOOD, 50), (&unpinned, 0), (&told, 7)] {
+            assert_eq!(parse(text).unwrap().spin, Duration::from_micros(micros), "{text}");
+        }
     }
 
     #[test]

@@ -57,7 +57,7 @@ const OVERHEAD_S: f64 = 0.3;
 /// What replicas take to be in step.
 const REPLICAS_S: f64 = 2.0;
 
-/// The KVS' default, and long enough never to sleep.
+/// The KVS' default on a core of its own, never, and long enough never to sleep.
 const SPIN_DEFAULT: &str = "50 us";
 const SPIN_NEVER: &str = "0 us";
 const SPIN_ALWAYS: &str = "1 h";
