@@ -33,39 +33,8 @@ ESTIMATE=no
 
 main() {
     local words=() inside=() status=0
-    while [ $# -gt 0 ]; do
-        case $1 in
-        --quick) SCALE=quick ;;
-        --smallest) SCALE=smallest ;;
-        --only)
-            [[ ${2:-} =~ ^(kvs|recovery|gateway|transports)(,(kvs|recovery|gateway|transports))*$ ]] ||
-                die "--only wants some of kvs,recovery,gateway,transports"
-            ONLY=$2
-            shift
-            ;;
-        --rounds)
-            [[ ${2:-} =~ ^[1-9][0-9]?$ ]] || die "--rounds wants a number, such as 3"
-            ROUNDS=$2
-            shift
-            ;;
-        --out)
-            [ -n "${2:-}" ] || die "--out wants the name of a directory"
-            OUT=$2
-            shift
-            ;;
-        --no-install) INSTALL=no ;;
-        --estimate) ESTIMATE=yes ;;
-        --help | -h)
-            usage
-            exit 0
-            ;;
-        *)
-            usage >&2
-            exit 2
-            ;;
-        esac
-        shift
-    done
+    read_options "--quick SCALE =quick" "--smallest SCALE =smallest" "--only ONLY some:$ONLY" "--rounds ROUNDS number" \
+        "--out OUT file" "--no-install INSTALL =no" "--estimate ESTIMATE =yes" -- "$@"
     [ "$(nproc)" -ge 2 ] || die "it takes two cores"
     [ "$INSTALL" = no ] || [ "$ESTIMATE" = yes ] || "$ROOT/setup/install.sh" --compare
     build_release

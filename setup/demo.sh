@@ -39,6 +39,7 @@ WANTED=auto
 PLACE=
 JSON=
 KEEP=no
+STOP=no
 # Where the system that --keep leaves running has its files.
 KEPT=${CARGO_TARGET_DIR:-$ROOT/target}/demo
 # By how many mails one may be overtaken on its way to the sink: what four connections and the
@@ -48,40 +49,12 @@ OVERTAKEN_MAX=100
 DRAIN_MAX=120
 
 main() {
-    while [ $# -gt 0 ]; do
-        case $1 in
-        --messages)
-            [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || die "--messages wants a number, such as 10000"
-            MESSAGES=$2
-            shift
-            ;;
-        --transport)
-            [[ ${2:-} =~ ^(auto|afxdp|kernel)$ ]] || die "--transport is auto, afxdp or kernel"
-            WANTED=$2
-            shift
-            ;;
-        --lab) PLACE=lab ;;
-        --json)
-            [ -n "${2:-}" ] || die "--json wants the name of a file"
-            JSON=$2
-            shift
-            ;;
-        --keep) KEEP=yes ;;
-        --stop)
-            stop_kept
-            exit 0
-            ;;
-        --help | -h)
-            usage
-            exit 0
-            ;;
-        *)
-            usage >&2
-            exit 2
-            ;;
-        esac
-        shift
-    done
+    read_options "--messages MESSAGES number" "--transport WANTED auto,afxdp,kernel" "--lab PLACE =lab" "--json JSON file" \
+        "--keep KEEP =yes" "--stop STOP =yes" -- "$@"
+    if [ "$STOP" = yes ]; then
+        stop_kept
+        return
+    fi
     [ ! -d "$KEPT" ] || die "a demo is running already; setup/demo.sh --stop ends it"
     "$ROOT/setup/install.sh"
     say "building"

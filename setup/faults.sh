@@ -51,38 +51,21 @@ END
 
 TIMES=10
 RATE=500
+NAMES=()
+
+all_faults() { awk '/^[a-z]/ { print $1 }' <<<"$FAULTS"; }
 
 main() {
-    local options=() names=() name status failed=0
-    while [ $# -gt 0 ]; do
-        case $1 in
-        --times | --rate)
-            options+=("$1" "${2:-}")
-            shift $(($# > 1 ? 2 : 1))
-            ;;
-        --transport)
-            set_transport "${2:-}"
-            shift 2
-            ;;
-        -*)
-            options+=("$1")
-            shift
-            ;;
-        *)
-            grep -q "^$1 " <<<"$FAULTS" || die "no such fault: $1 (see --help)"
-            names+=("$1")
-            shift
-            ;;
-        esac
-    done
-    read_options "--times TIMES number" "--rate RATE number" -- "${options[@]}"
-    [ ${#names[@]} -gt 0 ] || mapfile -t names < <(awk '/^[a-z]/ { print $1 }' <<<"$FAULTS")
+    local name status failed=0
+    read_options "--times TIMES number" "--rate RATE number" "--transport TRANSPORT kernel,afxdp" \
+        "- NAMES words:$(all_faults | paste -sd ,)" -- "$@"
+    [ ${#NAMES[@]} -gt 0 ] || mapfile -t NAMES < <(all_faults)
     require_namespaces
     build_release
     say "$TIMES times each, at $RATE mails a second, links by $TRANSPORT; milliseconds"
     printf '%-14s | %-23s | %s\n' '' 'dealt with after' 'longest time without a 250'
     printf '%-14s | %7s %7s %7s | %7s %7s %7s | %s\n' fault least middle most least middle most ledger
-    for name in "${names[@]}"; do
+    for name in "${NAMES[@]}"; do
         # Not in an `if`: that would switch `set -e` off inside.
         set +e
         (

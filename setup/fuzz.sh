@@ -42,40 +42,23 @@ Exit status 0 only if nothing was found.
 END
 }
 
+SECONDS_EACH=60
+KEEP=no
+NAMES=()
+
 main() {
-    local seconds=60 keep=no names=() name found=0
-    while [ $# -gt 0 ]; do
-        case $1 in
-        --seconds)
-            seconds=${2:?--seconds needs a number}
-            shift
-            ;;
-        --keep) keep=yes ;;
-        --help | -h)
-            usage
-            exit 0
-            ;;
-        -*)
-            usage >&2
-            exit 2
-            ;;
-        *)
-            crate_of "$1" >/dev/null || die "no such target: $1"
-            names+=("$1")
-            ;;
-        esac
-        shift
-    done
-    [ ${#names[@]} -gt 0 ] || mapfile -t names < <(all_targets)
+    local name found=0
+    read_options "--seconds SECONDS_EACH number" "--keep KEEP =yes" "- NAMES words:$(all_targets | paste -sd ,)" -- "$@"
+    [ ${#NAMES[@]} -gt 0 ] || mapfile -t NAMES < <(all_targets)
     cargo "+$TOOLCHAIN" fuzz --version >/dev/null 2>&1 ||
         die "cargo-fuzz or the $TOOLCHAIN tool chain is missing: setup/install.sh --fuzz"
     begin
     cargo build --locked --quiet --manifest-path "$ROOT/Cargo.toml" -p hikyaku-fuzzing
-    for name in "${names[@]}"; do build "$name"; done
+    for name in "${NAMES[@]}"; do build "$name"; done
     printf '%-16s %8s %12s %9s %7s %s\n' target 'CPU s' executions features inputs found
-    for name in "${names[@]}"; do
-        run "$name" "$seconds" || found=1
-        [ "$keep" = no ] || keep "$name"
+    for name in "${NAMES[@]}"; do
+        run "$name" "$SECONDS_EACH" || found=1
+        [ "$KEEP" = no ] || keep "$name"
     done
     printf '%-16s %8s\n' 'in all' "$CPU_SECONDS"
     return "$found"

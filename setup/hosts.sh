@@ -8,12 +8,6 @@
 # By what the links go: kernel or afxdp. For the latter the interfaces have queues, and the programs take one on each.
 TRANSPORT=kernel
 
-# set_transport WORD
-set_transport() {
-    [[ $1 =~ ^(kernel|afxdp)$ ]] || die "--transport is kernel or afxdp"
-    TRANSPORT=$1
-}
-
 require_namespaces() {
     can_have_namespaces || {
         warn "network namespaces need root"

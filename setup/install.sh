@@ -41,36 +41,25 @@ FUZZ_PACKAGES=(g++)
 # The oldest Rust that builds the workspace: `rust-version` in Cargo.toml.
 RUST_OLDEST=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml")
 
+# What is wanted beside what building and the demo need.
+TEST=no
+COMPARE=no
+FUZZ=no
+
 main() {
-    local test=no compare=no fuzz=no
-    while [ $# -gt 0 ]; do
-        case $1 in
-        --test) test=yes ;;
-        --compare) compare=yes ;;
-        --fuzz) fuzz=yes ;;
-        --help | -h)
-            usage
-            exit 0
-            ;;
-        *)
-            usage >&2
-            exit 2
-            ;;
-        esac
-        shift
-    done
-    [ "$fuzz" = no ] || PACKAGES+=("${FUZZ_PACKAGES[@]}")
-    [ "$compare" = no ] || PACKAGES+=("${COMPARE_PACKAGES[@]}")
-    if [ "$test" = yes ]; then
+    read_options "--test TEST =yes" "--compare COMPARE =yes" "--fuzz FUZZ =yes" -- "$@"
+    [ "$FUZZ" = no ] || PACKAGES+=("${FUZZ_PACKAGES[@]}")
+    [ "$COMPARE" = no ] || PACKAGES+=("${COMPARE_PACKAGES[@]}")
+    if [ "$TEST" = yes ]; then
         PACKAGES+=("${TEST_PACKAGES[@]}")
         # Node.js may come from elsewhere.
         command -v npm >/dev/null || PACKAGES+=(nodejs npm)
     fi
     install_packages
-    [ "$compare" = no ] || unpack_all "${COMPARED[@]}"
-    [ "$test" = no ] || install_programs
-    check_rust "$test"
-    [ "$fuzz" = no ] || install_fuzzer
+    [ "$COMPARE" = no ] || unpack_all "${COMPARED[@]}"
+    [ "$TEST" = no ] || install_programs
+    check_rust "$TEST"
+    [ "$FUZZ" = no ] || install_fuzzer
 }
 
 install_packages() {

@@ -34,42 +34,27 @@ reception receive
 delivery deliver
 "
 EXPECTED=$ROOT/setup/instructions.txt
+UPDATE=no
+NAMES=()
 # Of two runs the difference counts, so that what comes before the first message does not.
 BLOCKS_FEW=100
 BLOCKS_MANY=300
 
 main() {
-    local name function counted expected=() update=no failed=0 names=()
-    while [ $# -gt 0 ]; do
-        case $1 in
-        --update) update=yes ;;
-        --expected)
-            EXPECTED=$(realpath -e "${2:?a file}")
-            shift
-            ;;
-        --help | -h)
-            usage
-            exit 0
-            ;;
-        *)
-            grep -q "^$1 " <<<"$PARTS" || die "no such part: $1 (see --help)"
-            names+=("$1")
-            ;;
-        esac
-        shift
-    done
-    [ ${#names[@]} -gt 0 ] || mapfile -t names < <(awk '/^[a-z]/ { print $1 }' <<<"$PARTS")
+    local name function counted expected=() failed=0
+    read_options "--update UPDATE =yes" "--expected EXPECTED file" "- NAMES words:$(all_parts | paste -sd ,)" -- "$@"
+    [ ${#NAMES[@]} -gt 0 ] || mapfile -t NAMES < <(all_parts)
     command -v valgrind >/dev/null || die "valgrind is missing: setup/install.sh --test"
     cargo build --locked --quiet --release --manifest-path "$ROOT/Cargo.toml" -p hikyaku-costs
     begin
     printf '%-14s %10s %10s %8s\n' part counted expected change
-    for name in "${names[@]}"; do
+    for name in "${NAMES[@]}"; do
         function=$(awk -v name="$name" '$1 == name { print $2 }' <<<"$PARTS")
         counted=$(instructions_of_message "$name" "$function")
         compare "$name" "$counted" || failed=1
         expected+=("$name $counted")
     done
-    if [ "$update" = yes ]; then
+    if [ "$UPDATE" = yes ]; then
         update "${expected[@]}"
         return
     fi
@@ -91,6 +76,8 @@ collected() {
     valgrind --tool=callgrind --callgrind-out-file=/dev/null "--toggle-collect=costs::*::$2*" \
         "$BIN/costs" "$1" "$3" 2>&1 >/dev/null | awk '/Collected/ { print $NF; found = 1 } END { exit !found }'
 }
+
+all_parts() { awk '/^[a-z]/ { print $1 }' <<<"$PARTS"; }
 
 # compare PART COUNTED: prints the line; fails beyond the tolerance.
 compare() {

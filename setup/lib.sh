@@ -17,39 +17,73 @@ die() {
     exit 1
 }
 
-# read_options "OPTION VARIABLE KIND"… -- ARGUMENT…: sets the variables from options with a value. KIND is
-# number (whole, above 0) or file. --help prints the script's `usage`; what is unknown prints it too and
-# ends with status 2.
+# read_options "OPTION VARIABLE KIND"… -- ARGUMENT…: sets the variables from what a script was called with. KIND is
+#   =VALUE          the option stands alone, and means that value
+#   number          whole, above 0
+#   file            any text that is not empty, such as a name
+#   one,of,these    one of these words
+#   some:of,these   some of these words, with commas between
+# For arguments that are no options the script says "- VARIABLE KIND", and they are added to that list; KIND is words:of,these
+# or any. --help prints the script's `usage`; what is unknown prints it too and ends with status 2.
 read_options() {
     local option variable kind
     local -A variables=() kinds=()
     while [ "$1" != -- ]; do
         read -r option variable kind <<<"$1"
-        variables[$option]=$variable
-        kinds[$option]=$kind
+        variables[.$option]=$variable
+        kinds[.$option]=$kind
         shift
     done
     shift
     while [ $# -gt 0 ]; do
-        case $1:${kinds[$1]:-} in
-        *:number)
-            variable=${variables[$1]}
-            [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || die "$1 wants a number, such as ${!variable}"
-            ;;
-        *:file) [ -n "${2:-}" ] || die "$1 wants the name of a file" ;;
-        --help:* | -h:*)
+        option=$1
+        [[ $1 == -?* ]] || option=-
+        kind=${kinds[.$option]:-}
+        variable=${variables[.$option]:-}
+        case $option:$kind in
+        --help: | -h:)
             usage
             exit 0
             ;;
-        *)
+        *:)
             usage >&2
             exit 2
             ;;
+        -:*)
+            [ "$kind" = any ] || is_among "${kind#words:}" "$1" || die "$1 is not known here (see --help)"
+            local -n list=$variable
+            list+=("$1")
+            shift
+            ;;
+        *:=*)
+            printf -v "$variable" %s "${kind#=}"
+            shift
+            ;;
+        *)
+            check_value "$1" "$kind" "${2:-}" "${!variable:-}"
+            printf -v "$variable" %s "$2"
+            shift 2
+            ;;
         esac
-        printf -v "${variables[$1]}" %s "$2"
-        shift 2
     done
 }
+
+# check_value OPTION KIND VALUE DEFAULT: ends the script with a word if that is no such value.
+check_value() {
+    local word
+    case $2 in
+    number) [[ $3 =~ ^[1-9][0-9]*$ ]] || die "$1 wants a number, such as ${4:-3}" ;;
+    file) [ -n "$3" ] || die "$1 wants the name of a file" ;;
+    some:*)
+        [ -n "$3" ] || die "$1 wants some of ${2#some:}"
+        for word in ${3//,/ }; do is_among "${2#some:}" "$word" || die "$1 wants some of ${2#some:}"; done
+        ;;
+    *) is_among "$2" "$3" || die "$1 is one of $2" ;;
+    esac
+}
+
+# is_among WORDS WORD: whether it is one of those, which have commas between.
+is_among() { [[ -n $2 && $2 != *,* && ,$1, == *",$2,"* ]]; }
 
 # has [OPTION…] PATTERN: whether a line of what it reads matches. It reads all: `grep -q` leaves at the first match, and
 # whoever writes to it still is killed for that, which counts as a failure by pipefail.

@@ -31,37 +31,25 @@ STEP=20
 # Where the seeds begin.
 FIRST_SEED=1
 COPY=$ROOT/target/mutants
+ONLY_CHECK=no
+NAMES=()
 
 main() {
-    local names=() options=() name only_check=no failed=0
-    while [ $# -gt 0 ]; do
-        case $1 in
-        --check) only_check=yes ;;
-        --seeds | --mails)
-            options+=("$1" "${2:-}")
-            shift
-            ;;
-        -*) options+=("$1") ;;
-        *)
-            [ -f "$ROOT/setup/mutants/$1.mutant" ] || die "no such mutant: $1"
-            names+=("$1")
-            ;;
-        esac
-        shift
-    done
-    read_options "--seeds SEEDS number" "--mails MAILS number" -- "${options[@]}"
-    [ ${#names[@]} -gt 0 ] || mapfile -t names < <(all_mutants)
+    local name failed=0
+    read_options "--seeds SEEDS number" "--mails MAILS number" "--check ONLY_CHECK =yes" \
+        "- NAMES words:$(all_mutants | paste -sd ,)" -- "$@"
+    [ ${#NAMES[@]} -gt 0 ] || mapfile -t NAMES < <(all_mutants)
     begin
-    for name in "${names[@]}"; do
+    for name in "${NAMES[@]}"; do
         change "$name" "$ROOT" check || failed=1
     done
     [ "$failed" -eq 0 ] || die "these mutants do not fit the code any more"
-    if [ "$only_check" = yes ]; then
-        say "${#names[@]} mutants fit the code"
+    if [ "$ONLY_CHECK" = yes ]; then
+        say "${#NAMES[@]} mutants fit the code"
         return
     fi
     printf '%-28s %-8s %6s  %s\n' mutant caught seeds 'by what'
-    for name in "${names[@]}"; do
+    for name in "${NAMES[@]}"; do
         try "$name" || failed=1
     done
     return "$failed"

@@ -47,39 +47,8 @@ STRICT=no
 
 main() {
     local part
-    while [ $# -gt 0 ]; do
-        case $1 in
-        --quick | --smallest) SCALE=${1#--} ;;
-        --strict) STRICT=yes ;;
-        --only)
-            [[ ${2:-} =~ ^[a-z]+(,[a-z]+)*$ ]] || die "--only wants some of ${PARTS[*]}, with commas between"
-            ONLY=$2
-            for part in ${ONLY//,/ }; do
-                [[ " ${PARTS[*]} " == *" $part "* ]] || die "no such part: $part (see --help)"
-            done
-            shift
-            ;;
-        --rounds)
-            [[ ${2:-} =~ ^[1-9][0-9]?$ ]] || die "--rounds wants a number, such as 3"
-            ROUNDS=$2
-            shift
-            ;;
-        --json)
-            [ -n "${2:-}" ] || die "--json wants the name of a file"
-            JSON=$2
-            shift
-            ;;
-        --help | -h)
-            usage
-            exit 0
-            ;;
-        *)
-            usage >&2
-            exit 2
-            ;;
-        esac
-        shift
-    done
+    read_options "--quick SCALE =quick" "--smallest SCALE =smallest" "--strict STRICT =yes" "--only ONLY some:$(printf %s "${PARTS[*]}" | tr " " ,)" \
+        "--rounds ROUNDS number" "--json JSON file" -- "$@"
     choose_scale
     build_release
     raise_descriptors

@@ -16,7 +16,7 @@ Runs all checks, or the sections named:
 
   install       the packages that the checks need (setup/install.sh --test)
   format        cargo fmt
-  scripts       shellcheck
+  scripts       shellcheck, and what scripts make of their options
   rules         direction of dependencies, no_std, unsafe, and others (setup/checks.sh); each mutant fits
   lint          clippy, warnings are errors
   docs          rustdoc, warnings are errors
@@ -111,7 +111,10 @@ run_section() {
     case $1 in
     install) setup/install.sh --test ;;
     format) cargo fmt --all --check ;;
-    scripts) shellcheck -x .ci/run setup/*.sh setup/scenarios/*.sh setup/relays/*.sh ;;
+    scripts)
+        shellcheck -x .ci/run setup/*.sh setup/scenarios/*.sh setup/relays/*.sh
+        setup/scenarios/options.sh
+        ;;
     rules)
         setup/checks.sh direction no-std unsafe paths pipes stubs proofs self
         setup/mutants.sh --check

@@ -15,8 +15,10 @@ set -euo pipefail
 RATE=500
 SECONDS_OF_LOAD=20
 
+usage() { say "Usage: setup/scenarios/paths.sh [--transport kernel|afxdp]"; }
+
 main() {
-    [ "${1:-}" != --transport ] || set_transport "${2:-}"
+    read_options "--transport TRANSPORT kernel,afxdp" -- "$@"
     require_namespaces
     build_release
     begin

@@ -6,7 +6,7 @@ set -euo pipefail
 
 main() {
     begin
-    assert_refused 'no such part: speed' "$ROOT/setup/scale.sh" --only speed
+    assert_refused '--only wants some of held,kvs,' "$ROOT/setup/scale.sh" --only speed
     in_turn "$ROOT/setup/scale.sh" --smallest --json "$SCRATCH/scale.json"
     local row
     for row in held:2 kvs:2 memory:10 queues:2 sessions:2 gateway:2 sizes:2 model:4; do
