@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use sim::chronicle::Chronicle;
-use sim::model::{Bounds, search};
+use sim::model::{Bounds, Start, search};
 use sim::report::{Report, Verdict};
 use sim::run::run_with;
 use sim::scenario::{FaultLevel, Options};
@@ -91,7 +91,7 @@ fn main() -> ExitCode {
     }
     let began = Instant::now();
     if arguments.model {
-        return look_at_model(arguments.depth);
+        return look_at_models(arguments.depth);
     }
     let mut tally = Tally::default();
     run_all(&arguments, |report| {
@@ -108,22 +108,28 @@ fn main() -> ExitCode {
     if tally.has_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The exhaustive search.
-fn look_at_model(depth: usize) -> ExitCode {
+/// The exhaustive search, from each start.
+fn look_at_models(depth: usize) -> ExitCode {
+    let is_sound = |start: &Start| look_at_model(*start, depth);
+    if Start::ALL.iter().all(is_sound) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Whether it finds nothing.
+fn look_at_model(start: Start, depth: usize) -> bool {
     let began = Instant::now();
-    let found = search(Bounds { depth, ..Bounds::LARGE }, None);
+    let found = search(start, Bounds { depth, ..Bounds::LARGE }, None);
     let cut_off = if found.is_cut_off { ", cut off" } else { "" };
     println!(
-        "{} states, {} steps, {} events deep{cut_off}, in {:.1} s",
+        "{start:?}: {} states, {} steps, {} events deep{cut_off}, in {:.1} s",
         found.states,
         found.steps,
         found.depth,
         began.elapsed().as_secs_f64()
     );
-    let Some((broken, way)) = found.broken else { return ExitCode::SUCCESS };
+    let Some((broken, way)) = found.broken else { return true };
     println!("{broken}");
     way.iter().for_each(|action| println!("    {action:?}"));
-    ExitCode::FAILURE
+    false
 }
 
 /// Runs all seeds, and gives their reports as they come.

@@ -46,6 +46,20 @@ impl Bounds {
         Bounds { operations: 2, faults: 2, passes: 2, depth: 8, states_max: 50_000_000 };
 }
 
+/// Where the search begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// Two copies count, and have a mail.
+    InStep,
+    /// The same, and then a server has restarted empty: it is about to be filled, and counts no more.
+    Joining,
+}
+
+impl Start {
+    /// All there are.
+    pub const ALL: [Start; 2] = [Start::InStep, Start::Joining];
+}
+
 /// What is broken on purpose, to show that the search finds it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flaw {
@@ -57,6 +71,8 @@ pub enum Flaw {
     LifeKept,
     /// A change does not use its sequence number up.
     NumberNotUsedUp,
+    /// A server that has restarted alters what it is filled with, and says that its copy is complete.
+    FillAltered,
     /// A successor does not hear how long ago the owner before was heard from.
     SealNotAwaited,
 }
@@ -77,9 +93,9 @@ pub struct Search {
 }
 
 /// Looks at every state within the bounds.
-pub fn search(bounds: Bounds, flaw: Option<Flaw>) -> Search {
+pub fn search(start: Start, bounds: Bounds, flaw: Option<Flaw>) -> Search {
     let mut found = Search { states: 1, steps: 0, depth: 0, is_cut_off: false, broken: None };
-    let first = State::begin(bounds, flaw);
+    let first = State::begin(start, bounds, flaw);
     let mut seen = HashSet::from([first.digest()]);
     // Ways to the states of this depth, with what can happen there.
     let mut ways = vec![(Vec::new(), first.actions())];
@@ -90,7 +106,7 @@ pub fn search(bounds: Bounds, flaw: Option<Flaw>) -> Search {
             for action in actions {
                 let way = way.iter().copied().chain([action]).collect::<Vec<_>>();
                 found.steps += 1;
-                let state = match walk(bounds, flaw, &way) {
+                let state = match walk(start, bounds, flaw, &way) {
                     Ok(state) => state,
                     Err(broken) => {
                         found.broken = Some((broken, way));
@@ -113,8 +129,8 @@ pub fn search(bounds: Bounds, flaw: Option<Flaw>) -> Search {
 }
 
 /// Goes a way from the beginning, and looks at all along it.
-fn walk(bounds: Bounds, flaw: Option<Flaw>, way: &[Action]) -> Result<State, Broken> {
-    let mut state = State::begin(bounds, flaw);
+fn walk(start: Start, bounds: Bounds, flaw: Option<Flaw>, way: &[Action]) -> Result<State, Broken> {
+    let mut state = State::begin(start, bounds, flaw);
     let mut watch = Watch::default();
     watch.look(&state)?;
     for action in way {

@@ -185,6 +185,7 @@ impl Server {
             Changing::Baseline(_) => Op::Baseline,
         };
         let mut header = Header { op, ..header };
+        let alters = flaw == Some(Flaw::FillAltered) && self.life > 1;
         let Some((arena, queue)) = &mut self.stored else {
             return refuse(op, Status::UnknownQueue, Epoch(0));
         };
@@ -202,13 +203,17 @@ impl Server {
                 return refuse(op, status, queue.epoch());
             }
         }
+
         let result = match change {
             Changing::Store(id, body) | Changing::Backfill(id, body) => {
                 if matches!(change, Changing::Backfill(..)) {
                     header.flags = flags::BACKFILL;
                 }
                 let (head, content) = body.whole();
-                let body = [&head[..], &content[..]].concat();
+                let mut body = [&head[..], &content[..]].concat();
+                if alters {
+                    body.reverse();
+                }
                 (header.message, header.body_checksum) = (*id, checksum(&body));
                 queue.store(arena, &header, &body)
             }
@@ -220,12 +225,13 @@ impl Server {
                 header.message = *id;
                 queue.replace(arena, &header, *version, state)
             }
-            Changing::Baseline(it) => queue.baseline(&WireBaseline {
-                transaction: it.transaction,
-                chain: it.hash,
-                content: it.content,
-                messages: it.messages,
-            }),
+            Changing::Baseline(it) => {
+                let own = queue.attached(arena, 0);
+                let Baseline { transaction, hash: chain, content, messages } = *it;
+                let (content, messages) =
+                    if alters { (own.content, own.messages) } else { (content, messages) };
+                queue.baseline(&WireBaseline { transaction, chain, content, messages })
+            }
         };
         if flaw != Some(Flaw::NumberNotUsedUp) {
             queue.settle(&header, result);

@@ -18,7 +18,7 @@ use kvs_proto::{Generation, Incarnation, MessageId};
 use tcpstack::Instant;
 
 use super::server::Server;
-use super::{Bounds, Flaw};
+use super::{Bounds, Flaw, Start};
 
 /// One thing that happens. Owners are by place: 0 is the latest, 1 the one before, if it still runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,8 +98,8 @@ const QUEUE: QueueIndex = QueueIndex(0);
 const LEASE: Duration = Duration::from_secs(1);
 
 impl State {
-    /// Everything has come up, and one mail is committed.
-    pub(super) fn begin(bounds: Bounds, flaw: Option<Flaw>) -> State {
+    /// Everything has come up, one mail is committed, and it is as it is to be at the start.
+    pub(super) fn begin(start: Start, bounds: Bounds, flaw: Option<Flaw>) -> State {
         let mut state = State {
             owners: VecDeque::new(),
             servers: SERVERS.iter().map(|_| Server::new()).collect(),
@@ -109,7 +109,7 @@ impl State {
             acted: Vec::new(),
             left_at: vec![Instant::ZERO; SERVERS.len()],
             flaw: None,
-            left: Bounds { operations: 1, ..bounds },
+            left: Bounds { operations: 1, faults: 1, ..bounds },
             serials: 0,
             writers: 0,
         };
@@ -117,18 +117,37 @@ impl State {
         state.settle();
         state.apply(Action::Store(0));
         state.settle();
+        if start == Start::Joining {
+            state.begin_to_join();
+        }
         (state.left, state.flaw) = (bounds, flaw);
         assert_eq!(state.owed.len(), 1, "the model does not come up");
         state
     }
 
     fn settle(&mut self) {
-        loop {
-            let quiet = |action: &Action| {
-                matches!(action, Action::Serve(..) | Action::Deliver(..) | Action::Answer(_))
-            };
-            let Some(action) = self.actions().into_iter().find(quiet) else { return };
-            self.apply(action);
+        while self.go_on() {}
+    }
+
+    /// The next of what happens by itself, if there is anything.
+    fn go_on(&mut self) -> bool {
+        let quiet = |action: &Action| {
+            matches!(action, Action::Serve(..) | Action::Deliver(..) | Action::Answer(_))
+        };
+        let next = self.actions().into_iter().find(quiet);
+        next.inspect(|action| self.apply(*action)).is_some()
+    }
+
+    /// The last server restarts empty, and the record says that it does not count any more.
+    fn begin_to_join(&mut self) {
+        let server = SERVERS.len() - 1;
+        self.apply(Action::CrashServer(server));
+        self.apply(Action::LinkDown(0, server));
+        self.apply(Action::LinkUp(0, server));
+        let counting =
+            |state: &State| state.register.as_ref().map_or(0, |stored| stored.record.members.len());
+        while counting(self) == SERVERS.len() {
+            assert!(self.go_on(), "the record does not change");
         }
     }
 
