@@ -223,6 +223,8 @@ struct Narrow {
     room: usize,
     /// Packets for which there was none.
     refused: std::rc::Rc<std::cell::Cell<usize>>,
+    /// The least that there was when all had been sent that there was to send.
+    least: std::rc::Rc<std::cell::Cell<usize>>,
 }
 
 struct NarrowToken<'a> {
@@ -253,13 +255,13 @@ impl Device for Narrow {
         if self.room == 0 {
             return None;
         }
-        let Narrow { wire, room, refused } = self;
+        let Narrow { wire, room, refused, .. } = self;
         let (received, token) = wire.receive(now)?;
         Some((received, NarrowToken { token, room, refused }))
     }
 
     fn transmit(&mut self, now: smoltcp::time::Instant) -> Option<NarrowToken<'_>> {
-        let Narrow { wire, room, refused } = self;
+        let Narrow { wire, room, refused, .. } = self;
         Some(NarrowToken { token: wire.transmit(now)?, room, refused })
     }
 
@@ -285,6 +287,7 @@ impl Port for Narrow {
     }
 
     fn flush(&mut self) {
+        self.least.set(self.least.get().min(self.room));
         self.room = ROOM;
     }
 
@@ -298,7 +301,11 @@ fn what_is_sent_finds_a_place_however_few_there_are() {
     let options = WireOptions { medium: Medium::Ip, frame_bytes: 1500, ..WireOptions::default() };
     let (a, b) = wire(WireOptions { loss_ppm: 10_000, ..options });
     let refused = std::rc::Rc::new(std::cell::Cell::new(0));
-    let narrow = |wire| Narrow { wire, room: ROOM, refused: std::rc::Rc::clone(&refused) };
+    let least = std::rc::Rc::new(std::cell::Cell::new(ROOM));
+    let narrow = |wire| {
+        let (refused, least) = (std::rc::Rc::clone(&refused), std::rc::Rc::clone(&least));
+        Narrow { wire, room: ROOM, refused, least }
+    };
     let [near, far] = ["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse::<IpAddr>().unwrap());
     let options = |address| UserspaceOptions {
         packets_per_poll: ROOM / 2,
@@ -328,6 +335,7 @@ fn what_is_sent_finds_a_place_however_few_there_are() {
         assert!(now < Instant::from_nanos(20_000_000_000), "{heard} of {said}");
     }
     assert_eq!(refused.get(), 0);
+    assert!(least.get() > 0, "new data took the places that what is lost needs");
 }
 
 #[test]
