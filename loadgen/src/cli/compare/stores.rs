@@ -62,8 +62,7 @@ const SPIN_DEFAULT: &str = "50 us";
 const SPIN_NEVER: &str = "0 us";
 const SPIN_ALWAYS: &str = "1 h";
 
-const OURS_SETUP: &str =
-    "one worker; sleeping: 50 µs after its last work (its default); awake: spins";
+const OURS_SETUP: &str = "one worker; sleeping: 50 µs after its last work (its default on a core of its own); awake: spins";
 
 pub(super) fn plan(bench: &mut Bench<'_>) -> Plan {
     let stores = stores(bench);
