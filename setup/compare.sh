@@ -33,7 +33,7 @@ ESTIMATE=no
 
 main() {
     local words=() inside=() status=0
-    read_options "--quick SCALE =quick" "--smallest SCALE =smallest" "--only ONLY some:$ONLY" "--rounds ROUNDS number" \
+    read_options "--quick SCALE =quick" "--smallest SCALE =smallest" "--only ONLY some:$ONLY" "--rounds ROUNDS number:99" \
         "--out OUT file" "--no-install INSTALL =no" "--estimate ESTIMATE =yes" -- "$@"
     [ "$(nproc)" -ge 2 ] || die "it takes two cores"
     [ "$INSTALL" = no ] || [ "$ESTIMATE" = yes ] || "$ROOT/setup/install.sh" --compare

@@ -53,12 +53,12 @@ TIMES=10
 RATE=500
 NAMES=()
 
-all_faults() { awk '/^[a-z]/ { print $1 }' <<<"$FAULTS"; }
+all_faults() { first_words "$FAULTS"; }
 
 main() {
     local name status failed=0
     read_options "--times TIMES number" "--rate RATE number" "--transport TRANSPORT kernel,afxdp" \
-        "- NAMES words:$(all_faults | paste -sd ,)" -- "$@"
+        "- NAMES $(all_faults | paste -sd ,)" -- "$@"
     [ ${#NAMES[@]} -gt 0 ] || mapfile -t NAMES < <(all_faults)
     require_namespaces
     build_release

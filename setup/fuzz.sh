@@ -48,7 +48,7 @@ NAMES=()
 
 main() {
     local name found=0
-    read_options "--seconds SECONDS_EACH number" "--keep KEEP =yes" "- NAMES words:$(all_targets | paste -sd ,)" -- "$@"
+    read_options "--seconds SECONDS_EACH number" "--keep KEEP =yes" "- NAMES $(all_targets | paste -sd ,)" -- "$@"
     [ ${#NAMES[@]} -gt 0 ] || mapfile -t NAMES < <(all_targets)
     cargo "+$TOOLCHAIN" fuzz --version >/dev/null 2>&1 ||
         die "cargo-fuzz or the $TOOLCHAIN tool chain is missing: setup/install.sh --fuzz"
@@ -64,7 +64,7 @@ main() {
     return "$found"
 }
 
-all_targets() { awk 'NF { print $1 }' <<<"$TARGETS"; }
+all_targets() { first_words "$TARGETS"; }
 crate_of() { awk -v name="$1" '$1 == name { print $2; found = 1 } END { exit !found }' <<<"$TARGETS"; }
 longest_of() { awk -v name="$1" '$1 == name { print $3 }' <<<"$TARGETS"; }
 corpus_of() { printf '%s/corpus/%s.txt' "$ROOT/$(crate_of "$1")" "$1"; }

@@ -42,8 +42,9 @@ BLOCKS_MANY=300
 
 main() {
     local name function counted expected=() failed=0
-    read_options "--update UPDATE =yes" "--expected EXPECTED file" "- NAMES words:$(all_parts | paste -sd ,)" -- "$@"
+    read_options "--update UPDATE =yes" "--expected EXPECTED file" "- NAMES $(all_parts | paste -sd ,)" -- "$@"
     [ ${#NAMES[@]} -gt 0 ] || mapfile -t NAMES < <(all_parts)
+    EXPECTED=$(realpath -e "$EXPECTED")
     command -v valgrind >/dev/null || die "valgrind is missing: setup/install.sh --test"
     cargo build --locked --quiet --release --manifest-path "$ROOT/Cargo.toml" -p hikyaku-costs
     begin
@@ -77,7 +78,7 @@ collected() {
         "$BIN/costs" "$1" "$3" 2>&1 >/dev/null | awk '/Collected/ { print $NF; found = 1 } END { exit !found }'
 }
 
-all_parts() { awk '/^[a-z]/ { print $1 }' <<<"$PARTS"; }
+all_parts() { first_words "$PARTS"; }
 
 # compare PART COUNTED: prints the line; fails beyond the tolerance.
 compare() {

@@ -20,11 +20,11 @@ die() {
 # read_options "OPTION VARIABLE KIND"… -- ARGUMENT…: sets the variables from what a script was called with. KIND is
 #   =VALUE          the option stands alone, and means that value
 #   number          whole, above 0
+#   number:MOST     and no more than that
 #   file            any text that is not empty, such as a name
 #   one,of,these    one of these words
 #   some:of,these   some of these words, with commas between
-# For arguments that are no options the script says "- VARIABLE KIND", and they are added to that list; KIND is words:of,these
-# or any. --help prints the script's `usage`; what is unknown prints it too and ends with status 2.
+# For arguments that are no options the script says "- VARIABLE of,these", and they are added to that list. --help prints the script's `usage`; what is unknown prints it too and ends with status 2.
 read_options() {
     local option variable kind
     local -A variables=() kinds=()
@@ -50,7 +50,7 @@ read_options() {
             exit 2
             ;;
         -:*)
-            [ "$kind" = any ] || is_among "${kind#words:}" "$1" || die "$1 is not known here (see --help)"
+            is_among "$kind" "$1" || die "$1 is not known here (see --help)"
             local -n list=$variable
             list+=("$1")
             shift
@@ -72,7 +72,10 @@ read_options() {
 check_value() {
     local word
     case $2 in
-    number) [[ $3 =~ ^[1-9][0-9]*$ ]] || die "$1 wants a number, such as ${4:-3}" ;;
+    number | number:*)
+        [[ $3 =~ ^[1-9][0-9]{0,17}$ ]] || die "$1 wants a number, such as ${4:-3}"
+        [[ $2 == number || $3 -le ${2#number:} ]] || die "$1 wants a number up to ${2#number:}"
+        ;;
     file) [ -n "$3" ] || die "$1 wants the name of a file" ;;
     some:*)
         [ -n "$3" ] || die "$1 wants some of ${2#some:}"
@@ -84,6 +87,9 @@ check_value() {
 
 # is_among WORDS WORD: whether it is one of those, which have commas between.
 is_among() { [[ -n $2 && $2 != *,* && ,$1, == *",$2,"* ]]; }
+
+# first_words TABLE: of its lines that begin with a small letter, one a line.
+first_words() { awk '/^[a-z]/ { print $1 }' <<<"$1"; }
 
 # has [OPTION…] PATTERN: whether a line of what it reads matches. It reads all: `grep -q` leaves at the first match, and
 # whoever writes to it still is killed for that, which counts as a failure by pipefail.

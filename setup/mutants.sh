@@ -37,7 +37,7 @@ NAMES=()
 main() {
     local name failed=0
     read_options "--seeds SEEDS number" "--mails MAILS number" "--check ONLY_CHECK =yes" \
-        "- NAMES words:$(all_mutants | paste -sd ,)" -- "$@"
+        "- NAMES $(all_mutants | paste -sd ,)" -- "$@"
     [ ${#NAMES[@]} -gt 0 ] || mapfile -t NAMES < <(all_mutants)
     begin
     for name in "${NAMES[@]}"; do

@@ -48,7 +48,7 @@ STRICT=no
 main() {
     local part
     read_options "--quick SCALE =quick" "--smallest SCALE =smallest" "--strict STRICT =yes" "--only ONLY some:$(printf %s "${PARTS[*]}" | tr " " ,)" \
-        "--rounds ROUNDS number" "--json JSON file" -- "$@"
+        "--rounds ROUNDS number:99" "--json JSON file" -- "$@"
     choose_scale
     build_release
     raise_descriptors

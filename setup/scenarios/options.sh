@@ -5,6 +5,7 @@ set -euo pipefail
 . "$(dirname "$0")/../lib.sh"
 
 COUNT=7
+FEW=3
 FILE=
 HOW=slowly
 PARTS=a,b,c
@@ -15,9 +16,14 @@ usage() { say 'Usage: a script'; }
 
 # script ARGUMENT…: one that prints what it was told.
 script() {
-    read_options "--count COUNT number" "--file FILE file" "--how HOW slowly,quickly" "--parts PARTS some:$PARTS" \
-        "--loud LOUD =yes" "--quiet LOUD =never" "- WORDS words:north,south" -- "$@"
+    read_options "--count COUNT number" "--few FEW number:99" "--file FILE file" "--how HOW slowly,quickly" "--parts PARTS some:$PARTS" \
+        "--loud LOUD =yes" "--quiet LOUD =never" "- WORDS north,south" -- "$@"
     say "$COUNT $FILE $HOW $PARTS $LOUD ${WORDS[*]}"
+}
+
+few() {
+    read_options "--few FEW number:99" -- "$@"
+    say "$FEW"
 }
 
 # prints EXPECTED ARGUMENT…
@@ -46,6 +52,9 @@ main() {
     refuses 1 'wants a number, such as 7' --count
     refuses 1 'wants a number, such as 7' --count 0
     refuses 1 'wants a number, such as 7' --count --loud
+    refuses 1 'wants a number, such as 3' --few x
+    refuses 1 'wants a number up to 99' --few 100
+    [ "$(few --few 99)" = 99 ] || die 'a number at its bound is not taken'
     refuses 1 'wants the name of a file' --file ''
     refuses 1 '--how is one of slowly,quickly' --how slow
     refuses 1 '--how is one of slowly,quickly' --how slowly,quickly
