@@ -1,8 +1,10 @@
 //! The userspace transport on links that lose, double, reorder and alter packets, in virtual time.
 #![cfg(feature = "userspace")]
 
+use std::cell::Cell;
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
 use dataplane::{Port, WireEnd, WireOptions, wire};
@@ -222,15 +224,15 @@ struct Narrow {
     wire: WireEnd,
     room: usize,
     /// Packets for which there was none.
-    refused: std::rc::Rc<std::cell::Cell<usize>>,
+    refused: Rc<Cell<usize>>,
     /// The least that there was when all had been sent that there was to send.
-    least: std::rc::Rc<std::cell::Cell<usize>>,
+    least: Rc<Cell<usize>>,
 }
 
 struct NarrowToken<'a> {
     token: <WireEnd as Device>::TxToken<'a>,
     room: &'a mut usize,
-    refused: &'a std::cell::Cell<usize>,
+    refused: &'a Cell<usize>,
 }
 
 impl TxToken for NarrowToken<'_> {
@@ -300,10 +302,10 @@ impl Port for Narrow {
 fn what_is_sent_finds_a_place_however_few_there_are() {
     let options = WireOptions { medium: Medium::Ip, frame_bytes: 1500, ..WireOptions::default() };
     let (a, b) = wire(WireOptions { loss_ppm: 10_000, ..options });
-    let refused = std::rc::Rc::new(std::cell::Cell::new(0));
-    let least = std::rc::Rc::new(std::cell::Cell::new(ROOM));
+    let refused = Rc::new(Cell::new(0));
+    let least = Rc::new(Cell::new(ROOM));
     let narrow = |wire| {
-        let (refused, least) = (std::rc::Rc::clone(&refused), std::rc::Rc::clone(&least));
+        let (refused, least) = (Rc::clone(&refused), Rc::clone(&least));
         Narrow { wire, room: ROOM, refused, least }
     };
     let [near, far] = ["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse::<IpAddr>().unwrap());

@@ -203,7 +203,6 @@ impl Server {
                 return refuse(op, status, queue.epoch());
             }
         }
-
         let result = match change {
             Changing::Store(id, body) | Changing::Backfill(id, body) => {
                 if matches!(change, Changing::Backfill(..)) {
