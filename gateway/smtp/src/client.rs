@@ -69,7 +69,7 @@ pub struct ClientOptions {
 }
 
 /// What a client speaks.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub enum Protocol {
     /// RFC 5321, to a relay or a mailbox server.
     #[default]

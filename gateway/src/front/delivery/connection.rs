@@ -2,34 +2,31 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use smtp::{ClientOptions, ClientSession, NewMail, NewRecipient, Protocol, Waiting};
+use smtp::{ClientOptions, ClientSession, NewMail, NewRecipient, Waiting};
 use tcpstack::{ConnectionId, Instant, SendError, Transport};
 
 use super::attempt::{Attempt, InFlight};
+use super::pool::Terms;
 use super::share::Sharing;
-use crate::front::config::{DeliveryTimeouts, Destination};
+use crate::front::config::DeliveryTimeouts;
 use crate::message::{MessageRef, QueueIndex, Recipient};
 
 /// A client session and its connection.
 #[derive(Debug)]
 pub(super) struct Connection {
+    /// Whose messages it carries; another one's when [`can_change_queues`](Self::can_change_queues).
     pub(super) queue: QueueIndex,
-    pub(super) next_hop: SocketAddr,
-    pub(super) protocol: Protocol,
+    pub(super) terms: Terms,
     pub(super) smtp: ClientSession,
     /// Submitted and not finished, in order; the session allows two at most.
     pub(super) in_flight: VecDeque<InFlight>,
     /// How many more transactions it may carry; with none it says good-bye.
     pub(super) transactions_left: u32,
-    recipients_max: usize,
     /// How transactions are cut. None before the hand-shake is done: until then, the connection
     /// counts on the message that it will take.
     sharing: Option<Sharing>,
-    /// Longest that a transaction may take.
-    transfer_timeout: Duration,
     /// TCP is established. Before, the transport keeps the time.
     pub(super) is_established: bool,
     /// What is awaited, since when it has been or was last got on with, and how long that may take.
@@ -43,30 +40,24 @@ pub(super) struct Connection {
     pub(super) is_withheld: bool,
     /// It is counted as one that has nothing to do.
     pub(super) is_counted_idle: bool,
+    /// It is in the pool.
+    pub(super) is_pooled: bool,
 }
 
 impl Connection {
-    pub(super) fn new(
-        queue: QueueIndex,
-        next_hop: SocketAddr,
-        destination: &Destination,
-        hostname: &str,
-    ) -> Connection {
+    pub(super) fn new(queue: QueueIndex, terms: Terms, hostname: &str) -> Connection {
         let options = ClientOptions {
             hostname: hostname.into(),
-            protocol: destination.protocol,
-            pipeline_transactions: destination.pipeline_transactions,
+            protocol: terms.protocol,
+            pipeline_transactions: terms.pipeline_transactions,
         };
         Connection {
             queue,
-            next_hop,
-            protocol: destination.protocol,
+            terms,
             smtp: ClientSession::new(options),
             in_flight: VecDeque::new(),
-            transactions_left: destination.messages_per_connection_max,
-            recipients_max: destination.recipients_max,
+            transactions_left: terms.transactions_max,
             sharing: None,
-            transfer_timeout: destination.transfer_timeout,
             is_established: false,
             awaited: (Waiting::Nothing, 0),
             reply_deadline: Instant::MAX,
@@ -74,6 +65,7 @@ impl Connection {
             is_listed: false,
             is_withheld: false,
             is_counted_idle: false,
+            is_pooled: false,
         }
     }
 
@@ -85,7 +77,8 @@ impl Connection {
     /// The hand-shake is done: keeps to what the next hop has said.
     pub(super) fn handle_greeted(&mut self) {
         let capabilities = self.smtp.capabilities();
-        self.sharing = Some(Sharing::new(self.recipients_max, self.protocol, &capabilities));
+        let Terms { recipients_max, protocol, .. } = self.terms;
+        self.sharing = Some(Sharing::new(recipients_max, protocol, &capabilities));
         if let Some(most) = capabilities.limits.transactions_max {
             self.transactions_left = self.transactions_left.min(most.get());
         }
@@ -96,6 +89,13 @@ impl Connection {
     pub(super) fn can_submit(&self) -> bool {
         let is_split = self.in_flight.back().is_some_and(|it| !it.attempt.left.is_empty());
         self.transactions_left > 0 && !is_split && self.smtp.can_submit()
+    }
+
+    /// Whether it may go on with the messages of another queue with the same terms. Not where the next hop counts the domains
+    /// of recipients on a connection: those of several queues would use it up.
+    pub(super) fn can_change_queues(&self) -> bool {
+        let has_room = self.sharing.as_ref().is_some_and(|it| !it.is_bound_to_domains());
+        has_room && self.transactions_left > 0 && self.smtp.is_idle() && self.smtp.can_submit()
     }
 
     /// Begins a transaction for recipients that are left.
@@ -127,7 +127,7 @@ impl Connection {
             priority: envelope.priority,
         });
         if self.in_flight.is_empty() {
-            self.transfer_deadline = now + self.transfer_timeout;
+            self.transfer_deadline = now + self.terms.transfer_timeout;
         }
         self.in_flight.push_back(in_flight);
         Ok(())
@@ -140,7 +140,7 @@ impl Connection {
         if place == 0 {
             let is_last = self.in_flight.len() == 1;
             self.transfer_deadline =
-                if is_last { Instant::MAX } else { now + self.transfer_timeout };
+                if is_last { Instant::MAX } else { now + self.terms.transfer_timeout };
         }
         self.in_flight.remove(place).expect("just found")
     }

@@ -36,10 +36,11 @@ impl Delivery {
         if is_refused {
             // It keeps us away without having seen a message; another try begins anew.
             connection.transactions_left = 0;
-            let next_hop = connection.next_hop;
+            let next_hop = connection.terms.next_hop;
             self.handle_failure(queue, next_hop);
         }
         self.list_lane(queue);
+        self.pool(id);
         let is_used_up = self.connections.get(id).is_some_and(|it| it.transactions_left == 0);
         if self.is_stopping || is_used_up {
             self.retire(id);
@@ -57,6 +58,9 @@ impl Delivery {
         assert!(connection.in_flight.is_empty(), "a lost session has finished its transactions");
         transport.close(id);
         self.timers.disarm(Timer::Connection(id));
+        if connection.is_pooled {
+            self.idle.forget(connection.terms, id);
+        }
         self.idle_count -= usize::from(connection.is_counted_idle);
         let queue = connection.queue;
         self.lane_mut(queue).forget_connection(id);
@@ -66,11 +70,11 @@ impl Delivery {
             if is_failure(&reason, &connection) {
                 tracing::warn!(
                     queue = %self.lane_mut(queue).destination.queue_name,
-                    next_hop = %connection.next_hop,
+                    next_hop = %connection.terms.next_hop,
                     reason = %Shown(&reason),
                     "next hop failed"
                 );
-                self.handle_failure(queue, connection.next_hop);
+                self.handle_failure(queue, connection.terms.next_hop);
             }
         }
     }
@@ -179,7 +183,7 @@ impl Delivery {
         dsn_passed_on: bool,
     ) {
         let connection = self.connections.get(id).expect("its session has finished");
-        let (queue, next_hop) = (connection.queue, connection.next_hop);
+        let (queue, next_hop) = (connection.queue, connection.terms.next_hop);
         let lane = self.lanes[place(queue)].as_mut().expect("the lane is ours");
         let ended = Ended {
             queue_name: &lane.destination.queue_name,

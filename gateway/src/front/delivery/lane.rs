@@ -119,6 +119,11 @@ impl Lane {
             && others < destination.connections_max as usize
     }
 
+    /// A connection carries another queue's messages from now on.
+    pub(super) fn lend(&mut self, id: ConnectionId) {
+        self.connections.retain(|other| *other != id);
+    }
+
     /// A connection says QUIT: others may take its place.
     pub(super) fn let_go(&mut self, id: ConnectionId) {
         self.connections.retain(|other| *other != id);
@@ -143,6 +148,12 @@ impl Lane {
             State::Paused { .. } | State::Stopped => 0,
         };
         if self.destination.is_suspended { 0 } else { most as usize }
+    }
+
+    /// Whether it has no use for an idle connection, now.
+    pub(super) fn lends(&self, now: Instant) -> bool {
+        let is_held_back = self.connect_at.max(self.local_fault_until) > now;
+        self.state == State::Open && self.waiting.is_empty() && !is_held_back
     }
 
     /// The window, if the shard must be told.

@@ -6,6 +6,7 @@ mod connection;
 mod events;
 mod lane;
 mod outcome;
+mod pool;
 mod rate;
 mod serve;
 mod share;
@@ -21,6 +22,7 @@ use tcpstack::{CloseReason, ConnectionId, Instant, RecvError, Transport};
 use self::attempt::Attempt;
 use self::connection::Connection;
 use self::lane::Lane;
+use self::pool::Pool;
 use super::config::{DeliveryConfig, FrontConfig};
 use super::connections::Connections;
 use super::counters::DeliveryCounters;
@@ -37,9 +39,13 @@ pub(super) struct Delivery {
     /// By queue; none for the queues of other fronts.
     lanes: Vec<Option<Lane>>,
     connections: Connections<Connection>,
+    /// Those without work.
+    idle: Pool,
     timers: Timers<Timer>,
     /// Lanes to look at, each at most once.
     to_serve: VecDeque<QueueIndex>,
+    /// Lanes whose connections do not do for what waits. Empty between turns.
+    to_connect: Vec<QueueIndex>,
     /// Connections that may have something to send, each at most once.
     to_flush: Vec<ConnectionId>,
     /// Connections with something to send that waits for their queue's lease. Some may be gone.
@@ -77,8 +83,10 @@ impl Delivery {
             hostname: config.hostname.clone(),
             lanes,
             connections: Connections::new(),
+            idle: Pool::default(),
             timers: Timers::new(),
             to_serve: VecDeque::new(),
+            to_connect: Vec::new(),
             to_flush: Vec::new(),
             withheld: Vec::new(),
             board,
@@ -155,7 +163,7 @@ impl Delivery {
     ) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         if reason == CloseReason::LocalError && !connection.is_established {
-            let (queue, next_hop) = (connection.queue, connection.next_hop);
+            let (queue, next_hop) = (connection.queue, connection.terms.next_hop);
             self.remove(transport, id, None);
             self.handle_local_fault(queue, next_hop, &"no way there from here");
         } else {
@@ -174,8 +182,13 @@ impl Delivery {
         }
         // A lane comes back into the list when a connection of it fails at once, so there are at
         // most as many rounds as next hops.
-        while let Some(queue) = self.to_serve.pop_front() {
-            self.serve_lane(transport, queue);
+        loop {
+            while let Some(queue) = self.to_serve.pop_front() {
+                self.serve_lane(queue);
+            }
+            // Behind them all, as a lane's connections are its own while it has work for them.
+            let Some(queue) = self.to_connect.pop() else { return };
+            self.connect_as_needed(transport, queue);
         }
     }
 

@@ -7,15 +7,15 @@ use tcpstack::{ConnectionId, Transport};
 
 use super::attempt::Attempt;
 use super::connection::Connection;
+use super::pool::Terms;
 use super::{Delivery, Timer, place};
 use crate::api::Command;
 use crate::front::connections::Connections;
 use crate::message::QueueIndex;
 
 impl Delivery {
-    /// Gives a lane's waiting attempts to its connections, in order, and makes connections, or lets
-    /// them go.
-    pub(super) fn serve_lane<T: Transport>(&mut self, transport: &mut T, queue: QueueIndex) {
+    /// Gives a lane's waiting attempts to its connections, in order, and lets connections go.
+    pub(super) fn serve_lane(&mut self, queue: QueueIndex) {
         let now = self.now;
         let lane = self.lane_mut(queue);
         lane.is_listed = false;
@@ -25,7 +25,10 @@ impl Delivery {
         }
         self.submit_waiting(queue);
         self.retire_surplus(queue);
-        self.connect_as_needed(transport, queue);
+        let lane = self.lane_mut(queue);
+        if !lane.waiting.is_empty() {
+            self.to_connect.push(queue);
+        }
         let lane = self.lane_mut(queue);
         let window = lane.poll_window();
         let deadline = lane.next_deadline().filter(|at| *at > now);
@@ -76,8 +79,8 @@ impl Delivery {
         }
     }
 
-    /// Makes connections while more messages wait than connections are in the making.
-    fn connect_as_needed<T: Transport>(&mut self, transport: &mut T, queue: QueueIndex) {
+    /// While more messages wait than connections are in the making, takes over what is without work, or makes connections.
+    pub(super) fn connect_as_needed<T: Transport>(&mut self, transport: &mut T, queue: QueueIndex) {
         loop {
             let lane = self.lanes[place(queue)].as_ref().expect("the lane is ours");
             let is_coming = |id: &&ConnectionId| {
@@ -88,20 +91,55 @@ impl Delivery {
             // What the rate holds back needs no connections.
             let is_needed = lane.waiting.len() > coming && lane.rate.next_at() <= self.now;
             let Some(next_hop) = lane.next_hop(self.now).filter(|_| is_needed) else { return };
-            self.connect(transport, queue, next_hop);
+            let terms = Terms::new(&lane.destination, next_hop);
+            let waiting = lane.waiting.len();
+            if !self.take_over_idle(queue, terms) {
+                self.connect(transport, queue, terms);
+                continue;
+            }
+            self.submit_waiting(queue);
+            if self.lane_mut(queue).waiting.len() == waiting {
+                // Without a lease another one would not help, either.
+                return;
+            }
         }
     }
 
-    fn connect<T: Transport>(&mut self, transport: &mut T, queue: QueueIndex, to: SocketAddr) {
-        self.counters.connections_begun += 1;
-        match transport.connect(self.now, to, None) {
-            Ok(id) => {
-                let lane = self.lanes[place(queue)].as_mut().expect("the lane is ours");
-                lane.connections.push(id);
-                let connection = Connection::new(queue, to, &lane.destination, &self.hostname);
-                self.connections.insert(id, connection);
+    /// Goes on with a connection that no lane has work for.
+    fn take_over_idle(&mut self, queue: QueueIndex, terms: Terms) -> bool {
+        while let Some(id) = self.idle.take(terms) {
+            let connection = self.connections.get_mut(id).expect("those that end are taken out");
+            connection.is_pooled = false;
+            let lender = self.lanes[place(connection.queue)].as_mut().expect("the lane is ours");
+            if connection.can_change_queues() && lender.lends(self.now) {
+                lender.lend(id);
+                connection.queue = queue;
+                self.lane_mut(queue).connections.push(id);
+                return true;
             }
-            Err(failure) => self.handle_local_fault(queue, to, &failure),
+        }
+        false
+    }
+
+    fn connect<T: Transport>(&mut self, transport: &mut T, queue: QueueIndex, terms: Terms) {
+        self.counters.connections_begun += 1;
+        match transport.connect(self.now, terms.next_hop, None) {
+            Ok(id) => {
+                self.lane_mut(queue).connections.push(id);
+                self.connections.insert(id, Connection::new(queue, terms, &self.hostname));
+            }
+            Err(failure) => self.handle_local_fault(queue, terms.next_hop, &failure),
+        }
+    }
+
+    /// Lets other lanes have a connection, should it be without work.
+    pub(super) fn pool(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && !connection.is_pooled
+            && connection.can_change_queues()
+        {
+            connection.is_pooled = true;
+            self.idle.put(connection.terms, id);
         }
     }
 
@@ -159,8 +197,8 @@ impl Delivery {
         for id in ids {
             let connection = self.connections.get_mut(id).expect("a lane knows its connections");
             let lane = self.lanes[place(queue)].as_ref().expect("the lane is ours");
-            let is_of_protocol = connection.protocol == lane.destination.protocol;
-            if is_of_protocol && lane.keeps_connection(connection.next_hop, kept) {
+            let is_of_protocol = connection.terms.protocol == lane.destination.protocol;
+            if is_of_protocol && lane.keeps_connection(connection.terms.next_hop, kept) {
                 kept += 1;
                 continue;
             }

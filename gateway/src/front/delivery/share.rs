@@ -49,6 +49,11 @@ impl Sharing {
         }
     }
 
+    /// Whether only so many domains may be on this connection.
+    pub(super) fn is_bound_to_domains(&self) -> bool {
+        self.domains_max.is_some()
+    }
+
     /// Takes the recipients of the next transaction out of the places that are left. Nothing when
     /// the connection can carry none of them: their domains are too many for it.
     pub(super) fn take(&mut self, envelope: &Envelope, left: &mut Vec<usize>) -> Option<Share> {

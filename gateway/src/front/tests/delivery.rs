@@ -309,7 +309,8 @@ fn other_fronts_deliver_their_own_queues() {
 
 #[test]
 fn stopping_does_not_wait_for_next_hops_that_say_nothing() {
-    let mut world = world();
+    // Of other terms, so that the second queue needs a connection of its own.
+    let mut world = world_with(|config| config.delivery.destinations[0].recipients_max = 7);
     world.next_hop.rules = vec![("QUIT", "")];
     fill(&mut world, 1);
     world.run_until("delivery", |world| world.shard.queues[0].settled.len() == 1);

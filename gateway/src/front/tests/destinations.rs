@@ -138,7 +138,10 @@ fn who_shall_never_be_told_goes_with_the_null_reverse_path_where_dsn_is_not_know
 
 #[test]
 fn idle_connections_beyond_their_bound_say_good_bye_at_once() {
-    let mut world = world_with(|config| config.delivery.idle_connections_max = 1);
+    let mut world = world_with(|config| {
+        config.delivery.idle_connections_max = 1;
+        config.delivery.destinations[0].recipients_max = 7;
+    });
     for (queue, number) in [(Q0, 1), (Q1, 1)] {
         let session = world.session();
         let to = if queue == Q0 { "r@a.example" } else { "r@b.example" };
@@ -167,4 +170,82 @@ fn a_lane_begins_with_some_connections_and_grows_while_mail_is_taken() {
     assert_eq!(world.front.counters().delivery.connections, 2);
     world.run_until("six", |world| world.front.counters().delivery.connections == 6);
     world.run_until("all", |world| world.shard.queues[0].settled.len() == 60);
+}
+
+/// One mail for each of some queues after the other; how many connections the next hop has seen then.
+fn connections_for(
+    queues: &[QueueIndex],
+    extensions: &[&'static str],
+    change: impl FnOnce(&mut [Destination]),
+) -> usize {
+    let mut world = world_with(|config| change(&mut config.delivery.destinations));
+    world.next_hop.extensions = extensions.to_vec();
+    let session = world.session();
+    for (number, queue) in (1..).zip(queues) {
+        let to = ["r@a.example", "r@b.example", "r@c.example"][queue.0 as usize];
+        world.mail(session, &[to], "x\r\n");
+        world.run_until("delivery", |world| world.next_hop.messages.len() == number);
+        world.run_for(Duration::from_secs(1));
+    }
+    world.next_hop.peer.accepted.len()
+}
+
+#[test]
+fn queues_with_one_next_hop_go_on_with_each_others_idle_connections() {
+    let queues = [Q0, Q1, Q0, Q0, QueueIndex(2), Q1];
+    assert_eq!(connections_for(&queues, &["PIPELINING"], |_| {}), 1);
+    assert_eq!(connections_for(&queues, &[], |_| {}), 1);
+}
+
+#[test]
+fn connections_of_other_terms_are_not_gone_on_with() {
+    let queues = [Q0, Q1, Q0, Q1];
+    let changes: [fn(&mut Destination); 4] = [
+        |it| it.recipients_max = 7,
+        |it| it.messages_per_connection_max = 7,
+        |it| it.pipeline_transactions = !it.pipeline_transactions,
+        |it| it.transfer_timeout = Duration::from_secs(7),
+    ];
+    for change in changes {
+        assert_eq!(connections_for(&queues, &[], |all| change(&mut all[0])), 2);
+    }
+    let domains = ["LIMITS RCPTDOMAINMAX=1"];
+    assert_eq!(connections_for(&queues, &domains, |_| {}), 2, "each would use up the others'");
+}
+
+#[test]
+fn a_connection_carries_its_number_of_messages_whosever_they_are() {
+    let most = |all: &mut [Destination]| {
+        all.iter_mut().for_each(|it| it.messages_per_connection_max = 3);
+    };
+    assert_eq!(connections_for(&[Q0, Q1, Q0, Q1, Q0, Q1, Q0], &[], most), 3);
+}
+
+#[test]
+fn an_idle_connection_of_a_queue_that_has_work_again_stays_with_it() {
+    let mut world = world();
+    let session = world.session();
+    world.mail(session, &["r@a.example"], "first\r\n");
+    world.run_until("delivery", |world| world.next_hop.messages.len() == 1);
+    world.run_for(Duration::from_secs(1));
+    world.mail(session, &["r@b.example", "r@a.example"], "both\r\n");
+    world.run_until("all", |world| world.next_hop.messages.len() == 3);
+    let first = world.next_hop.messages[0].connection;
+    let to_a = world.next_hop.messages.iter().filter(|it| it.recipients == ["r@a.example"]);
+    assert!(to_a.clone().count() == 2 && to_a.clone().all(|it| it.connection == first));
+    assert_eq!(world.next_hop.peer.accepted.len(), 2);
+}
+
+#[test]
+fn a_connection_that_ends_while_idle_is_gone_for_every_queue() {
+    let mut world = world();
+    let session = world.session();
+    world.mail(session, &["r@a.example"], "x\r\n");
+    world.run_until("delivery", |world| world.next_hop.messages.len() == 1);
+    let id = world.next_hop.messages[0].connection;
+    world.next_hop.peer.close(id);
+    world.run_for(Duration::from_secs(1));
+    world.mail(session, &["r@b.example"], "x\r\n");
+    world.run_until("delivery", |world| world.next_hop.messages.len() == 2);
+    assert_eq!(world.front.counters().delivery.pauses, 0);
 }
