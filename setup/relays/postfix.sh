@@ -83,11 +83,21 @@ error unix - - n - - error
 retry unix - - n - - error
 postlog unix-dgram n - n - 1 postlogd
 CONF
-    # What is started is a script that waits for its child, the master, which is asked to end.
+    # What is started is a script that waits for its child, the master. That is asked to end, also if we are told to before
+    # it has started.
+    local is_ending=no
+    MASTER=$place/queue/pid/master.pid
+    trap 'is_ending=yes' TERM INT
     postfix -c "$etc" start-fg &
-    await 30 test -s "$place/queue/pid/master.pid" || die "its master does not start"
-    trap 'kill -TERM "$(tr -d " " <"$place/queue/pid/master.pid")"' TERM INT
+    await 30 test -s "$MASTER" || {
+        kill "$!"
+        die "its master does not start"
+    }
+    trap end_master TERM INT
+    [ "$is_ending" = no ] || end_master
     until wait; do :; done
 }
+
+end_master() { kill -TERM "$(tr -d ' ' <"$MASTER")"; }
 
 main_relay "$@"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The smallest comparison with peers: the report has a row for each that is there, names who is missing, and finds out a
-# store that does not store and a relay that does not relay.
+# store that does not store and a relay that does not relay. Nothing stays of one that is interrupted.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../lib.sh
 . "$(dirname "$0")/../lib.sh"
@@ -10,6 +10,8 @@ main() {
     begin
     all_have_rows
     who_lies_is_found_out
+    relays_end_whenever_they_are_told_to
+    nothing_stays_of_an_interrupted_comparison
 }
 
 all_have_rows() {
@@ -81,5 +83,59 @@ has_failure() {
         die "$1 is not found out"
     }
 }
+
+# While it starts, and when it has.
+relays_end_whenever_they_are_told_to() {
+    local relay
+    for relay in hikyaku postfix-ram postfix-disk opensmtpd; do
+        "$ROOT/setup/relays/$relay.sh" --describe >/dev/null 2>&1 || continue
+        end_relay_when starts "$relay"
+        end_relay_when listens "$relay"
+    done
+    say "relays end whenever they are told to"
+}
+
+# end_relay_when STATE RELAY: starts it, and tells it to end when it is in that state.
+end_relay_when() {
+    local relay=$2
+    PLACE=$SCRATCH/relays/$relay
+    PORT=$(free_ports 1)
+    rm -rf "$PLACE"
+    mkdir -p "$PLACE"
+    start relay "$ROOT/setup/relays/$relay.sh" "127.0.0.1:$PORT" "127.0.0.1:$(free_ports 1)" "$PLACE"
+    await 30 "$1" || die "$relay does not start"
+    stop relay
+    ! runs_in "$PLACE" || die "something of $relay goes on"
+}
+
+# The script itself has the directory as its last word.
+starts() { runs_in "$PLACE" >/dev/null; }
+
+listens() { answers 127.0.0.1 "$PORT"; }
+
+# runs_in DIRECTORY: whether a program does that works there, or was told of it; prints it.
+runs_in() {
+    local process found=1
+    for process in /proc/[0-9]*; do
+        if [[ "$(readlink "$process/cwd")" == "$1/"* ]] || tr '\0' ' ' <"$process/cmdline" | has "$1/"; then
+            say "${process##*/}: $(tr '\0' ' ' <"$process/cmdline")"
+            found=0
+        fi
+    done 2>/dev/null
+    return "$found"
+}
+
+nothing_stays_of_an_interrupted_comparison() {
+    local out=$SCRATCH/interrupted
+    start comparison "$ROOT/setup/compare.sh" --smallest --only gateway --no-install --out "$out"
+    await 60 has_begun || die "the comparison does not begin"
+    stop comparison
+    ! runs_in "$out" || die "something of the comparison goes on"
+    [ -z "$(find "$out" -mindepth 1 -maxdepth 1 -name 'run.*')" ] || die "its directory stays"
+    [ -s "$out/comparison.json" ] || die "what was measured until then is not told"
+    say "nothing stays of an interrupted comparison"
+}
+
+has_begun() { grep -q 'round 1  Hikyaku' "$SCRATCH/comparison.log"; }
 
 main "$@"
