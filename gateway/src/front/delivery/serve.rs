@@ -40,21 +40,24 @@ impl Delivery {
         }
     }
 
-    fn submit_waiting(&mut self, queue: QueueIndex) {
+    /// Returns whether anything went.
+    fn submit_waiting(&mut self, queue: QueueIndex) -> bool {
         let (now, unix_ms) = (self.now, self.unix_ms);
+        let mut has_gone = false;
         loop {
             let lane = self.lanes[place(queue)].as_mut().expect("the lane is ours");
             if lane.waiting.is_empty() || self.board.lease_until(queue) <= now {
-                return;
+                return has_gone;
             }
             let most = lane.connections_max().min(lane.connections.len());
             let usable = &lane.connections[..most];
-            let Some(id) = free_connection(&self.connections, usable) else { return };
+            let Some(id) = free_connection(&self.connections, usable) else { return has_gone };
             let at = lane.rate.next_at();
             if at > now {
-                return self.timers.arm(Timer::Lane(queue), at);
+                self.timers.arm(Timer::Lane(queue), at);
+                return has_gone;
             }
-            let Some(attempt) = lane.waiting.pop_front() else { return };
+            let Some(attempt) = lane.waiting.pop_front() else { return has_gone };
             let connection = self.connections.get_mut(id).expect("a lane knows its connections");
             if let Err(attempt) = connection.submit(attempt, now, unix_ms) {
                 // Its session has had as many domains as it may: another one can take it.
@@ -63,6 +66,7 @@ impl Delivery {
                 self.retire(id);
                 continue;
             }
+            has_gone = true;
             lane.rate.take(now);
             self.list_to_flush(id);
             self.finish_attempts(id);
@@ -81,28 +85,28 @@ impl Delivery {
 
     /// While more messages wait than connections are in the making, takes over what is without work, or makes connections.
     pub(super) fn connect_as_needed<T: Transport>(&mut self, transport: &mut T, queue: QueueIndex) {
-        loop {
-            let lane = self.lanes[place(queue)].as_ref().expect("the lane is ours");
-            let is_coming = |id: &&ConnectionId| {
-                let connection = self.connections.get(**id).expect("a lane knows its connections");
-                !connection.is_greeted()
-            };
-            let coming = lane.connections.iter().filter(is_coming).count();
-            // What the rate holds back needs no connections.
-            let is_needed = lane.waiting.len() > coming && lane.rate.next_at() <= self.now;
-            let Some(next_hop) = lane.next_hop(self.now).filter(|_| is_needed) else { return };
-            let terms = Terms::new(&lane.destination, next_hop);
-            let waiting = lane.waiting.len();
+        while let Some(terms) = self.wanted_connection(queue) {
             if !self.take_over_idle(queue, terms) {
                 self.connect(transport, queue, terms);
-                continue;
-            }
-            self.submit_waiting(queue);
-            if self.lane_mut(queue).waiting.len() == waiting {
+            } else if !self.submit_waiting(queue) {
                 // Without a lease another one would not help, either.
                 return;
             }
         }
+    }
+
+    /// Of one more connection, if more messages wait than connections are in the making.
+    fn wanted_connection(&self, queue: QueueIndex) -> Option<Terms> {
+        let lane = self.lanes[place(queue)].as_ref().expect("the lane is ours");
+        let is_coming = |id: &&ConnectionId| {
+            let connection = self.connections.get(**id).expect("a lane knows its connections");
+            !connection.is_greeted()
+        };
+        let coming = lane.connections.iter().filter(is_coming).count();
+        // What the rate holds back needs no connections.
+        let is_needed = lane.waiting.len() > coming && lane.rate.next_at() <= self.now;
+        let next_hop = lane.next_hop(self.now).filter(|_| is_needed)?;
+        Some(Terms::new(&lane.destination, next_hop))
     }
 
     /// Goes on with a connection that no lane has work for.
