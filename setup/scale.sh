@@ -28,7 +28,7 @@ has to be; with --strict also only if costs are, which another process on the ma
   gateway    what a mail that is held takes of the gateway's memory
   model      costs by size, by which a mix is predicted: CPU time at fixed rates, bytes on the links
 
-  --quick         shorter runs: three minutes
+  --quick         shorter runs: two minutes
   --smallest      only to see that it works
   --only PART,…   these parts (all)
   --rounds N      how often each cost is measured, of which the lowest counts (3, with --quick 2, with --smallest 1)
