@@ -95,7 +95,7 @@ impl Connection {
     /// of recipients on a connection: those of several queues would use it up.
     pub(super) fn can_change_queues(&self) -> bool {
         let has_room = self.sharing.as_ref().is_some_and(|it| !it.is_bound_to_domains());
-        has_room && self.transactions_left > 0 && self.smtp.is_idle() && self.smtp.can_submit()
+        has_room && self.smtp.is_idle() && self.can_submit()
     }
 
     /// Begins a transaction for recipients that are left.

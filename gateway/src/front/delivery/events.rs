@@ -40,10 +40,11 @@ impl Delivery {
             self.handle_failure(queue, next_hop);
         }
         self.list_lane(queue);
-        self.pool(id);
         let is_used_up = self.connections.get(id).is_some_and(|it| it.transactions_left == 0);
         if self.is_stopping || is_used_up {
             self.retire(id);
+        } else {
+            self.pool(id);
         }
     }
 

@@ -120,20 +120,20 @@ impl Lane {
     }
 
     /// A connection carries another queue's messages from now on.
-    pub(super) fn lend(&mut self, id: ConnectionId) {
+    pub(super) fn release(&mut self, id: ConnectionId) {
         self.connections.retain(|other| *other != id);
     }
 
     /// A connection says QUIT: others may take its place.
     pub(super) fn let_go(&mut self, id: ConnectionId) {
-        self.connections.retain(|other| *other != id);
+        self.release(id);
         self.leaving += 1;
     }
 
     /// A connection has ended.
     pub(super) fn forget_connection(&mut self, id: ConnectionId) {
         let known = self.connections.len();
-        self.connections.retain(|other| *other != id);
+        self.release(id);
         if self.connections.len() == known {
             self.leaving -= 1;
         }
@@ -152,8 +152,7 @@ impl Lane {
 
     /// Whether it has no use for an idle connection, now.
     pub(super) fn lends(&self, now: Instant) -> bool {
-        let is_held_back = self.connect_at.max(self.local_fault_until) > now;
-        self.state == State::Open && self.waiting.is_empty() && !is_held_back
+        self.state == State::Open && self.waiting.is_empty() && self.held_back_until() <= now
     }
 
     /// The window, if the shard must be told.
@@ -168,8 +167,13 @@ impl Lane {
     pub(super) fn next_hop(&self, now: Instant) -> Option<SocketAddr> {
         let may_connect = self.connections.len() < self.connections_max()
             && self.leaving < LEAVING_MAX
-            && self.connect_at.max(self.local_fault_until) <= now;
+            && self.held_back_until() <= now;
         may_connect.then(|| self.destination.next_hops[self.next_hop])
+    }
+
+    /// No new connection before this.
+    fn held_back_until(&self) -> Instant {
+        self.connect_at.max(self.local_fault_until)
     }
 
     /// When the lane wants to be looked at, beside the rate limit.
@@ -177,7 +181,7 @@ impl Lane {
         match self.state {
             State::Paused { until } => Some(until),
             State::Open | State::Probing if !self.waiting.is_empty() => {
-                Some(self.connect_at.max(self.local_fault_until))
+                Some(self.held_back_until())
             }
             _ => None,
         }

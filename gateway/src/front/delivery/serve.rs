@@ -26,10 +26,7 @@ impl Delivery {
         self.submit_waiting(queue);
         self.retire_surplus(queue);
         let lane = self.lane_mut(queue);
-        if !lane.waiting.is_empty() {
-            self.to_connect.push(queue);
-        }
-        let lane = self.lane_mut(queue);
+        let is_waiting = !lane.waiting.is_empty();
         let window = lane.poll_window();
         let deadline = lane.next_deadline().filter(|at| *at > now);
         if let Some(window) = window {
@@ -37,6 +34,9 @@ impl Delivery {
         }
         if let Some(deadline) = deadline {
             self.timers.arm(Timer::Lane(queue), deadline);
+        }
+        if is_waiting {
+            self.to_connect.push(queue);
         }
     }
 
@@ -116,7 +116,7 @@ impl Delivery {
             connection.is_pooled = false;
             let lender = self.lanes[place(connection.queue)].as_mut().expect("the lane is ours");
             if connection.can_change_queues() && lender.lends(self.now) {
-                lender.lend(id);
+                lender.release(id);
                 connection.queue = queue;
                 self.lane_mut(queue).connections.push(id);
                 return true;
