@@ -24,7 +24,8 @@ die() {
 #   file            any text that is not empty, such as a name
 #   one,of,these    one of these words
 #   some:of,these   some of these words, with commas between
-# For arguments that are no options the script says "- VARIABLE of,these", and they are added to that list. --help prints the script's `usage`; what is unknown prints it too and ends with status 2.
+# For arguments that are no options the script says "- VARIABLE of,these", and they are added to that list. --help prints the
+# script's `usage`; what is unknown prints it too and ends with status 2.
 read_options() {
     local option variable kind
     local -A variables=() kinds=()

@@ -115,10 +115,11 @@ listens() { answers 127.0.0.1 "$PORT"; }
 
 # runs_in DIRECTORY: whether a program does that works there, or was told of it; prints it.
 runs_in() {
-    local process found=1
+    local process words found=1
     for process in /proc/[0-9]*; do
-        if [[ "$(readlink "$process/cwd")" == "$1/"* ]] || tr '\0' ' ' <"$process/cmdline" | has "$1/"; then
-            say "${process##*/}: $(tr '\0' ' ' <"$process/cmdline")"
+        words=$(tr '\0' ' ' <"$process/cmdline") || continue
+        if [[ "$(readlink "$process/cwd")" == "$1/"* || $words == *"$1/"* ]]; then
+            say "${process##*/}: $words"
             found=0
         fi
     done 2>/dev/null
