@@ -11,8 +11,8 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../nodes.sh
 . "$ROOT/setup/nodes.sh"
 
-OLD=1
-NEW=2
+OLD=2
+NEW=3
 MESSAGES=12000
 RATE=1000
 QUEUES=4

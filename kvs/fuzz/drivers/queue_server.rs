@@ -19,9 +19,9 @@ use kvs::table::{QueueBounds, QueueTable};
 use kvs_proto::auth::Secret;
 use kvs_proto::body::{Attached, Baseline, Create, Limits, QueueName};
 use kvs_proto::{
-    ChainHash, Client, ClientConfig, ContentDigest, Decoder, Epoch, Event, Generation, Header,
-    Incarnation, Instant, Message, MessageId, Op, Piece, QueueHandle, Sequence, Tag, Transaction,
-    Version, body_digest, checksum, content_term, flags, state_digest,
+    ChainHash, Client, ClientConfig, ContentDigest, DELETES_PER_FRAME_MAX, Decoder, Epoch, Event,
+    Generation, Header, Incarnation, Instant, Message, MessageId, Op, Piece, QueueHandle, Sequence,
+    Tag, Transaction, Version, body_digest, checksum, content_term, flags, state_digest,
 };
 
 /// Runs the links that `input` describes, in several splits.
@@ -200,7 +200,18 @@ impl Link {
                 baseline.encode(&mut body);
                 frame(header, &body)
             }
-            _ => frame(header, &[]),
+            _ => {
+                // Several in three of four cases, as many as may be or one more in a few.
+                header.aux = match script.byte() {
+                    255 => DELETES_PER_FRAME_MAX,
+                    254 => DELETES_PER_FRAME_MAX - 1,
+                    more => u64::from(more & 3),
+                };
+                if what & 0x30 == 0 {
+                    self.sequences[usize::from(place)] += header.aux;
+                }
+                frame(header, &[])
+            }
         }
     }
 
@@ -276,7 +287,7 @@ impl Auditor {
             account: NAME.into(),
             secret: secret(),
             nonce: [1; 16],
-            version_max: Version::V2,
+            version_max: Version::CURRENT,
             output_bytes_max: 1000,
         };
         let (client, session) = (Client::new(NOW, config), Session::new(id, [2; 16]));
@@ -415,7 +426,7 @@ fn parts(header: Header, length: usize, cut: u8) -> Vec<u8> {
 }
 
 fn frame(mut header: Header, body: &[u8]) -> Vec<u8> {
-    header.version = Version::V2;
+    header.version = Version::CURRENT;
     header.body_length = u32::try_from(body.len()).expect("short");
     header.body_checksum = checksum(body);
     [&header.encode()[..], body].concat()

@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 
 use crate::auth::{NONCE_SIZE_BYTES, PROOF_SIZE_BYTES};
 use crate::{
-    ChainHash, ContentDigest, Epoch, Incarnation, MessageId, Op, PART_SIZE_BYTES_MAX, Sequence,
-    Transaction, Version,
+    ChainHash, ContentDigest, Credit, Epoch, Header, Incarnation, MessageId, Op,
+    PART_SIZE_BYTES_MAX, QueueHandle, Sequence, Transaction, Version,
 };
 
 /// Most bytes of an account's name.
@@ -15,6 +15,8 @@ pub const ACCOUNT_SIZE_BYTES_MAX: usize = 64;
 pub const QUEUE_NAME_SIZE_BYTES_MAX: usize = 255;
 /// Most entries of one `Ops` reply; whoever wants more asks again.
 pub const OPS_PER_REPLY_MAX: usize = 1024;
+/// Most entries of one [`Op::Acks`].
+pub const ACKS_PER_REPLY_MAX: usize = 1024;
 /// Most queues of one `Queues` reply; whoever wants more asks again from the last name.
 pub const QUEUES_PER_REPLY_MAX: usize = 200;
 
@@ -254,7 +256,7 @@ impl Attached {
     pub fn encode(&self, version: Version, out: &mut Vec<u8>) {
         let idle_ms = match version {
             Version::V1 => 0,
-            Version::V2 => self.owner_idle_ms.unwrap_or(OWNER_IDLE_UNKNOWN),
+            Version::V2 | Version::V3 => self.owner_idle_ms.unwrap_or(OWNER_IDLE_UNKNOWN),
         };
         for number in [
             self.last_sequence.0,
@@ -292,7 +294,7 @@ impl Attached {
         let idle_ms = u32::from_le_bytes(idle);
         match version {
             Version::V1 => check(idle_ms == 0)?,
-            Version::V2 => {
+            Version::V2 | Version::V3 => {
                 attached.owner_idle_ms = (idle_ms != OWNER_IDLE_UNKNOWN).then_some(idle_ms);
             }
         }
@@ -401,6 +403,92 @@ impl OpEntry {
         }
         Ok(entries)
     }
+}
+
+/// One entry of an [`Op::Acks`] body: what an [`Op::Ack`] says of one queue.
+///
+/// | bytes | field |
+/// | --- | --- |
+/// | 4 | queue handle |
+/// | 4 | how many changes it acknowledges |
+/// | 8 | owner epoch |
+/// | 8 | sequence number of the last |
+/// | 8 | transaction number |
+/// | 8 | credit |
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AckEntry {
+    /// Of which queue.
+    pub queue: QueueHandle,
+    /// How many changes.
+    pub count: u32,
+    /// The queue's.
+    pub epoch: Epoch,
+    /// The last of them.
+    pub sequence: Sequence,
+    /// The queue's by then.
+    pub transaction: Transaction,
+    /// What the queue still takes.
+    pub credit: Credit,
+}
+
+impl AckEntry {
+    const SIZE_BYTES: usize = 40;
+
+    /// Appends the bytes to `out`.
+    #[inline]
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut bytes = [0; AckEntry::SIZE_BYTES];
+        bytes[0..4].copy_from_slice(&self.queue.0.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.count.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.epoch.0.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.sequence.0.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.transaction.0.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.credit.to_bits().to_le_bytes());
+        out.extend_from_slice(&bytes);
+    }
+
+    /// The entries of a body, of which there is at least one.
+    ///
+    /// # Errors
+    /// [`BodyError`].
+    pub fn all(body: &[u8]) -> Result<impl Iterator<Item = AckEntry>, BodyError> {
+        let (entries, rest) = body.as_chunks::<{ AckEntry::SIZE_BYTES }>();
+        check(rest.is_empty() && (1..=ACKS_PER_REPLY_MAX).contains(&entries.len()))?;
+        Ok(entries.iter().map(AckEntry::decode))
+    }
+
+    #[inline]
+    fn decode(bytes: &[u8; AckEntry::SIZE_BYTES]) -> AckEntry {
+        let (words, _) = bytes.as_chunks::<8>();
+        let [first, numbers @ ..] = [0, 1, 2, 3, 4].map(|at| u64::from_le_bytes(words[at]));
+        let [epoch, sequence, transaction, credit] = numbers;
+        AckEntry {
+            queue: QueueHandle(low_half(first)),
+            count: low_half(first >> 32),
+            epoch: Epoch(epoch),
+            sequence: Sequence(sequence),
+            transaction: Transaction(transaction),
+            credit: Credit::from_bits(credit),
+        }
+    }
+
+    /// The header of an [`Op::Ack`] that says the same.
+    #[inline]
+    pub const fn header(&self) -> Header {
+        Header {
+            queue: self.queue,
+            epoch: self.epoch,
+            sequence: self.sequence,
+            aux: self.transaction.0,
+            message: MessageId(self.count as u64),
+            floor: self.credit.to_bits(),
+            ..Header::new(Op::Ack)
+        }
+    }
+}
+
+fn low_half(bits: u64) -> u32 {
+    u32::try_from(bits & 0xffff_ffff).expect("half of 64 bits")
 }
 
 /// One entry of an [`Op::Queues`] body. The body of [`Op::QueueList`] is the name after which to
@@ -606,6 +694,7 @@ impl<'a> Reader<'a> {
 
 // Every reply fits one frame.
 const _: () = assert!(OPS_PER_REPLY_MAX * OpEntry::SIZE_BYTES <= PART_SIZE_BYTES_MAX);
+const _: () = assert!(ACKS_PER_REPLY_MAX * AckEntry::SIZE_BYTES <= PART_SIZE_BYTES_MAX);
 const _: () = assert!(QUEUES_PER_REPLY_MAX * QueueEntry::SIZE_BYTES_MAX <= PART_SIZE_BYTES_MAX);
 
 #[cfg(test)]
@@ -655,6 +744,7 @@ mod tests {
             (Version::V2, Some(9)),
             (Version::V2, Some(u32::MAX - 1)),
             (Version::V2, None),
+            (Version::V3, Some(9)),
         ] {
             let attached = Attached { owner_idle_ms, ..attached };
             let body = encoded(|out| attached.encode(version, out));
@@ -685,6 +775,21 @@ mod tests {
         let body = encoded(|out| entries.iter().for_each(|entry| entry.encode(out)));
         assert_eq!(OpEntry::decode_all(&body), Ok(entries));
         assert_eq!(OpEntry::decode_all(&body[1..]), Err(BodyError::Value));
+
+        let ack = |number| AckEntry {
+            queue: QueueHandle(number),
+            count: 2,
+            epoch: Epoch(3),
+            sequence: Sequence(4),
+            transaction: Transaction(5),
+            credit: Credit::new(6, 7 * 1024),
+        };
+        let body = encoded(|out| (1..=3).for_each(|number| ack(number).encode(out)));
+        let acks: Vec<_> = AckEntry::all(&body).expect("whole entries").collect();
+        assert_eq!(acks, [1, 2, 3].map(ack));
+        for spoilt in [&body[1..], &body[..80 - 1], &[], &[0; 40 * (ACKS_PER_REPLY_MAX + 1)]] {
+            assert_eq!(AckEntry::all(spoilt).map(Iterator::count), Err(BodyError::Value));
+        }
 
         let name = QueueName::parse(b"q").expect("a name");
         let (epoch, transaction) = (Epoch(1), Transaction(2));
@@ -731,6 +836,7 @@ mod tests {
             let _ = Attached::decode(Version::V2, &body);
             let _ = Baseline::decode(&body);
             let _ = OpEntry::decode_all(&body);
+            let _ = AckEntry::all(&body).map(Iterator::count);
             let _ = QueueEntry::decode_all(&body);
             let _ = decode_counters(&body);
         }

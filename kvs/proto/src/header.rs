@@ -26,6 +26,9 @@ pub const HEADER_SIZE_BYTES: usize = 64;
 /// up neither heart-beats nor other queues for long.
 pub const PART_SIZE_BYTES_MAX: usize = 64 * 1024;
 
+/// Most messages that one Delete removes.
+pub const DELETES_PER_FRAME_MAX: u64 = 1024;
+
 /// Bits of [`Header::flags`].
 pub mod flags {
     /// More parts of the same body follow.
@@ -41,7 +44,7 @@ pub mod flags {
     pub const fn known_in(version: super::Version) -> u16 {
         match version {
             super::Version::V1 => MORE | WITHDRAWN,
-            super::Version::V2 => KNOWN,
+            super::Version::V2 | super::Version::V3 => KNOWN,
         }
     }
 }
@@ -57,11 +60,14 @@ pub enum Version {
     /// the attachment takes the queue from, in four of its bytes that were zero. A Store may have the flag
     /// [`BACKFILL`](flags::BACKFILL). There is [`OwnerGet`](Op::OwnerGet).
     V2 = 2,
+    /// Acknowledgements of several queues come as one frame, [`Acks`](Op::Acks). One [`Delete`](Op::Delete) may remove
+    /// several messages.
+    V3 = 3,
 }
 
 impl Version {
     /// What this build speaks best.
-    pub const CURRENT: Version = Version::V2;
+    pub const CURRENT: Version = Version::V3;
     /// The oldest that this build still speaks.
     pub const OLDEST: Version = Version::V1;
 
@@ -70,6 +76,7 @@ impl Version {
         match number {
             1 => Some(Version::V1),
             2 => Some(Version::V2),
+            3 => Some(Version::V3),
             _ => None,
         }
     }
@@ -117,7 +124,7 @@ ops! {
     Drop = 5,
     /// Appends a message. In parts if long.
     Store = 6,
-    /// Removes a message.
+    /// Removes a message; from version 3 on also `aux` more, those with the next ids, by the next sequence numbers.
     Delete = 7,
     /// Sets a message's state record.
     Replace = 8,
@@ -162,6 +169,8 @@ ops! {
     Dropped = 140,
     /// Answer to `OwnerGet`.
     Owner = 141,
+    /// What several `Ack` would say, an [`AckEntry`](crate::body::AckEntry) for each. From version 3 on.
+    Acks = 142,
 }
 
 impl Op {
@@ -169,6 +178,7 @@ impl Op {
     pub const fn is_known_in(self, version: Version) -> bool {
         match self {
             Op::OwnerGet | Op::Owner => version as u8 >= Version::V2 as u8,
+            Op::Acks => version as u8 >= Version::V3 as u8,
             _ => true,
         }
     }
@@ -279,10 +289,11 @@ pub struct Header {
     /// returned in the reply.
     pub sequence: Sequence,
     /// `Store`, `Item`: `offset << 32 | total`, both in bytes of the whole body. `Replace`: the state
-    /// version, which fits in 32 bits. `BlockGet`: `count_max << 32 | bytes_max`. `OpsGet`: the
-    /// transaction number after which to read. `HeartBeat` and its reply: the client's echo.
-    /// `Attached`, `Ack`, `Ops` and `Refused`: the queue's transaction number, save `Refused` with
-    /// `WrongWorker`: the right port. `BlockEnd`, `Queues`: how many items or queues came. `Owner`: milliseconds of silence.
+    /// version, which fits in 32 bits. `Delete`: how many more messages it removes. `BlockGet`:
+    /// `count_max << 32 | bytes_max`. `OpsGet`: the transaction number after which to read. `HeartBeat`
+    /// and its reply: the client's echo. `Attached`, `Ack`, `Ops` and `Refused`: the queue's transaction
+    /// number, save `Refused` with `WrongWorker`: the right port. `BlockEnd`, `Queues`: how many items or
+    /// queues came. `Owner`: milliseconds of silence.
     pub aux: u64,
     /// The message. `BlockGet`: the last id already read. `BlockEnd`: the last id read now. `Ack`:
     /// how many requests it acknowledges. `Refused`: the op of the request, as a number.
@@ -334,6 +345,22 @@ pub enum HeaderError {
 }
 
 impl Header {
+    /// How many messages a `Delete` removes; `None` if it is more than one may, or its numbers run out.
+    pub fn delete_count(&self) -> Option<u64> {
+        let last_sequence = self.sequence.0.checked_add(self.aux);
+        let last_message = self.message.0.checked_add(self.aux);
+        last_sequence.and(last_message)?;
+        (self.aux < DELETES_PER_FRAME_MAX).then_some(self.aux + 1)
+    }
+
+    /// The `Delete` of one message: that which is `at` behind the first. `at` is below
+    /// [`delete_count`](Self::delete_count).
+    pub const fn delete_at(&self, at: u64) -> Header {
+        let sequence = Sequence(self.sequence.0 + at);
+        let message = MessageId(self.message.0 + at);
+        Header { sequence, message, aux: 0, ..*self }
+    }
+
     /// A header of that op with everything else zero, in the oldest version: whoever sends it puts the one
     /// in that both ends agreed on.
     pub const fn new(op: Op) -> Header {
@@ -436,11 +463,15 @@ mod tests {
 
     #[test]
     fn an_op_that_a_version_does_not_know_is_refused_in_it() {
-        for op in [Op::OwnerGet, Op::Owner] {
+        for (op, without, with) in [
+            (Op::OwnerGet, Version::V1, Version::V2),
+            (Op::Owner, Version::V1, Version::V2),
+            (Op::Acks, Version::V2, Version::V3),
+        ] {
             let header = |version| Header { version, ..Header::new(op) };
-            let old = Header::decode(&header(Version::V1).encode());
+            let old = Header::decode(&header(without).encode());
             assert_eq!(old, Err(HeaderError::Op(op as u8)));
-            assert_eq!(Header::decode(&header(Version::V2).encode()), Ok(header(Version::V2)));
+            assert_eq!(Header::decode(&header(with).encode()), Ok(header(with)));
         }
     }
 

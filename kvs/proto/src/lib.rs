@@ -33,8 +33,8 @@ pub use digest::{
 };
 pub use event::{Event, Item, ProtocolError, QueueSummary, Refusal};
 pub use header::{
-    Glimpse, HEADER_SIZE_BYTES, Header, HeaderError, Op, PART_SIZE_BYTES_MAX, Status, Version,
-    flags,
+    DELETES_PER_FRAME_MAX, Glimpse, HEADER_SIZE_BYTES, Header, HeaderError, Op,
+    PART_SIZE_BYTES_MAX, Status, Version, flags,
 };
 pub use ids::{
     BodyDigest, ChainHash, ContentDigest, Credit, Epoch, Generation, Incarnation, MessageId,

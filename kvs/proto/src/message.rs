@@ -24,6 +24,10 @@ pub struct Message {
     parts: Option<Arc<[u32]>>,
 }
 
+/// Nothing: the body of requests that have none.
+pub(crate) static EMPTY: Message =
+    Message { head: Bytes::new(), content: Bytes::new(), checksum: 0, parts: None };
+
 impl Message {
     /// Takes the bytes and computes the checksums.
     ///

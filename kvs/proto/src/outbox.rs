@@ -5,14 +5,17 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 
-use crate::{Header, Message, PART_SIZE_BYTES_MAX, QueueHandle, Version, flags};
+use crate::{
+    HEADER_SIZE_BYTES, Header, Message, Op, PART_SIZE_BYTES_MAX, QueueHandle, Version, flags,
+};
 
 /// Frames on their way out.
 ///
 /// Headers and short bodies are copied into one run of bytes, longer bodies are kept by reference.
 /// A message in several parts becomes a *stream*: its parts are cut one at a time when little else
 /// is left, in turn with the streams of other queues, and whatever the same queue asks for later
-/// waits behind it.
+/// waits behind it. Deletes that continue one another become one frame, as long as nothing else comes
+/// between them and they have not begun to go out.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     /// What frames are written in.
@@ -23,6 +26,8 @@ pub(crate) struct Outbox {
     segments: VecDeque<Segment>,
     /// Bytes in `segments`.
     ready_bytes: usize,
+    /// A frame behind `segments` that the next Delete may continue.
+    deletes: Option<Header>,
     /// Not empty each; at most one per queue.
     streams: VecDeque<Stream>,
     /// Bytes of frames in `streams`, headers not counted.
@@ -60,6 +65,7 @@ impl Outbox {
             copied_start: 0,
             segments: VecDeque::new(),
             ready_bytes: 0,
+            deletes: None,
             streams: VecDeque::new(),
             stream_bytes: 0,
         }
@@ -68,6 +74,7 @@ impl Outbox {
     /// From here on frames are written in that version. Those that wait already stay as they are, but for
     /// the parts of long messages.
     pub(crate) fn set_version(&mut self, version: Version) {
+        self.close_deletes();
         self.version = version;
     }
 
@@ -78,7 +85,8 @@ impl Outbox {
 
     /// Bytes waiting.
     pub(crate) fn bytes(&self) -> usize {
-        self.ready_bytes + self.stream_bytes
+        let deletes = if self.deletes.is_some() { HEADER_SIZE_BYTES } else { 0 };
+        self.ready_bytes + deletes + self.stream_bytes
     }
 
     /// Queues a frame that belongs to no queue or must not wait: it goes before streams.
@@ -93,6 +101,9 @@ impl Outbox {
     #[inline]
     pub(crate) fn push(&mut self, header: Header, body: &Message) {
         if self.streams.is_empty() && body.len() <= PART_SIZE_BYTES_MAX {
+            if header.op == Op::Delete && self.version >= Version::V3 {
+                return self.push_delete(header);
+            }
             return self.push_frame(header, body);
         }
         self.push_behind_streams(header, body);
@@ -100,6 +111,7 @@ impl Outbox {
 
     /// Fills `slices` with the next bytes to send, and says how many slices it filled.
     pub(crate) fn peek<'a>(&'a mut self, slices: &mut [&'a [u8]]) -> usize {
+        self.close_deletes();
         self.cut_parts();
         let mut at = self.copied_start;
         let mut filled = 0;
@@ -145,6 +157,25 @@ impl Outbox {
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
         *self = Outbox::new(self.version);
+    }
+
+    /// A Delete continues the frame of those before it, or begins one.
+    #[inline]
+    fn push_delete(&mut self, header: Header) {
+        if let Some(deletes) = self.deletes.as_mut().filter(|before| goes_on(before, &header)) {
+            deletes.aux += 1;
+            return;
+        }
+        self.close_deletes();
+        self.deletes = Some(header);
+    }
+
+    /// No further Delete joins those that wait to be written.
+    #[inline]
+    fn close_deletes(&mut self) {
+        if let Some(header) = self.deletes.take() {
+            self.write_header(header);
+        }
     }
 
     #[cold]
@@ -234,6 +265,12 @@ impl Outbox {
 
     #[inline]
     fn copy_header(&mut self, header: Header) {
+        self.close_deletes();
+        self.write_header(header);
+    }
+
+    #[inline]
+    fn write_header(&mut self, header: Header) {
         self.copy(&Header { version: self.version, ..header }.encode());
     }
 
@@ -260,6 +297,14 @@ impl Outbox {
             self.copied_start = 0;
         }
     }
+}
+
+/// Whether a Delete is of the message behind those of that frame, by the next number, and the frame takes one more.
+#[inline]
+fn goes_on(before: &Header, delete: &Header) -> bool {
+    let longer = Header { aux: before.aux + 1, ..*before };
+    longer.delete_count().is_some()
+        && Header { floor: delete.floor, ..longer.delete_at(longer.aux) } == *delete
 }
 
 /// A body up to this length is copied behind its header: a slice of its own would cost the kernel

@@ -2,16 +2,18 @@
 
 use bytes::Bytes;
 use kvs_proto::auth::{Handshake, Role, Secret};
-use kvs_proto::body::{Attached, Challenge, Hello, Limits, QueueName};
+use kvs_proto::body::{AckEntry, Attached, BodyError, Challenge, Hello, Limits, QueueName};
 use kvs_proto::{
-    ChainHash, Client, ClientConfig, ContentDigest, Credit, Decoder, Epoch, Event, Generation,
-    Header, Incarnation, Instant, Message, MessageId, Op, Piece, ProtocolError, QueueHandle,
-    Sequence, Status, Tag, Version, checksum, flags,
+    ChainHash, Client, ClientConfig, ContentDigest, Credit, DELETES_PER_FRAME_MAX, Decoder, Epoch,
+    Event, Generation, HEADER_SIZE_BYTES, Header, Incarnation, Instant, Message, MessageId, Op,
+    Piece, ProtocolError, QueueHandle, Sequence, Status, Tag, Transaction, Version, checksum,
+    flags,
 };
 use proptest::prelude::*;
 
 const NOW: Instant = Instant::from_nanos(1_000);
 const QUEUE: QueueHandle = QueueHandle(3);
+const OTHER: QueueHandle = QueueHandle(2);
 const LIMITS: Limits = Limits {
     message_size_bytes_max: 1 << 20,
     state_size_bytes_max: 240,
@@ -116,8 +118,11 @@ fn ready() -> Client {
 
 /// A client with [`QUEUE`] and the handle below it attached, answers outstanding.
 fn attached() -> Client {
-    let mut client = ready();
-    for queue in [QUEUE, QueueHandle(2)] {
+    attach_both(ready())
+}
+
+fn attach_both(mut client: Client) -> Client {
+    for queue in [QUEUE, OTHER] {
         let name = QueueName::parse(b"example.org").expect("a name");
         client.attach(NOW, queue, Tag(1), Epoch(1), Generation(4), name);
     }
@@ -195,12 +200,8 @@ fn welcomed(ours: Version, theirs: Version) -> Client {
 
 #[test]
 fn two_ends_speak_the_highest_version_that_both_know_and_no_other() {
-    for (ours, theirs) in [
-        (Version::V1, Version::V1),
-        (Version::V1, Version::V2),
-        (Version::V2, Version::V1),
-        (Version::V2, Version::V2),
-    ] {
+    let all = [Version::V1, Version::V2, Version::V3];
+    for (ours, theirs) in all.iter().flat_map(|ours| all.map(|theirs| (*ours, theirs))) {
         let mut client = welcomed(ours, theirs);
         let version = ours.min(theirs);
         let name = QueueName::parse(b"example.org").expect("a name");
@@ -314,11 +315,127 @@ fn one_ack_answers_a_run_and_deadlines_follow_the_oldest() {
 }
 
 #[test]
+fn one_frame_acknowledges_several_queues() {
+    let mut client = attach_both(welcomed(Version::V3, Version::V3));
+    for (sequence, queue) in [(1, QUEUE), (2, QUEUE), (1, OTHER)] {
+        client.delete(NOW, queue, Sequence(sequence), MessageId(sequence), Sequence(1));
+    }
+    let before = client.unanswered();
+    let credit = Credit::new(10, 20 * 1024);
+    let entry = |queue, count| AckEntry {
+        queue,
+        count,
+        epoch: Epoch(1),
+        sequence: Sequence(u64::from(count)),
+        transaction: Transaction(7),
+        credit,
+    };
+    let mut body = Vec::new();
+    [entry(OTHER, 1), entry(QUEUE, 2)].iter().for_each(|entry| entry.encode(&mut body));
+    let header = Header { version: Version::V3, ..Header::new(Op::Acks) };
+    client.handle_bytes(NOW, &frame(header, &body));
+    let ack = |queue, count| Event::Ack {
+        queue,
+        epoch: Epoch(1),
+        sequence: Sequence(count),
+        count,
+        transaction: Transaction(7),
+        credit,
+    };
+    let events: Vec<_> = std::iter::from_fn(|| client.poll_event()).collect();
+    assert_eq!(events, [ack(OTHER, 1), ack(QUEUE, 2)]);
+    assert_eq!(client.unanswered(), before - 3);
+
+    let mut body = Vec::new();
+    entry(QueueHandle(9), 1).encode(&mut body);
+    client.handle_bytes(NOW, &frame(header, &body));
+    died_of(&mut client, ProtocolError::Field(Op::Ack));
+}
+
+#[test]
+fn an_acknowledgement_of_no_queue_is_an_error() {
+    let mut client = attach_both(welcomed(Version::V3, Version::V3));
+    let header = Header { version: Version::V3, ..Header::new(Op::Acks) };
+    client.handle_bytes(NOW, &frame(header, &[]));
+    died_of(&mut client, ProtocolError::Body(Op::Acks, BodyError::Value));
+}
+
+/// What the client has to send, as each frame's number, message and how many more it deletes.
+fn deletes(client: &mut Client) -> Vec<(u64, u64, u64)> {
+    let frames = sent(client, 1 << 20);
+    let deletes = frames.iter().filter(|(header, _)| header.op == Op::Delete);
+    deletes.map(|(it, _)| (it.sequence.0, it.message.0, it.aux)).collect()
+}
+
+fn delete(client: &mut Client, queue: QueueHandle, number: u64, id: u64) {
+    client.delete(NOW, queue, Sequence(number), MessageId(id), Sequence(number));
+}
+
+#[test]
+fn deletes_that_continue_one_another_go_as_one_to_a_server_that_knows_that() {
+    for (version, expected) in
+        [(Version::V3, vec![(1, 11, 2)]), (Version::V2, vec![(1, 11, 0), (2, 12, 0), (3, 13, 0)])]
+    {
+        let mut client = attach_both(welcomed(version, version));
+        let before = (client.unanswered(), client.room());
+        (1..=3).for_each(|number| delete(&mut client, QUEUE, number, number + 10));
+        assert_eq!(client.unanswered(), before.0 + 3, "each is answered");
+        assert_eq!(client.room(), before.1 - HEADER_SIZE_BYTES * expected.len());
+        assert!(client.has_output());
+        let [first, ..] = &sent(&mut client, 1 << 20)[..] else { panic!("frames") };
+        assert_eq!(first.0.floor, 1, "what the first needs is remembered");
+        (4..=6).for_each(|number| delete(&mut client, QUEUE, number, number + 7));
+        let later = deletes(&mut client);
+        let shifted = expected.iter().map(|(number, id, more)| (number + 3, *id, *more));
+        assert_eq!(later, shifted.collect::<Vec<_>>(), "what was sent takes no more");
+    }
+}
+
+#[test]
+fn a_delete_continues_no_other_across_a_gap_a_queue_a_change_or_the_bound() {
+    let mut client = attach_both(welcomed(Version::V3, Version::V3));
+    delete(&mut client, QUEUE, 1, 11);
+    delete(&mut client, QUEUE, 2, 13);
+    delete(&mut client, QUEUE, 4, 14);
+    delete(&mut client, OTHER, 5, 15);
+    delete(&mut client, QUEUE, 5, 15);
+    store(&mut client, QUEUE, 6, 10);
+    delete(&mut client, QUEUE, 7, 16);
+    delete(&mut client, QUEUE, 8, 17);
+    client.heart_beat(NOW, Tag(1));
+    delete(&mut client, QUEUE, 9, 18);
+    let each = [(1, 11, 0), (2, 13, 0), (4, 14, 0), (5, 15, 0), (5, 15, 0), (7, 16, 1), (9, 18, 0)];
+    assert_eq!(deletes(&mut client), each);
+    let count = DELETES_PER_FRAME_MAX + 2;
+    (1..=count).for_each(|number| delete(&mut client, QUEUE, number, number));
+    let most = DELETES_PER_FRAME_MAX;
+    assert_eq!(deletes(&mut client), [(1, 1, most - 1), (most + 1, most + 1, 1)]);
+    for number in [u64::MAX - 1, u64::MAX] {
+        delete(&mut client, QUEUE, number, number);
+    }
+    assert_eq!(deletes(&mut client), [(u64::MAX - 1, u64::MAX - 1, 1)]);
+}
+
+#[test]
+fn deletes_keep_their_place_among_what_the_queue_asks_for() {
+    let mut client = attach_both(welcomed(Version::V3, Version::V3));
+    delete(&mut client, QUEUE, 1, 1);
+    store(&mut client, QUEUE, 2, 200_000);
+    delete(&mut client, QUEUE, 3, 2);
+    delete(&mut client, OTHER, 1, 1);
+    let frames = sent(&mut client, 1 << 20);
+    let of_queue = frames.iter().filter(|(header, _)| header.queue == QUEUE);
+    let numbers: Vec<_> = of_queue.map(|(header, _)| header.sequence.0).collect();
+    assert_eq!(numbers, [1, 2, 2, 2, 2, 3]);
+    assert_eq!(frames.len(), 7);
+    assert!(!client.has_output());
+}
+
+#[test]
 fn long_messages_go_in_parts_in_turn_and_hold_up_nothing_else() {
     let mut client = attached();
-    let other = QueueHandle(2);
     store(&mut client, QUEUE, 1, 300_000);
-    store(&mut client, other, 1, 200_000);
+    store(&mut client, OTHER, 1, 200_000);
     store(&mut client, QUEUE, 2, 10);
     client.heart_beat(NOW, Tag(5));
     let frames = sent(&mut client, 10_000);
@@ -347,7 +464,7 @@ fn long_messages_go_in_parts_in_turn_and_hold_up_nothing_else() {
     assert_eq!(u64::from(checksum(&body)), message(300_000).digest().0 & 0xffff_ffff);
     let more: Vec<bool> = frames
         .iter()
-        .filter(|(header, _)| header.queue == other)
+        .filter(|(header, _)| header.queue == OTHER)
         .map(|(header, _)| header.flags & flags::MORE != 0)
         .collect();
     assert_eq!(more, [true, true, true, false]);

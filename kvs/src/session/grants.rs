@@ -4,7 +4,8 @@ use kvs_proto::{Credit, Header, MessageId, Op, QueueHandle};
 
 use super::parts::owner_in;
 use super::{Handle, Run, Session, Shared};
-use crate::table::QueueRef;
+use crate::arena::Room;
+use crate::table::{QueueRef, QueueTable};
 
 impl Handle {
     /// For the queue to which a request has just attached.
@@ -16,8 +17,14 @@ impl Handle {
     /// The credit to tell the client now.
     #[inline]
     pub(super) fn grant(&mut self, shared: &mut Shared) -> Credit {
-        let Some((queue, arena)) = shared.table.get(self.queue) else { return Credit::default() };
-        let room = arena.room();
+        let room = shared.table.arena().room();
+        self.grant_of(room, &mut shared.table)
+    }
+
+    /// The same, of so much room in memory.
+    #[inline]
+    pub(super) fn grant_of(&mut self, room: Room, table: &mut QueueTable) -> Credit {
+        let Some((queue, _)) = table.get(self.queue) else { return Credit::default() };
         let own = queue.credit();
         let credit = own.min(Credit::new(room.messages, room.bytes));
         self.short_at = (credit != own).then(|| room.level());

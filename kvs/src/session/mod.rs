@@ -363,7 +363,8 @@ impl Session {
     }
 }
 
-/// So many unsent bytes stop the receiving. Replies made in one turn can go beyond it by one reply.
+/// So many unsent bytes stop the receiving. Replies made in one turn can go beyond it by those to one request: one, or
+/// for a Delete as many as it removes messages.
 const OUTPUT_SIZE_BYTES_HIGH: usize = 1 << 20;
 
 /// A body of which fewer bytes than this are expected is not worth a receive call of its own.

@@ -185,7 +185,7 @@ impl Session {
                     shared.counters.count(Counter::Repeats);
                 }
                 if status == Status::Ok {
-                    return self.acknowledge(shared, header);
+                    return self.acknowledge(shared, header, 1);
                 }
                 Err(status)
             }
@@ -193,7 +193,7 @@ impl Session {
         match result {
             Ok(()) => {
                 shared.counters.count(Counter::Stores);
-                self.acknowledge(shared, header);
+                self.acknowledge(shared, header, 1);
             }
             Err(status) => self.refuse(shared, header, status),
         }

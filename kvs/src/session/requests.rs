@@ -1,11 +1,12 @@
 //! Requests other than the handshake, and their answers.
 
 use kvs_proto::body::{
-    Attached, Baseline, Counter, Create, OPS_PER_REPLY_MAX, QUEUES_PER_REPLY_MAX, QueueEntry,
-    QueueName, encode_counter,
+    ACKS_PER_REPLY_MAX, AckEntry, Attached, Baseline, Counter, Create, OPS_PER_REPLY_MAX,
+    QUEUES_PER_REPLY_MAX, QueueEntry, QueueName, encode_counter,
 };
 use kvs_proto::{
-    Epoch, Generation, Header, MessageId, Op, StateVersion, Status, Transaction, flags,
+    Epoch, Generation, Header, MessageId, Op, QueueHandle, StateVersion, Status, Transaction,
+    Version, flags,
 };
 
 use super::parts::halves;
@@ -17,6 +18,9 @@ impl Session {
     /// A change with all of its body.
     #[inline]
     pub(super) fn handle_change(&mut self, shared: &mut Shared, header: &Header, body: &[u8]) {
+        if header.op == Op::Delete && header.aux > 0 {
+            return self.handle_deletes(shared, header, body);
+        }
         let Some(Some(handle)) = self.handles.get(header.queue.0 as usize) else {
             return self.refuse(shared, header, Status::NotAttached);
         };
@@ -36,7 +40,7 @@ impl Session {
             Admission::Settled(status) => {
                 shared.counters.count(Counter::Repeats);
                 return match status {
-                    Status::Ok => self.acknowledge(shared, header),
+                    Status::Ok => self.acknowledge(shared, header, 1),
                     status => self.refuse(shared, header, status),
                 };
             }
@@ -68,7 +72,31 @@ impl Session {
             Op::Replace => Counter::Replaces,
             _ => Counter::Baselines,
         });
-        self.acknowledge(shared, header);
+        self.acknowledge(shared, header, 1);
+    }
+
+    /// Deletes of consecutive messages by consecutive numbers, which are answered as if each had come by itself.
+    fn handle_deletes(&mut self, shared: &mut Shared, header: &Header, body: &[u8]) {
+        let count = header.delete_count().filter(|_| header.flags == 0 && body.is_empty());
+        let Some(count) = count.filter(|_| self.output.version() >= Version::V3) else {
+            return self.break_off(shared, header.op);
+        };
+        let done = self.delete_run(shared, header, count);
+        for at in done..count {
+            self.handle_change(shared, &header.delete_at(at), &[]);
+        }
+    }
+
+    /// As many of these deletes as can be applied one after the other.
+    fn delete_run(&mut self, shared: &mut Shared, first: &Header, count: u64) -> u64 {
+        let handle = self.handles.get(first.queue.0 as usize).and_then(Option::as_ref);
+        let found = handle.and_then(|handle| shared.table.get(handle.queue));
+        let done = found.map_or(0, |(queue, arena)| queue.delete_run(arena, first, count));
+        shared.counters.add(Counter::Deletes, done);
+        if done > 0 {
+            self.acknowledge(shared, &first.delete_at(done - 1), done);
+        }
+        done
     }
 
     /// A part of a message, with all of its own body.
@@ -318,46 +346,53 @@ impl Session {
         None
     }
 
-    /// Acknowledges one change: as part of a run, where it continues one.
+    /// Acknowledges changes, `count` of them up to this one: as part of a run, where they continue one.
     #[inline]
-    pub(super) fn acknowledge(&mut self, shared: &mut Shared, header: &Header) {
-        let Some(Some(handle)) = self.handles.get_mut(header.queue.0 as usize) else { return };
+    pub(super) fn acknowledge(&mut self, shared: &mut Shared, last: &Header, count: u64) {
+        let Some(Some(handle)) = self.handles.get_mut(last.queue.0 as usize) else { return };
         let Some((queue, _)) = shared.table.get(handle.queue) else { return };
         let run = &mut handle.run;
         let (epoch, transaction) = (queue.epoch(), queue.transaction());
-        if run.count > 0 && run.last.next() == header.sequence && run.epoch == epoch {
-            run.count += 1;
-            run.last = header.sequence;
+        if run.count > 0 && run.last.0 + count == last.sequence.0 && run.epoch == epoch {
+            run.count += count;
+            run.last = last.sequence;
             run.transaction = transaction;
             return;
         }
-        let fresh = Run { count: 1, last: header.sequence, transaction, epoch };
+        let fresh = Run { count, last: last.sequence, transaction, epoch };
         if run.count > 0 {
             self.flush_runs(shared);
         }
-        if let Some(Some(handle)) = self.handles.get_mut(header.queue.0 as usize) {
+        if let Some(Some(handle)) = self.handles.get_mut(last.queue.0 as usize) {
             handle.run = fresh;
-            self.runs.push(header.queue);
+            self.runs.push(last.queue);
         }
     }
 
-    /// Turns the runs into frames.
+    /// Turns the runs into frames: several into one, if the client knows that.
     pub(super) fn flush_runs(&mut self, shared: &mut Shared) {
-        while let Some(place) = self.runs.pop() {
-            let Some(Some(handle)) = self.handles.get_mut(place.0 as usize) else { continue };
+        if self.runs.is_empty() {
+            return;
+        }
+        let room = shared.table.arena().room();
+        let Session { runs, handles, output, .. } = self;
+        let mut entry = |place: QueueHandle| {
+            let handle = handles[place.0 as usize].as_mut().expect("it goes behind its answers");
             let Run { count, last, transaction, epoch } = std::mem::take(&mut handle.run);
-            let credit = handle.grant(shared);
-            let header = Header {
-                queue: place,
-                epoch,
-                sequence: last,
-                aux: transaction.0,
-                message: MessageId(count),
-                floor: credit.to_bits(),
-                ..Header::new(Op::Ack)
-            };
+            let count = u32::try_from(count).expect("fewer than were received in a turn");
+            let credit = handle.grant_of(room, &mut shared.table);
+            AckEntry { queue: place, count, epoch, sequence: last, transaction, credit }
+        };
+        let most = if output.version() < Version::V3 { 1 } else { ACKS_PER_REPLY_MAX };
+        while !runs.is_empty() {
             shared.counters.count(Counter::Answers);
-            self.output.push(header, &[]);
+            match runs.len().min(most) {
+                1 => output.push(entry(runs.pop().expect("one at least")).header(), &[]),
+                count => output.push_with(Header::new(Op::Acks), None, |bytes| {
+                    let some = runs.drain(runs.len() - count..);
+                    some.for_each(|place| entry(place).encode(bytes));
+                }),
+            }
         }
     }
 

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use kvs_proto::auth::Secret;
-use kvs_proto::body::{Attached, Create, Limits, QueueName};
-use kvs_proto::{Client, ClientConfig, Event, Incarnation, Instant, MessageId, checksum, flags};
+use kvs_proto::body::{AckEntry, Attached, Create, Limits, QueueName};
+use kvs_proto::{
+    Client, ClientConfig, DELETES_PER_FRAME_MAX, Event, Incarnation, Instant, MessageId, Sequence,
+    checksum, flags,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -34,14 +37,18 @@ fn shared() -> Shared {
     }
 }
 
-/// Carries bytes both ways until nothing moves.
 fn ready_session(shared: &mut Shared) -> Session {
+    session_in(Version::V1, shared)
+}
+
+/// Carries bytes both ways until nothing moves.
+fn session_in(version: Version, shared: &mut Shared) -> Session {
     let now = Instant::from_nanos(1);
     let config = ClientConfig {
         account: "gw".into(),
         secret: Secret::new(b"the secret"),
         nonce: [1; 16],
-        version_max: Version::V1,
+        version_max: version,
         output_bytes_max: 1000,
     };
     let mut client = Client::new(now, config);
@@ -78,16 +85,27 @@ fn frame(mut header: Header, body: &[u8]) -> Vec<u8> {
     [&header.encode()[..], body].concat()
 }
 
-fn replies(mut stream: &[u8]) -> Vec<(Header, Vec<u8>)> {
+fn replies(stream: &[u8]) -> Vec<(Header, Vec<u8>)> {
+    let replies = frames(stream);
+    assert!(replies.iter().all(|(header, _)| !header.op.is_request()));
+    replies
+}
+
+fn frames(mut stream: &[u8]) -> Vec<(Header, Vec<u8>)> {
     let mut decoder = Decoder::new();
-    let mut replies = Vec::new();
+    let mut frames = Vec::new();
     while let (used, Some(piece)) = decoder.handle_bytes(stream).expect("sound frames") {
         let Piece::Frame(header, body) = piece else { panic!("whole frames") };
-        assert!(!header.op.is_request());
-        replies.push((header, body.to_vec()));
+        frames.push((header, body.to_vec()));
         stream = &stream[used..];
     }
-    replies
+    frames
+}
+
+/// The same frames in another version.
+fn in_version(version: Version, stream: &[u8]) -> Vec<u8> {
+    let again = |(header, body): (Header, Vec<u8>)| frame(Header { version, ..header }, &body);
+    frames(stream).into_iter().flat_map(again).collect()
 }
 
 fn request(op: Op, queue: u32, number: u64) -> Header {
@@ -268,6 +286,133 @@ fn consecutive_acknowledgements_are_one_frame() {
         .map(|(header, _)| (header.sequence.0, header.message.0, header.aux))
         .collect();
     assert_eq!(acks, [(10, 10, 10), (10, 10, 10)]);
+}
+
+#[test]
+fn acknowledgements_of_several_queues_are_one_frame_for_who_knows_that() {
+    let mut stream = [create(0, "q0"), create(1, "q1"), create(2, "q2")].concat();
+    for number in 1..=3 {
+        stream.extend(store(0, number, 100, 1000));
+        stream.extend(store(1, number, 100, 1000));
+    }
+    let alone = store(2, 1, 100, 1000);
+    let mut told = Vec::new();
+    for (version, ops) in [(Version::V2, vec![Op::Ack, Op::Ack]), (Version::V3, vec![Op::Acks])] {
+        let mut shared = shared();
+        let mut session = session_in(version, &mut shared);
+        session.handle_bytes(&mut shared, &in_version(version, &stream));
+        let replies = replies(&drain(&mut session, &mut shared));
+        let acks = &replies[3..];
+        assert_eq!(acks.iter().map(|(header, _)| header.op).collect::<Vec<_>>(), ops);
+        let mut numbers: Vec<_> =
+            acks.iter().flat_map(|(header, body)| acknowledged(header, body)).collect();
+        numbers.sort_unstable();
+        told.push(numbers);
+        session.handle_bytes(&mut shared, &in_version(version, &alone));
+        let replies = super::tests::replies(&drain(&mut session, &mut shared));
+        assert_eq!((replies.len(), replies[0].0.op), (1, Op::Ack), "one of one queue");
+    }
+    assert_eq!(told[0], told[1], "whichever way");
+    assert_eq!(told[0].iter().map(|it| (it.0, it.1)).collect::<Vec<_>>(), [(0, 3), (1, 3)]);
+}
+
+/// What a frame acknowledges, by queue: how many changes, up to which, and all else that it tells.
+fn acknowledged(header: &Header, body: &[u8]) -> Vec<(u32, u64, u64, u64, u64, u64)> {
+    let say = |it: Header| (it.queue.0, it.message.0, it.sequence.0, it.epoch.0, it.aux, it.floor);
+    match header.op {
+        Op::Acks => AckEntry::all(body).unwrap().map(|entry| say(entry.header())).collect(),
+        _ => vec![say(*header)],
+    }
+}
+
+/// A queue with six messages, of which the third was deleted; the session speaks that version.
+fn six_but_one(version: Version, shared: &mut Shared) -> Session {
+    let mut session = session_in(version, shared);
+    let mut stream = create(0, "q0");
+    (1..=6).for_each(|number| stream.extend(store(0, number, 100, 1000)));
+    stream.extend(frame(Header { message: MessageId(3), ..request(Op::Delete, 0, 7) }, &[]));
+    session.handle_bytes(shared, &in_version(version, &stream));
+    drain(&mut session, shared);
+    session
+}
+
+/// The Delete of six messages by the numbers from 8 on.
+fn delete_of_six() -> Header {
+    let (version, message, aux) = (Version::V3, MessageId(1), 5);
+    Header { version, message, aux, ..request(Op::Delete, 0, 8) }
+}
+
+/// What is answered: op, last number, how many or the op that is refused, and status.
+fn answers(session: &mut Session, shared: &mut Shared) -> Vec<(Op, u64, u64, u32)> {
+    let replies = replies(&drain(session, shared));
+    let say =
+        |(it, _): &(Header, Vec<u8>)| (it.op, it.sequence.0, it.message.0, it.generation_or_status);
+    replies.iter().map(say).collect()
+}
+
+#[test]
+fn one_delete_removes_several_messages_as_if_each_had_been_asked_for_by_itself() {
+    let (delete, not_found) = (Op::Delete as u64, Status::NotFound as u32);
+    let expected = [(Op::Ack, 9, 2, 0), (Op::Refused, 10, delete, not_found), (Op::Ack, 13, 3, 0)];
+    let mut states = Vec::new();
+    for singly in [true, false] {
+        let mut shared = shared();
+        let mut session = six_but_one(Version::V3, &mut shared);
+        let six = delete_of_six();
+        let stream: Vec<u8> = match singly {
+            true => (0..6).flat_map(|at| frame(six.delete_at(at), &[])).collect(),
+            false => frame(six, &[]),
+        };
+        session.handle_bytes(&mut shared, &stream);
+        assert_eq!(answers(&mut session, &mut shared), expected);
+        check(&shared);
+        let state = |shared: &Shared| {
+            let (_, queue) = shared.table.list("", None).next().unwrap();
+            (queue.transaction(), queue.attached(shared.table.arena(), 0))
+        };
+        states.push(state(&shared));
+        assert_eq!(shared.counters.get(Counter::Deletes), 6);
+        session.handle_bytes(&mut shared, &stream);
+        assert_eq!(answers(&mut session, &mut shared), expected, "again, as the first time");
+        assert_eq!(state(&shared), states[0], "and nothing is applied");
+    }
+    assert_eq!(states[0], states[1]);
+}
+
+#[test]
+fn each_delete_of_one_that_owns_the_queue_no_more_is_refused() {
+    let mut shared = shared();
+    let mut session = six_but_one(Version::V3, &mut shared);
+    let two = Header { generation_or_status: 0, aux: 1, ..delete_of_six() };
+    session.handle_bytes(&mut shared, &frame(two, &[]));
+    let refused = |number| (Op::Refused, number, Op::Delete as u64, Status::Fenced as u32);
+    assert_eq!(answers(&mut session, &mut shared), [refused(8), refused(9)]);
+    let two = Header { queue: QueueHandle(4), aux: 1, ..delete_of_six() };
+    session.handle_bytes(&mut shared, &frame(two, &[]));
+    let refused = |number| (Op::Refused, number, Op::Delete as u64, Status::NotAttached as u32);
+    assert_eq!(answers(&mut session, &mut shared), [refused(8), refused(9)]);
+}
+
+#[test]
+fn a_delete_of_several_that_makes_no_sense_ends_the_session() {
+    let six = delete_of_six();
+    for (version, header, body) in [
+        (Version::V2, six, &b""[..]),
+        (Version::V3, six, b"body"),
+        (Version::V3, Header { aux: DELETES_PER_FRAME_MAX, ..six }, b""),
+        (Version::V3, Header { sequence: Sequence(u64::MAX - 4), ..six }, b""),
+        (Version::V3, Header { message: MessageId(u64::MAX - 4), ..six }, b""),
+        (Version::V3, Header { flags: flags::MORE, ..six }, b""),
+        (Version::V3, Header { flags: flags::BACKFILL, ..six }, b""),
+    ] {
+        let mut shared = shared();
+        let mut session = six_but_one(version, &mut shared);
+        session.handle_bytes(&mut shared, &in_version(version, &frame(header, body)));
+        let refused = (Op::Refused, 0, Op::Delete as u64, Status::BadRequest as u32);
+        assert_eq!(answers(&mut session, &mut shared), [refused], "{header:?}");
+        assert!(session.is_over());
+        assert_eq!(shared.table.arena().messages(), 5, "nothing is deleted");
+    }
 }
 
 #[test]

@@ -93,7 +93,8 @@ fn a_former_owner_is_sent_away_on_each_of_its_connections_and_nobody_else_is() {
 
 #[test]
 fn versions_work_side_by_side() {
-    for (ours, theirs) in [(1, 1), (1, 2), (2, 1), (2, 2)].map(|(a, b)| (version(a), version(b))) {
+    let all = [Version::V1, Version::V2, Version::V3];
+    for (ours, theirs) in all.iter().flat_map(|ours| all.map(|theirs| (*ours, theirs))) {
         let server = server(&format!("memory = \"16 MiB\"\nprotocol_max = {}", theirs as u8));
         let open = || Link::with_version(&server, ours);
         let (mut old, mut new) = (open(), open());
@@ -109,10 +110,6 @@ fn versions_work_side_by_side() {
         assert_eq!(new.read_all(2), [1, 2, 3]);
         server.stop();
     }
-}
-
-fn version(number: u8) -> Version {
-    Version::from_u8(number).unwrap()
 }
 
 #[test]

@@ -251,19 +251,29 @@ impl Session {
         if header.flags & flags::MORE != 0 {
             return;
         }
+        let mut last = *header;
+        let mut count = 1;
         match header.op {
             Op::Store => self.messages += 1,
-            Op::Delete => self.messages = self.messages.saturating_sub(1),
+            Op::Delete => {
+                let Some(deletes) = header.delete_count() else {
+                    self.broken = true;
+                    return;
+                };
+                last = header.delete_at(deletes - 1);
+                count = deletes;
+                self.messages = self.messages.saturating_sub(count);
+            }
             _ => {}
         }
         match &mut self.run {
-            Some((last, count)) if last.queue == header.queue => {
-                *last = *header;
-                *count += 1;
+            Some((before, already)) if before.queue == last.queue => {
+                *before = last;
+                *already += count;
             }
             _ => {
                 self.acknowledge();
-                self.run = Some((*header, 1));
+                self.run = Some((last, count));
             }
         }
     }

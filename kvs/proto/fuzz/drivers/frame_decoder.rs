@@ -11,8 +11,8 @@
 use fuzzing::{Cuts, Script};
 use kvs_proto::auth::PROOF_SIZE_BYTES;
 use kvs_proto::body::{
-    Attached, Baseline, Challenge, Counter, Create, Hello, OpEntry, QueueEntry, QueueName,
-    decode_counters, decode_proof, encode_counter,
+    AckEntry, Attached, Baseline, Challenge, Counter, Create, Hello, OpEntry, QueueEntry,
+    QueueName, decode_counters, decode_proof, encode_counter,
 };
 use kvs_proto::{
     DecodeError, Decoder, HEADER_SIZE_BYTES, Header, HeaderError, Op, PART_SIZE_BYTES_MAX, Piece,
@@ -70,7 +70,7 @@ fn stream(input: &[u8]) -> Vec<u8> {
         let number = |script: &mut Script<'_>, bit: u8| {
             if fields & 1 << bit == 0 { 0 } else { script.number() }
         };
-        header.version = if control & 8 == 0 { Version::V1 } else { Version::V2 };
+        header.version = if control & 8 == 0 { Version::V1 } else { Version::CURRENT };
         header.flags = u16::from(control >> 4) & flags::known_in(header.version);
         header.queue.0 = low_half(number(&mut script, 0));
         header.generation_or_status = low_half(number(&mut script, 1));
@@ -130,9 +130,9 @@ fn read(stream: &[u8]) -> Decoded {
         let length = number(12);
         let error = if number(0) != checksum(&bytes[4..]) {
             Some(HeaderError::Checksum)
-        } else if !(matches!(version, 1 | 2)) {
+        } else if !(1..=3).contains(&version) {
             Some(HeaderError::Version(version))
-        } else if !(matches!(op, 1..=14 | 129..=140) || (matches!(op, 15 | 141) && version == 2)) {
+        } else if version < since(op) {
             Some(HeaderError::Op(op))
         } else if flags > if version == 1 { 3 } else { 7 } {
             Some(HeaderError::Flags(flags))
@@ -158,6 +158,16 @@ fn read(stream: &[u8]) -> Decoded {
         start = end;
     }
     decoded
+}
+
+/// The version from which on an op is known.
+fn since(op: u8) -> u8 {
+    match op {
+        1..=14 | 129..=140 => 1,
+        15 | 141 => 2,
+        142 => 3,
+        _ => u8::MAX,
+    }
 }
 
 /// Lets the decoder have the stream in pieces.
@@ -236,7 +246,7 @@ fn check_bodies(body: &[u8]) {
     if let Ok(create) = Create::decode(body) {
         assert_eq!(encoded(|out| create.encode(out)), body);
     }
-    for version in [Version::V1, Version::V2] {
+    for version in [Version::V1, Version::V2, Version::V3] {
         let Ok(attached) = Attached::decode(version, body) else { continue };
         assert_eq!(encoded(|out| attached.encode(version, out)), body);
     }
@@ -245,6 +255,9 @@ fn check_bodies(body: &[u8]) {
     }
     if let Ok(entries) = OpEntry::decode_all(body) {
         assert_eq!(encoded(|out| entries.iter().for_each(|entry| entry.encode(out))), body);
+    }
+    if let Ok(mut entries) = AckEntry::all(body) {
+        assert_eq!(encoded(|out| entries.by_ref().for_each(|entry| entry.encode(out))), body);
     }
     if let Ok(entries) = QueueEntry::decode_all(body) {
         assert_eq!(encoded(|out| entries.iter().for_each(|entry| entry.encode(out))), body);
@@ -282,7 +295,7 @@ fn encoded(encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 /// A longer stream says nothing new and takes time.
 const STREAM_SIZE_BYTES_MAX: usize = 200_000;
 
-const OPS: [Op; 28] = [
+const OPS: [Op; 29] = [
     Op::Hello,
     Op::Authenticate,
     Op::Create,
@@ -311,4 +324,5 @@ const OPS: [Op; 28] = [
     Op::Counters,
     Op::Dropped,
     Op::Owner,
+    Op::Acks,
 ];

@@ -143,7 +143,7 @@ impl Client {
     }
 
     /// Takes received bytes; all of them are used. Events wait for [`Client::poll_event`]: at most
-    /// one for each 64 bytes.
+    /// one for each 40 bytes.
     pub fn handle_bytes(&mut self, now: Instant, bytes: &[u8]) {
         if !bytes.is_empty() {
             self.last_received = now;

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use super::{Assembly, Client, Open, Queue, State};
 use crate::auth::{Handshake, Role};
 use crate::body::{
-    Attached, BodyError, Challenge, OpEntry, QueueEntry, decode_counters, decode_proof,
+    AckEntry, Attached, BodyError, Challenge, OpEntry, QueueEntry, decode_counters, decode_proof,
 };
 use crate::event::{Event, Item, ProtocolError, QueueSummary, Refusal};
 use crate::{
@@ -69,7 +69,12 @@ impl Client {
             return Err(ProtocolError::Version(header.version));
         }
         match (self.state, header.op) {
-            (State::Ready(_), Op::Ack) => self.handle_ack(header, body),
+            (State::Ready(_), Op::Ack) if body.is_empty() => self.handle_ack(header),
+            (State::Ready(_), Op::Ack) => Err(ProtocolError::Field(Op::Ack)),
+            (State::Ready(_), Op::Acks) => {
+                let mut entries = AckEntry::all(body).map_err(in_body_of(header))?;
+                entries.try_for_each(|entry| self.handle_ack(&entry.header()))
+            }
             (_, Op::Refused) => self.handle_refused(header),
             (State::Hello, Op::Challenge) => self.handle_challenge(now, header, body),
             (State::Authenticating(challenge), Op::Welcome) => {
@@ -81,11 +86,8 @@ impl Client {
     }
 
     #[inline]
-    fn handle_ack(&mut self, header: &Header, body: &[u8]) -> Result<(), ProtocolError> {
+    fn handle_ack(&mut self, header: &Header) -> Result<(), ProtocolError> {
         let count = header.message.0;
-        if !body.is_empty() {
-            return Err(ProtocolError::Field(Op::Ack));
-        }
         self.queue(header)?;
         self.note_answers(Op::Ack, count)?;
         self.events.push_back(Event::Ack {

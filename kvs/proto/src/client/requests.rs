@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{Client, Queue, State};
 use crate::body::{Baseline, Create, QueueName};
+use crate::message::EMPTY;
 use crate::{
     Epoch, Generation, Header, Instant, Message, MessageId, Op, QueueHandle, STATE_SIZE_BYTES_MAX,
     Sequence, StateVersion, Tag, Transaction, Version, flags,
@@ -48,7 +49,7 @@ impl Client {
 
     /// Removes an attached queue with everything in it.
     pub fn drop_queue(&mut self, now: Instant, queue: QueueHandle, tag: Tag) {
-        self.request(now, Op::Drop, queue, tag, |_| (), &empty());
+        self.request(now, Op::Drop, queue, tag, |_| (), &EMPTY);
         if let Some(Some(queue)) = self.queues.get_mut(queue.0 as usize) {
             queue.is_dropped = true;
         }
@@ -99,7 +100,7 @@ impl Client {
         id: MessageId,
         floor: Sequence,
     ) {
-        self.change(now, Op::Delete, 0, queue, sequence, id, floor, 0, &empty());
+        self.change(now, Op::Delete, 0, queue, sequence, id, floor, 0, &EMPTY);
     }
 
     /// Sets a message's state record. `version` must be above the present one.
@@ -152,12 +153,12 @@ impl Client {
             header.message = cursor;
             header.aux = u64::from(count_max) << 32 | u64::from(bytes_max);
         };
-        self.request(now, Op::BlockGet, queue, tag, set, &empty());
+        self.request(now, Op::BlockGet, queue, tag, set, &EMPTY);
     }
 
     /// Reads the last operations, those after transaction number `after`.
     pub fn ops_get(&mut self, now: Instant, queue: QueueHandle, tag: Tag, after: Transaction) {
-        self.request(now, Op::OpsGet, queue, tag, |header| header.aux = after.0, &empty());
+        self.request(now, Op::OpsGet, queue, tag, |header| header.aux = after.0, &EMPTY);
     }
 
     /// Asks whether the server is there. Goes before everything that is cut in parts.
@@ -271,8 +272,4 @@ impl Client {
 
 fn tagged(op: Op, tag: Tag) -> Header {
     Header { sequence: Sequence(tag.0), ..Header::new(op) }
-}
-
-fn empty() -> Message {
-    Message::new(Bytes::new(), Bytes::new())
 }
