@@ -77,8 +77,13 @@ impl Default for Latency {
 impl Latency {
     /// Adds one.
     pub fn record(&mut self, duration: Duration) {
+        self.record_many(duration, 1);
+    }
+
+    /// Adds so many that took as long.
+    pub fn record_many(&mut self, duration: Duration, count: u64) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.0.saturating_record(nanos.min(LONGEST_NANOS));
+        self.0.saturating_record_n(nanos.min(LONGEST_NANOS), count);
     }
 
     /// Adds those of another one.

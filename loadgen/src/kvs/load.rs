@@ -63,8 +63,8 @@ pub struct KvsLoad<T: Transport> {
     in_flight: usize,
     /// Requests made since the last send.
     unsent: usize,
-    /// Queues in which a store was acknowledged, so that something is to be deleted.
-    deletable: VecDeque<usize>,
+    /// Queues in which stores were acknowledged, and how many, so that as much is to be deleted.
+    deletable: VecDeque<(usize, u64)>,
     /// Replies that are awaited before the next phase.
     awaited: u32,
     /// What the server held before.
@@ -80,8 +80,10 @@ struct Queue {
     oldest_id: MessageId,
     /// Messages that were passed over.
     stuck: u64,
-    /// In the order in which they went out, which is the order of the answers.
-    in_flight: VecDeque<Request>,
+    /// Requests without an answer.
+    unanswered: u64,
+    /// They, in the order in which they went out, which is the order of the answers.
+    in_flight: VecDeque<Requests>,
 }
 
 impl Queue {
@@ -91,15 +93,19 @@ impl Queue {
             next_id: MessageId(1),
             oldest_id: MessageId(1),
             stuck: 0,
+            unanswered: 0,
             in_flight: VecDeque::new(),
         }
     }
 }
 
+/// Requests that went out one after the other, of one kind and in one turn: a note of each would cost the client as much
+/// as a server may take for it.
 #[derive(Clone, Copy, Debug)]
-struct Request {
+struct Requests {
     op: Op,
     at: Instant,
+    count: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -315,24 +321,39 @@ impl<T: Transport> KvsLoad<T> {
             self.measured.acks += 1;
             self.measured.end = Some(now);
         }
-        for _ in 0..count {
-            let Some(Request { op, at }) = self.queues[place].in_flight.pop_front() else {
+        let mut left = count;
+        while left > 0 {
+            let queue = &mut self.queues[place];
+            let Some(front) = queue.in_flight.front_mut() else {
                 self.phase = Phase::Failed("more was acknowledged than sent".into());
                 return;
             };
-            self.in_flight -= 1;
-            let took = now.saturating_since(at);
-            match op {
-                _ if !is_measured => {}
-                Op::Store => {
-                    self.measured.store.record(took);
-                    self.deletable.push_back(place);
-                }
-                _ => {
-                    self.measured.delete.record(took);
-                    self.measured.messages += 1;
-                }
+            let Requests { op, at, .. } = *front;
+            let some = front.count.min(left);
+            front.count -= some;
+            if front.count == 0 {
+                queue.in_flight.pop_front();
             }
+            left -= some;
+            queue.unanswered -= some;
+            self.in_flight -= usize::try_from(some).expect("at most `depth`");
+            if is_measured {
+                self.measure(place, op, now.saturating_since(at), some);
+            }
+        }
+    }
+
+    /// So many requests to a queue took as long.
+    fn measure(&mut self, place: usize, op: Op, took: Duration, count: u64) {
+        if op != Op::Store {
+            self.measured.delete.record_many(took, count);
+            self.measured.messages += count;
+            return;
+        }
+        self.measured.store.record_many(took, count);
+        match self.deletable.back_mut() {
+            Some((last, more)) if *last == place => *more += count,
+            _ => self.deletable.push_back((place, count)),
         }
     }
 
@@ -350,7 +371,12 @@ impl<T: Transport> KvsLoad<T> {
         let more = self.wants_more(now);
         let most = self.config.total.map(|total| total.saturating_add(self.config.held));
         while self.may_ask() {
-            if let Some(place) = self.deletable.pop_front() {
+            if let Some((place, count)) = self.deletable.front_mut() {
+                let place = *place;
+                *count -= 1;
+                if *count == 0 {
+                    self.deletable.pop_front();
+                }
                 self.delete(place, now);
             } else if more && most.is_none_or(|most| self.stores < most) {
                 self.store(now);
@@ -407,9 +433,13 @@ impl<T: Transport> KvsLoad<T> {
     fn note_request(&mut self, place: usize, op: Op, at: Instant) -> (Sequence, Sequence) {
         let queue = &mut self.queues[place];
         let sequence = queue.next_sequence;
-        let floor = Sequence(sequence.0 - queue.in_flight.len() as u64);
+        let floor = Sequence(sequence.0 - queue.unanswered);
         queue.next_sequence = sequence.next();
-        queue.in_flight.push_back(Request { op, at });
+        queue.unanswered += 1;
+        match queue.in_flight.back_mut() {
+            Some(last) if (last.op, last.at) == (op, at) => last.count += 1,
+            _ => queue.in_flight.push_back(Requests { op, at, count: 1 }),
+        }
         self.in_flight += 1;
         self.unsent += 1;
         (sequence, floor)
