@@ -4,9 +4,9 @@ mod lists;
 
 use kvs_proto::body::{Attached, Baseline, OpEntry};
 use kvs_proto::{
-    ChainHash, ContentDigest, Credit, Epoch, Generation, Header, MessageId, STATE_SIZE_BYTES_MAX,
-    Sequence, StateDigest, StateVersion, Status, Transaction, body_digest, chain, content_term,
-    flags, state_digest,
+    ChainHash, ContentDigest, Credit, Epoch, Generation, Header, MessageId, Op,
+    STATE_SIZE_BYTES_MAX, Sequence, StateDigest, StateVersion, Status, Transaction, body_digest,
+    chain, content_term, flags, state_digest,
 };
 use tcpstack::Instant;
 
@@ -339,10 +339,10 @@ impl Queue {
     /// `NotFound`.
     #[inline]
     pub fn delete(&mut self, arena: &mut Arena, header: &Header) -> Result<(), Status> {
-        let place = self.lists.find(arena, header.message).ok_or(Status::NotFound)?;
-        self.content = self.content.without(term(arena, place));
-        self.lists.remove(arena, header.message, place);
-        self.note(header, 0);
+        if !self.remove(arena, header.message) {
+            return Err(Status::NotFound);
+        }
+        self.note(header.op, header.message, header.sequence, 0);
         Ok(())
     }
 
@@ -352,15 +352,26 @@ impl Queue {
         if !matches!(self.admit(first), Admission::Next) {
             return 0;
         }
-        for at in 0..count {
-            let delete = first.delete_at(at);
-            arena.prefetch_record(self.uid(), MessageId(delete.message.0.saturating_add(AHEAD)));
-            if self.delete(arena, &delete).is_err() {
-                return at;
+        let mut done = 0;
+        while done < count {
+            let message = MessageId(first.message.0 + done);
+            if !self.remove(arena, message) {
+                break;
             }
-            self.settle(&delete, Ok(()));
+            self.note(Op::Delete, message, Sequence(first.sequence.0 + done), 0);
+            done += 1;
         }
-        count
+        if done > 0 {
+            self.settle(&first.delete_at(done - 1), Ok(()));
+        }
+        done
+    }
+
+    /// Removes a message from memory and from the content digest. False if it is not there.
+    #[inline]
+    fn remove(&mut self, arena: &mut Arena, id: MessageId) -> bool {
+        let content = &mut self.content;
+        self.lists.remove(arena, id, |arena, place| *content = content.without(term(arena, place)))
     }
 
     /// Sets a message's state record.
@@ -385,7 +396,7 @@ impl Queue {
         let before = term(arena, place);
         arena.set_state(place, version, state).map_err(|_| Status::ArenaFull)?;
         self.content = self.content.without(before).with(term(arena, place));
-        self.note(header, state_digest(version, state).0);
+        self.note(header.op, header.message, header.sequence, state_digest(version, state).0);
         Ok(())
     }
 
@@ -435,21 +446,17 @@ impl Queue {
         let digest = body_digest(length, checksum);
         self.lists.note_stored(list_of(header), header.message);
         self.content = self.content.with(content_term(header.message, StateDigest(0), digest));
-        self.note(header, digest.0);
+        self.note(header.op, header.message, header.sequence, digest.0);
     }
 
     /// Counts a change that was applied.
     #[inline]
-    fn note(&mut self, header: &Header, digest: u64) {
-        let Header { op, message, sequence, .. } = *header;
+    fn note(&mut self, op: Op, message: MessageId, sequence: Sequence, digest: u64) {
         self.transaction = self.transaction.next();
         self.chain = chain(self.chain, op, message, digest);
         self.operations.push(op, message, digest, self.chain, sequence);
     }
 }
-
-/// So many messages before it is removed, the record of one is fetched: removing those takes as long as fetching it.
-const AHEAD: u64 = 4;
 
 /// Where a Store's message goes.
 #[inline]

@@ -65,7 +65,7 @@ impl Index {
         id: MessageId,
         is_it: impl Fn(Place) -> bool,
     ) -> Option<Place> {
-        self.position(queue, id, is_it).map(|position| place_of(self.slots.words()[position]))
+        self.position(queue, id, is_it).map(|position| self.place_at(position))
     }
 
     /// Adds a message that is not there. False, and nothing changed, when the table has
@@ -114,11 +114,14 @@ impl Index {
     }
 
     /// Forgets the message at `place`. Stops the process if it is not there.
-    #[inline]
     pub(super) fn remove(&mut self, queue: QueueUid, id: MessageId, place: Place) {
-        let mut gap = self
-            .position(queue, id, |candidate| candidate == place)
-            .expect("every record is indexed");
+        let position = self.position(queue, id, |candidate| candidate == place);
+        self.remove_at(queue, id, position.expect("every record is indexed"));
+    }
+
+    /// Forgets the message whose slot [`position`](Self::position) has just found.
+    #[inline]
+    pub(super) fn remove_at(&mut self, queue: QueueUid, id: MessageId, position: usize) {
         // What is deleted next was mostly stored next. In a queue of millions that is long ago.
         if id.0.is_multiple_of(GROUP as u64) {
             self.prefetch_next(queue, id);
@@ -127,7 +130,7 @@ impl Index {
         let length = self.len();
         let slots = self.slots.words_mut();
         let mut steps = 0;
-        let mut position = gap;
+        let (mut gap, mut position) = (position, position);
         loop {
             position = after(position, length);
             steps += 1;
@@ -154,8 +157,9 @@ impl Index {
         *slot = u64::from(to.0) << 32 | (*slot & 0xffff_ffff);
     }
 
+    /// The slot of a message, until the next change. `is_it` as for [`find`](Self::find).
     #[inline]
-    fn position(
+    pub(super) fn position(
         &self,
         queue: QueueUid,
         id: MessageId,
@@ -175,6 +179,12 @@ impl Index {
             position = after(position, length);
         }
         None
+    }
+
+    /// Where the message of a slot lies.
+    #[inline]
+    pub(super) fn place_at(&self, position: usize) -> Place {
+        place_of(self.slots.words()[position])
     }
 
     #[inline]

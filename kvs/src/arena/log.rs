@@ -27,13 +27,22 @@ impl Cursor {
 }
 
 impl Arena {
-    /// Removes the record at `place`.
+    /// Removes a message, once `look` has seen where it lies. False if it is not there.
     #[inline]
-    pub fn remove(&mut self, log: &mut Log, place: Place) {
+    pub fn remove(
+        &mut self,
+        log: &mut Log,
+        id: MessageId,
+        look: impl FnOnce(&Arena, Place),
+    ) -> bool {
+        let is_it = |place| self.is_record(place, log.uid, id);
+        let Some(position) = self.index.position(log.uid, id, is_it) else { return false };
+        let place = self.index.place_at(position);
+        // What is deleted soon is mostly what was stored soon after.
+        self.prefetch(place.address() + AHEAD * self.word(place).size());
+        look(self, place);
+        self.index.remove_at(log.uid, id, position);
         let record = self.record(place);
-        self.index.remove(log.uid, record.id, place);
-        // What is deleted next is mostly what was stored next.
-        self.prefetch(place.address() + self.word(place).size());
         if let Some(cell) = self.state_cell(place) {
             self.put_cell_back(cell);
         }
@@ -42,6 +51,7 @@ impl Arena {
         self.live_messages -= 1;
         self.live_bytes -= u64::from(record.length);
         self.bury(log, place);
+        true
     }
 
     /// The first record.
@@ -105,7 +115,8 @@ impl Arena {
             }
             let around = self.segment(segment).previous;
             self.free_if_dead(log, segment);
-            self.compact_from(log, around);
+            // Only the pairs that this segment is part of have become smaller.
+            self.compact_from(log, around, if around.is_none() { 1 } else { 2 });
             return;
         }
         let around = self.segment(segment).previous;
@@ -119,7 +130,7 @@ impl Arena {
                 self.free_if_dead(log, place.segment());
             }
         }
-        self.compact_from(log, around);
+        self.compact_from(log, around, 3);
     }
 
     #[inline]
@@ -142,14 +153,17 @@ impl Arena {
     /// Compacts the pairs that the segment `id` is part of, where they have become small enough.
     pub(super) fn compact_around(&mut self, log: &mut Log, id: SegmentId) {
         let previous = self.segment(id).previous;
-        self.compact_from(log, previous);
+        self.compact_from(log, previous, 3);
     }
 
-    /// Compacts pairs from `start` (NONE: from the log's first segment) while a removal may have
-    /// made them small enough: at most three pairs.
-    fn compact_from(&mut self, log: &mut Log, start: SegmentId) {
+    /// Compacts so many pairs from `start` (NONE: from the log's first segment) where a removal may have
+    /// made them small enough, and the pair that a compacted one is part of then; three at most in all.
+    fn compact_from(&mut self, log: &mut Log, start: SegmentId, mut pairs: usize) {
         let mut first = if start.is_none() { log.head } else { start };
         for _ in 0..3 {
+            if pairs == 0 {
+                return;
+            }
             if first.is_none() {
                 return;
             }
@@ -162,6 +176,7 @@ impl Arena {
                 self.compact(log, first, second);
             } else {
                 first = second;
+                pairs -= 1;
             }
         }
     }
@@ -287,6 +302,9 @@ impl Arena {
         place
     }
 }
+
+/// So many records ahead of what is removed, the next one is fetched: removing those takes as long as fetching it.
+const AHEAD: usize = 4;
 
 /// Two neighbours that hold no more than this together become one: three quarters of a segment, so
 /// that a quarter of one must be removed before the result can be part of the next compaction.

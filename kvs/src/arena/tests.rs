@@ -80,8 +80,7 @@ impl World {
     fn delete(&mut self, queue: usize, id: u64) {
         let Pair { log, model, .. } = &mut self.queues[queue];
         model.records.remove(&id).unwrap();
-        let place = self.arena.find(log, MessageId(id)).unwrap();
-        self.arena.remove(log, place);
+        assert!(self.arena.remove(log, MessageId(id), |_, _| {}));
     }
 
     fn nth(&self, queue: usize, which: usize) -> Option<u64> {

@@ -117,11 +117,16 @@ impl Lists {
         arena.find(if id < self.first_live { &self.backfill } else { &self.live }, id)
     }
 
-    /// Removes the record of that id, which lies there.
+    /// Removes a message, once `look` has seen where it lies. False if it is not there.
     #[inline]
-    pub(super) fn remove(&mut self, arena: &mut Arena, id: MessageId, place: Place) {
+    pub(super) fn remove(
+        &mut self,
+        arena: &mut Arena,
+        id: MessageId,
+        look: impl FnOnce(&Arena, Place),
+    ) -> bool {
         let list = if id < self.first_live { List::Backfill } else { List::Live };
-        arena.remove(self.log_mut(list), place);
+        arena.remove(self.log_mut(list), id, look)
     }
 
     /// The first record.
