@@ -8,6 +8,7 @@
 
 pub mod compare;
 pub mod content;
+pub mod cores;
 mod corpus;
 pub mod cpu_tree;
 pub mod crowd;

@@ -26,6 +26,7 @@ enum Command {
     Store(cli::store::StoreOptions),
     ListRecovery(cli::store::ListRecoveryOptions),
     Watch(cli::watch::Options),
+    Cores(cli::cores::Options),
     Compare(cli::compare::Options),
 }
 
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Store(options) => cli::store::run(&options),
         Command::ListRecovery(options) => cli::store::run_recovery(&options),
         Command::Watch(options) => cli::watch::run(&options),
+        Command::Cores(options) => cli::cores::run(&options),
         Command::Compare(options) => cli::compare::run(&options),
     };
     result.unwrap_or_else(|error| {

@@ -2,6 +2,7 @@
 
 pub(crate) mod bypass;
 pub(crate) mod compare;
+pub(crate) mod cores;
 pub(crate) mod crowd;
 pub(crate) mod kvs;
 pub(crate) mod ledger;
@@ -47,6 +48,12 @@ impl Stop {
 pub(crate) fn probability(text: &str) -> Result<f64, String> {
     let value = text.parse().ok().filter(|value| (0.0..=1.0).contains(value));
     value.ok_or_else(|| "not a probability between 0 and 1".into())
+}
+
+/// Reads an option that names two cores.
+pub(crate) fn parse_cores(text: &str) -> Result<(usize, usize), String> {
+    let cores = text.split_once(',').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    cores.filter(|(a, b)| a != b).ok_or_else(|| "not two different cores, such as 0,1".into())
 }
 
 /// A log at that path, or none.

@@ -14,7 +14,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use clap::{Args, ValueEnum};
 use loadgen::compare::{Comparison, Contender, Document, Family, Machine, Run};
 
-use super::{Failure, Stop};
+use super::{Failure, Stop, parse_cores};
 
 /// Measure us and our peers side by side, taking turns, by the same client, and write who is ahead. Peers that are not
 /// there are named and left out. Exit status 0 only if every run counts.
@@ -83,11 +83,6 @@ pub(super) enum Scale {
     Smallest,
     Quick,
     Whole,
-}
-
-fn parse_cores(text: &str) -> Result<(usize, usize), String> {
-    let cores = text.split_once(',').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
-    cores.filter(|(a, b)| a != b).ok_or_else(|| "not two different cores, such as 0,1".into())
 }
 
 fn parse_relay(text: &str) -> Result<(String, PathBuf), String> {
