@@ -1,6 +1,6 @@
 //! What a person reads: who is ahead, then tables and charts.
 
-use super::{Comparison, Family, Spread, gateway, links, recovery, stores};
+use super::{Comparison, CoresSeen, Family, Spread, gateway, links, recovery, stores};
 
 /// A comparison, ready to be written down.
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub enum Standing {
     Level,
     /// Worse in every round than they in any.
     Behind,
+    /// The cores were apart in all rounds of one of them only.
+    Unclear,
 }
 
 /// One contest.
@@ -84,6 +86,7 @@ impl Headline {
     /// Who is ahead.
     pub fn standing(&self) -> Standing {
         match self.ratio {
+            Spread { apart: true, .. } => Standing::Unclear,
             Spread { low, .. } if low > 1.0 => Standing::Ahead,
             Spread { high, .. } if high < 1.0 => Standing::Behind,
             _ => Standing::Level,
@@ -102,7 +105,7 @@ impl Document {
         parts.push(participants(comparison));
         parts.extend(failures(comparison));
         let machine = &comparison.machine;
-        let circumstances = format!(
+        let mut circumstances = format!(
             "Begun {}, {:.0} minutes. {}, {} cores, of which {} were used, {:.0} GiB, Linux {}; \
              load before it began {:.2}. Everything in one go on one machine, the contenders taking turns; medians, \
              with the lowest and the highest round behind them.",
@@ -115,8 +118,20 @@ impl Document {
             machine.kernel,
             machine.load_before,
         );
+        circumstances.extend(comparison.cores_seen().map(of_cores));
         Document { title: "Hikyaku and its peers".into(), circumstances, headlines, parts }
     }
+}
+
+/// What was seen of the cores, and what became of runs while they were apart.
+fn of_cores(seen: CoresSeen) -> String {
+    let CoresSeen { least_ns, most_ns, repeats, cells, marked } = seen;
+    format!(
+        " Before and after each run a cache line took {least_ns:.0} to {most_ns:.0} ns from one core to the other and back. \
+         Above twice the least the cores were apart, and the run was made again, whoever's it was: {repeats} repeats. Runs \
+         with cores apart count only where a contender has no others under the same conditions: {marked} of {cells} cells, \
+         marked †. A ratio is marked where one side of it is, and tells nothing."
+    )
 }
 
 /// Who takes part, how set up, and who is missing.
@@ -160,11 +175,11 @@ fn family(family: Family) -> &'static str {
 
 /// A figure and how far its rounds lie apart: `1,234 (1,200–1,250)`.
 pub(super) fn figure(spread: Spread) -> String {
-    let Spread { median, low, high } = spread;
+    let Spread { median, low, high, apart } = spread;
     if low.to_bits() == high.to_bits() {
-        return number(median);
+        return number(median) + mark(apart);
     }
-    format!("{} ({}–{})", number(median), number(low), number(high))
+    format!("{} ({}–{}){}", number(median), number(low), number(high), mark(apart))
 }
 
 /// A figure, or a dash where nothing was measured.
@@ -174,8 +189,13 @@ pub(super) fn cell(spread: Option<Spread>) -> String {
 
 /// `3.2× (2.9–3.6)`.
 pub(super) fn times(ratio: Spread) -> String {
-    let Spread { median, low, high } = ratio;
-    format!("{median:.2}× ({low:.2}–{high:.2})")
+    let Spread { median, low, high, apart } = ratio;
+    format!("{median:.2}× ({low:.2}–{high:.2}){}", mark(apart))
+}
+
+/// Behind what was measured with cores apart only.
+pub(super) fn mark(apart: bool) -> &'static str {
+    if apart { " †" } else { "" }
 }
 
 /// Three significant digits, or all of a whole number, in groups of three.

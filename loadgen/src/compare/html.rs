@@ -36,6 +36,7 @@ fn headline_html(headline: &Headline) -> String {
         Standing::Ahead => ("ahead", "ahead"),
         Standing::Level => ("level", "level"),
         Standing::Behind => ("behind", "behind"),
+        Standing::Unclear => ("level", "unclear"),
     };
     format!(
         "<div class=\"headline {class}\"><div class=\"what\">{}</div><div class=\"ratio\">{:.2}× <span>{word}</span></div>\

@@ -3,6 +3,7 @@
 //! [`Comparison`] holds every run as it was. [`Document`] is made from it: who is ahead, tables and charts. It is written
 //! as [HTML](Document::to_html) and as [Markdown](Document::to_markdown); the comparison itself is the JSON.
 
+mod cores;
 mod document;
 mod gateway;
 mod html;
@@ -17,6 +18,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use cores::CoresSeen;
 pub use document::{Chart, Document, Headline, Part, Standing, Table};
 pub use spread::Spread;
 
@@ -122,13 +124,13 @@ impl Comparison {
         self.contenders.iter().filter(move |c| c.family == family && c.missing.is_none())
     }
 
-    /// Runs of a family that count.
+    /// Runs of a family that did not fail.
     fn good_runs(&self, family: Family) -> impl Iterator<Item = &Run> {
         self.runs.iter().filter(move |run| run.family == family && run.failure.is_none())
     }
 
     /// The values that a condition has in a family, in the order in which they first came.
-    fn values(&self, family: Family, condition: &str) -> Vec<String> {
+    pub fn values(&self, family: Family, condition: &str) -> Vec<String> {
         let mut values = Vec::new();
         let runs = self.runs.iter().filter(|run| run.family == family);
         for value in runs.filter_map(|run| run.conditions.get(condition)) {
@@ -139,8 +141,8 @@ impl Comparison {
         values
     }
 
-    /// A figure of a contender over all rounds under these conditions, if it was measured.
-    fn spread(
+    /// A figure of a contender over all rounds under these conditions that count, if it was measured.
+    pub fn spread(
         &self,
         family: Family,
         contender: &str,
@@ -153,8 +155,9 @@ impl Comparison {
                     .iter()
                     .all(|(name, value)| run.conditions.get(*name).is_some_and(|has| has == value))
         };
-        let figures = self.good_runs(family).filter(fits).filter_map(|run| run.figures.get(figure));
-        Spread::of(figures.copied())
+        let (runs, apart) = self.counting(self.good_runs(family).filter(fits).collect());
+        let figures = runs.iter().filter_map(|run| run.figures.get(figure));
+        Spread::of(figures.copied()).map(|spread| Spread { apart, ..spread })
     }
 
     /// Runs that count for nothing.

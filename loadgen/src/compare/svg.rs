@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::document::number;
+use super::document::{mark, number};
 use super::{Chart, Spread};
 
 const WIDTH: f64 = 640.0;
@@ -105,18 +105,19 @@ impl Chart {
         let class = class(line);
         let mut points = String::new();
         for (place, value) in values.iter().enumerate() {
-            let Some(Spread { median, low, high }) = *value else { continue };
+            let Some(Spread { median, low, high, apart }) = *value else { continue };
             let (x, y) = (self.x_of(place), scale.y(median));
             write!(points, "{x:.1},{y:.1} ").expect(MEMORY);
             let (top, bottom) = (scale.y(high), scale.y(low));
             writeln!(svg, "<line class=\"{class}\" x1=\"{x:.1}\" y1=\"{top:.1}\" x2=\"{x:.1}\" y2=\"{bottom:.1}\"/>")
                 .expect(MEMORY);
             let tip = format!(
-                "{}, {}: {} {}",
+                "{}, {}: {} {}{}",
                 escape(name),
                 escape(&self.steps[place]),
                 number(median),
-                escape(&self.y)
+                escape(&self.y),
+                mark(apart)
             );
             writeln!(svg, "<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\"><title>{tip}</title></circle>")
                 .expect(MEMORY);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn run(
+pub(super) fn run(
     family: Family,
     contender: &str,
     conditions: &[(&str, &str)],
@@ -35,7 +35,7 @@ fn contender(family: Family, name: &str, role: Role) -> Contender {
 }
 
 /// Rounds of two stores at two depths.
-fn stores(ours: [f64; 2], theirs: [f64; 2]) -> Comparison {
+pub(super) fn stores(ours: [f64; 2], theirs: [f64; 2]) -> Comparison {
     let mut comparison = Comparison::default();
     let family = Family::Kvs;
     comparison.contenders =

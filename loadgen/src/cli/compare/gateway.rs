@@ -167,19 +167,17 @@ pub(super) fn run(bench: &mut Bench<'_>, plan: &Plan) {
 
 /// The most that it relayed of the main mix, in any number of sessions: the median of its rounds.
 fn highest_rate(bench: &Bench<'_>, relay: &Relay) -> Option<f64> {
-    let mut by_sessions: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    for run in bench.comparison.runs.iter().filter(|run| run.contender == relay.name) {
-        let of = |name: &str| run.conditions.get(name).map_or("", String::as_str);
-        let fits = of("loop") == "closed" && of("mix") == MAIN_MIX && of("connections") == "reused";
-        if let (true, Some(rate)) = (fits, run.figures.get("relayed_per_s")) {
-            by_sessions.entry(of("sessions")).or_default().push(*rate);
-        }
-    }
-    let medians = by_sessions.values_mut().map(|rates| {
-        rates.sort_by(f64::total_cmp);
-        rates[rates.len() / 2]
+    let sessions = bench.comparison.values(Family::Gateway, "sessions");
+    let medians = sessions.iter().filter_map(|sessions| {
+        let conditions = [
+            ("loop", "closed"),
+            ("mix", MAIN_MIX),
+            ("sessions", sessions),
+            ("connections", REUSED),
+        ];
+        bench.comparison.spread(Family::Gateway, &relay.name, &conditions, "relayed_per_s")
     });
-    medians.reduce(f64::max)
+    medians.map(|spread| spread.median).reduce(f64::max)
 }
 
 /// A run; answers whether the relay keeps up.
@@ -192,44 +190,50 @@ fn attempt(
     rate_name: &str,
     seconds: f64,
 ) -> bool {
-    let result = measure(bench, relay, workload, rate, seconds);
-    let (mut figures, command, failure) = match result {
-        Ok((figures, command)) => (figures, command, None),
-        Err(why) if bench.is_stopped() => {
-            eprintln!("{why}");
-            return false;
+    let runs = bench.make_runs(|bench| {
+        let (figures, command, failure) = match measure(bench, relay, workload, rate, seconds) {
+            Ok((figures, command)) => (figures, command, None),
+            Err(why) => (BTreeMap::new(), String::new(), Some(why.to_string())),
+        };
+        let mut run = Run {
+            family: Family::Gateway,
+            contender: relay.name.clone(),
+            conditions: conditions(workload, rate.map(|_| rate_name)),
+            round,
+            figures,
+            command,
+            failure,
+        };
+        if rate.is_some() && !keeps_up(&run, rate) {
+            // Latencies of a queue that only grows say nothing but how long the run was.
+            run.figures.retain(|name, _| !name.starts_with("dot_"));
         }
-        Err(why) => (BTreeMap::new(), String::new(), Some(why.to_string())),
-    };
-    let of =
-        |figures: &BTreeMap<String, f64>, name: &str| figures.get(name).copied().unwrap_or(0.0);
-    let relayed = of(&figures, "accepted_per_s").min(of(&figures, "relayed_per_s"));
-    let keeps_up = failure.is_none() && rate.is_none_or(|rate| relayed >= rate * KEPT_UP);
-    if !keeps_up && rate.is_some() {
-        // Latencies of a queue that only grows say nothing but how long the run was.
-        figures.retain(|name, _| !name.starts_with("dot_"));
-    }
-    let connections = if workload.single { "one message each" } else { "reused" };
+        vec![run]
+    });
+    runs.last().is_some_and(|run| keeps_up(run, rate))
+}
+
+fn keeps_up(run: &Run, rate: Option<f64>) -> bool {
+    let of = |name: &str| run.figures.get(name).copied().unwrap_or(0.0);
+    let relayed = of("accepted_per_s").min(of("relayed_per_s"));
+    run.failure.is_none() && rate.is_none_or(|rate| relayed >= rate * KEPT_UP)
+}
+
+/// What only runs under the same conditions are compared by.
+fn conditions(workload: &Workload, rate_name: Option<&str>) -> BTreeMap<String, String> {
     let sessions = workload.sessions.to_string();
     let mut conditions = vec![
-        ("loop", if rate.is_some() { "open" } else { "closed" }),
+        ("loop", if rate_name.is_some() { "open" } else { "closed" }),
         ("mix", workload.mix),
         ("sessions", &sessions),
-        ("connections", connections),
+        ("connections", if workload.single { "one message each" } else { REUSED }),
     ];
-    conditions.extend(rate.map(|_| ("rate", rate_name)));
-    let conditions = conditions.into_iter().map(|(name, value)| (name.into(), value.into()));
-    bench.add(Run {
-        family: Family::Gateway,
-        contender: relay.name.clone(),
-        conditions: conditions.collect(),
-        round,
-        figures,
-        command,
-        failure,
-    });
-    keeps_up
+    conditions.extend(rate_name.map(|name| ("rate", name)));
+    conditions.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
 }
+
+/// A connection for many messages.
+const REUSED: &str = "reused";
 
 type Measured = (BTreeMap<String, f64>, String);
 

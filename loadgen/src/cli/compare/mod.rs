@@ -13,6 +13,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
 use loadgen::compare::{Comparison, Contender, Document, Family, Machine, Run};
+use loadgen::cores::round_trip_ns;
 
 use super::{Failure, Stop, parse_cores};
 
@@ -104,6 +105,9 @@ struct Bench<'a> {
     estimate_s: f64,
 }
 
+/// How often a run is made again at most while the cores are apart.
+const REPEATS_MAX: u32 = 3;
+
 pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
     if let Some(path) = &options.again {
         let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -193,8 +197,46 @@ impl Bench<'_> {
         unpacked.chain(installed).find(|path| path.is_file())
     }
 
+    /// Makes runs between two looks at the cores, and makes them again while these were apart, whoever's they are. `make` starts
+    /// what it measures, and ends it. Those that were made last are returned.
+    fn make_runs(&mut self, make: impl Fn(&Self) -> Vec<Run>) -> &[Run] {
+        let mut first = self.comparison.runs.len();
+        for _ in 0..=REPEATS_MAX {
+            let before = self.look_at_cores();
+            let mut runs = make(self);
+            if self.is_stopped() {
+                // They have not failed: a signal ended them.
+                runs.retain(|run| run.failure.is_none());
+            }
+            let looks = [before, self.look_at_cores()];
+            first = self.comparison.runs.len();
+            for mut run in runs {
+                run.note_cores(looks.into_iter().flatten());
+                self.add(run);
+            }
+            if self.is_stopped() || !self.is_to_repeat(&self.comparison.runs[first..]) {
+                break;
+            }
+        }
+        &self.comparison.runs[first..]
+    }
+
+    /// How far they are apart, in nanoseconds. What is not known stands in nobody's way.
+    fn look_at_cores(&self) -> Option<f64> {
+        let seen = round_trip_ns(self.options.cores);
+        seen.inspect_err(|why| eprintln!("how far the cores are apart is not known: {why}")).ok()
+    }
+
+    /// Not what failed: that counts for nothing, and may take its time.
+    fn is_to_repeat(&self, runs: &[Run]) -> bool {
+        let failed = runs.iter().any(|run| run.failure.is_some());
+        !failed && runs.iter().any(|run| self.comparison.is_apart(run))
+    }
+
     /// Takes a run in, or why there is none, and tells of it.
     fn add(&mut self, run: Run) {
+        self.comparison.runs.push(run);
+        let run = self.comparison.runs.last().expect("there is one now");
         let conditions: Vec<&str> = run.conditions.values().map(String::as_str).collect();
         let main = ["rate", "relayed_per_s", "whole_s"];
         let figure = main.iter().find_map(|name| Some((name, run.figures.get(*name)?)));
@@ -203,13 +245,13 @@ impl Bench<'_> {
             (None, Some((name, value))) => format!("{name} {value:.1}"),
             (None, None) => "done".into(),
         };
+        let apart = if self.comparison.is_apart(run) { "  cores apart" } else { "" };
         let minutes = self.began.elapsed().as_secs_f64() / 60.0;
         let (contender, round) = (&run.contender, run.round);
         eprintln!(
-            "{minutes:5.1} min  round {round}  {contender}  {}  {result}",
+            "{minutes:5.1} min  round {round}  {contender}  {}  {result}{apart}",
             conditions.join(" ")
         );
-        self.comparison.runs.push(run);
     }
 
     fn conclude(mut self) -> Result<ExitCode, Failure> {

@@ -1,7 +1,7 @@
 //! The contest of recovery.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use loadgen::compare::{Contender, Family, Role, Run};
 use serde_json::Value;
@@ -67,26 +67,25 @@ pub(super) fn run(bench: &mut Bench<'_>, plan: &Plan) {
             if bench.is_stopped() {
                 return;
             }
-            let result = match (peer, &plan.redis) {
-                (false, _) => measure_ours(bench, plan)
-                    .map(|outcome| (outcome, vec![(OURS, "recovery"), (NULL, "null")])),
-                (true, Some(_)) => {
-                    measure_redis(bench, plan).map(|outcome| (outcome, vec![(REDIS, "recovery")]))
-                }
-                (true, None) => continue,
-            };
-            match result {
-                Err(why) if bench.is_stopped() => return eprintln!("{why}"),
-                Err(why) => {
-                    let contender = if peer { REDIS } else { OURS };
-                    bench.add(failed(contender, round, why.to_string()));
-                }
-                Ok((Outcome { report, command }, sections)) => {
-                    for (contender, section) in sections {
-                        add_blocks(bench, plan, round, contender, &report[section], &command);
-                    }
-                }
+            if !peer || plan.redis.is_some() {
+                bench.make_runs(|bench| measure(bench, plan, round, peer));
             }
+        }
+    }
+}
+
+fn measure(bench: &Bench<'_>, plan: &Plan, round: u32, peer: bool) -> Vec<Run> {
+    let (result, sections): (_, &[_]) = match &plan.redis {
+        Some(program) if peer => (measure_redis(bench, plan, program), &[(REDIS, "recovery")]),
+        _ => (measure_ours(bench, plan), &[(OURS, "recovery"), (NULL, "null")]),
+    };
+    match result {
+        Err(why) => vec![failed(sections[0].0, round, why.to_string())],
+        Ok(Outcome { report, command }) => {
+            let blocks = sections.iter().flat_map(|(contender, section)| {
+                blocks(plan, round, contender, &report[*section], &command)
+            });
+            blocks.collect()
         }
     }
 }
@@ -104,28 +103,17 @@ fn failed(contender: &str, round: u32, why: String) -> Run {
 }
 
 /// A run for each block size.
-fn add_blocks(
-    bench: &mut Bench<'_>,
-    plan: &Plan,
-    round: u32,
-    contender: &str,
-    section: &Value,
-    command: &str,
-) {
-    for block in BLOCKS {
+fn blocks(plan: &Plan, round: u32, contender: &str, section: &Value, command: &str) -> Vec<Run> {
+    let run = |block: u32| {
         let of = |what: &str| figure(section, &[&format!("block_{block}_{what}")]);
-        let run = of("rate").and_then(|rate| Ok((rate, of("messages")?)));
-        let (rate, read) = match run {
+        let (rate, read) = match of("rate").and_then(|rate| Ok((rate, of("messages")?))) {
             Ok(figures) => figures,
-            Err(why) => {
-                bench.add(failed(contender, round, why.to_string()));
-                continue;
-            }
+            Err(why) => return failed(contender, round, why.to_string()),
         };
         let whole_s = loadgen::report::f64_of(plan.messages) / rate;
         let figures = [("whole_s", whole_s), ("rate", rate), ("messages_read", read)];
         let conditions = [("messages", plan.messages.to_string()), ("block", block.to_string())];
-        bench.add(Run {
+        Run {
             family: Family::Recovery,
             contender: contender.into(),
             conditions: conditions.map(|(name, value)| (name.into(), value)).into(),
@@ -133,8 +121,9 @@ fn add_blocks(
             figures: figures.map(|(name, value)| (name.into(), value)).into(),
             command: command.into(),
             failure: None,
-        });
-    }
+        }
+    };
+    BLOCKS.map(run).into()
 }
 
 fn measure_ours(bench: &Bench<'_>, plan: &Plan) -> Result<Outcome, Failure> {
@@ -147,8 +136,7 @@ fn measure_ours(bench: &Bench<'_>, plan: &Plan) -> Result<Outcome, Failure> {
     run_client(&words, &bench.both_cores(), &bench.scratch, LIMIT_S, &bench.stop)
 }
 
-fn measure_redis(bench: &Bench<'_>, plan: &Plan) -> Result<Outcome, Failure> {
-    let program = plan.redis.as_ref().expect("it is asked for only where it is");
+fn measure_redis(bench: &Bench<'_>, plan: &Plan, program: &Path) -> Result<Outcome, Failure> {
     let (_servers, address) = start_redis(bench, program, 0)?;
     let words = options(plan, "list-recovery", &address.to_string());
     let core = bench.options.cores.0.to_string();

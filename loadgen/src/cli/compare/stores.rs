@@ -208,26 +208,38 @@ pub(super) fn run(bench: &mut Bench<'_>, plan: &Plan) {
                 if bench.is_stopped() {
                     return;
                 }
-                let result = measure(bench, store, waiting, size, depth, plan.seconds);
-                let (figures, command, failure) = match result {
-                    Ok((figures, command)) => (figures, command, None),
-                    Err(why) if bench.is_stopped() => return eprintln!("{why}"),
-                    Err(why) => (BTreeMap::new(), String::new(), Some(why.to_string())),
-                };
-                let waiting = if waiting == Waiting::Awake { "awake" } else { "sleeping" };
-                let depth = depth.to_string();
-                let conditions = [("waiting", waiting), ("size", size), ("depth", &depth)];
-                bench.add(Run {
-                    family: Family::Kvs,
-                    contender: store.name.into(),
-                    conditions: conditions.map(|(name, value)| (name.into(), value.into())).into(),
-                    round,
-                    figures,
-                    command,
-                    failure,
+                bench.make_runs(|bench| {
+                    let measured = measure(bench, store, waiting, size, depth, plan.seconds);
+                    vec![run_of(store, waiting, size, depth, round, measured)]
                 });
             }
         }
+    }
+}
+
+fn run_of(
+    store: &Store,
+    waiting: Waiting,
+    size: &str,
+    depth: usize,
+    round: u32,
+    measured: Result<Measured, Failure>,
+) -> Run {
+    let (figures, command, failure) = match measured {
+        Ok((figures, command)) => (figures, command, None),
+        Err(why) => (BTreeMap::new(), String::new(), Some(why.to_string())),
+    };
+    let waiting = if waiting == Waiting::Awake { "awake" } else { "sleeping" };
+    let depth = depth.to_string();
+    let conditions = [("waiting", waiting), ("size", size), ("depth", &depth)];
+    Run {
+        family: Family::Kvs,
+        contender: store.name.into(),
+        conditions: conditions.map(|(name, value)| (name.into(), value.into())).into(),
+        round,
+        figures,
+        command,
+        failure,
     }
 }
 
