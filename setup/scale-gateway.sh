@@ -73,7 +73,7 @@ cost() {
 measure_queues() {
     local queues round figures=$SCRATCH/queues.figures
     table queues "A gateway with many queues, to which mail of 1 KB goes in turn, over $SESSIONS sessions: CPU time of a mail" \
-        queues mails_per_s gateway_us both_kvs_us all_us
+        queues mails_per_s gateway_us both_kvs_us all_us "${CORES_COLUMN[@]}"
     : >"$figures"
     for ((round = 0; round < ROUNDS; round++)); do
         for queues in "${QUEUES[@]}"; do
@@ -82,26 +82,28 @@ measure_queues() {
     done
     for queues in "${QUEUES[@]}"; do
         # shellcheck disable=SC2046 # its words are the figures
-        row $(awk -v queues="$queues" '$1 == queues' "$figures" | sort -k 5 -n | sed -n 1p)
+        row $(awk -v queues="$queues" '$1 == queues' "$figures" | cheapest_of 5)
     done
-    verdict cost "times the CPU time of a mail with one queue, at gateway and KVS, at most, with more" "$(spread queues all_us)" most 1.2
+    verdict cost "times the CPU time of a mail with one queue, at gateway and KVS, at most, with more$(unless_alike queues)" \
+        "$(spread queues all_us)" most 1.2
 }
 
 relay_by_queues() {
     local load=(--sessions "$SESSIONS" --mix 100:1k --domains "$1")
     begin_relay "$1"
     send "$WARM_UP" "${load[@]}"
-    cost "$MAILS" "${load[@]}"
-    say "$1 $RATE $GATEWAY_US $KVS_US $(calculate %.2f "$GATEWAY_US + $KVS_US")"
+    near cost "$MAILS" "${load[@]}"
+    say "$1 $RATE $GATEWAY_US $KVS_US $(calculate %.2f "$GATEWAY_US + $KVS_US") ${CORES_NS[*]}"
 }
 
 measure_sessions() {
     local figures=$SCRATCH/sessions.figures
     table sessions "Mail of 1 KB over $SESSIONS sessions, beside others that have said EHLO and nothing more: CPU time of a mail" \
-        idle mails_per_s gateway_us both_kvs_us bytes_per_session
+        idle mails_per_s gateway_us both_kvs_us bytes_per_session "${CORES_COLUMN[@]}"
     in_system relay_beside_idle >"$figures"
     while read -ra figures; do row "${figures[@]}"; done <"$figures"
-    verdict cost "times the CPU time of a mail at the gateway, beside $IDLE idle sessions" "$(spread sessions gateway_us)" most 1.2
+    verdict cost "times the CPU time of a mail at the gateway, beside $IDLE idle sessions$(unless_alike sessions)" \
+        "$(spread sessions gateway_us)" most 1.2
     verdict memory "bytes of the gateway for each idle session" "$(column sessions bytes_per_session | tail -n 1)" most 4096
 }
 
@@ -111,21 +113,21 @@ relay_beside_idle() {
     begin_relay 1 let_idle_sessions_in
     send "$WARM_UP" "${load[@]}"
     for ((round = 0; round < ROUNDS; round++)); do
-        cost "$MAILS" "${load[@]}"
-        alone+="0 $RATE $GATEWAY_US $KVS_US 0"$'\n'
+        near cost "$MAILS" "${load[@]}"
+        alone+="0 $RATE $GATEWAY_US $KVS_US 0 ${CORES_NS[*]}"$'\n'
         before=$(resident gateway)
         start crowd "$BIN/loadgen" crowd --to "$GATEWAY" --local "$IDLE_FROM" --idle "$IDLE" \
             --seconds 600 --status "$SCRATCH/crowd.status"
         await 60 has_idle || die "not all idle sessions are in: $(tr '\n' ' ' <"$SCRATCH/crowd.status")"
         after=$(resident gateway)
         : "${SESSION_BYTES:=$(calculate %.0f "($after - $before) / $IDLE")}"
-        cost "$MAILS" "${load[@]}"
+        near cost "$MAILS" "${load[@]}"
         has_idle || die "idle sessions were sent away"
-        beside+="$IDLE $RATE $GATEWAY_US $KVS_US $SESSION_BYTES"$'\n'
+        beside+="$IDLE $RATE $GATEWAY_US $KVS_US $SESSION_BYTES ${CORES_NS[*]}"$'\n'
         stop crowd
         rm "$SCRATCH/crowd.status"
     done
-    for round in "$alone" "$beside"; do sort -k 3 -n <<<"$round" | awk NF | sed -n 1p; done
+    for round in "$alone" "$beside"; do cheapest_of 3 <<<"$round"; done
 }
 
 let_idle_sessions_in() {
@@ -171,18 +173,18 @@ measure_model() {
     local figures what
     in_system relay_for_model >"$SCRATCH/model.figures"
     table sizes "What the model is made of: CPU time of a mail at the highest rate, and bytes between the gateway and one KVS" \
-        size_bytes mails_per_s gateway_us one_kvs_us to_kvs_bytes from_kvs_bytes
+        size_bytes mails_per_s gateway_us one_kvs_us to_kvs_bytes from_kvs_bytes "${CORES_COLUMN[@]}"
     while read -r what figures; do
         # shellcheck disable=SC2086 # its words are the figures
         [ "$what" != size ] || row $figures
     done <"$SCRATCH/model.figures"
     table model "What it says of 70 % of 1 KB and 30 % of 10 KB at a share of its highest rate, beside what was measured" \
-        share_percent mails_per_s gateway_us predicted_us ratio to_kvs_bytes predicted_bytes
+        share_percent mails_per_s gateway_us predicted_us ratio to_kvs_bytes predicted_bytes "${CORES_COLUMN[@]}"
     while read -r what figures; do
         # shellcheck disable=SC2086 # its words are the figures
         [ "$what" != share ] || row $figures
     done <"$SCRATCH/model.figures"
-    verdict cost "times the predicted CPU time of a mixed mail at the gateway, at its highest rate" \
+    verdict cost "times the predicted CPU time of a mixed mail at the gateway, at its highest rate$(unless_alike sizes model)" \
         "$(column model ratio | sed -n 1p)" most 1.2
     verdict cost "per cent between predicted and measured bytes of a mixed mail on a link" "$(jq -s \
         'map(select(.table == "model"))[0] | 100 * (.to_kvs_bytes / .predicted_bytes - 1) | fabs * 10 | round / 10' \
@@ -195,19 +197,19 @@ relay_for_model() {
     begin_relay 1
     send "$WARM_UP" --sessions "$SESSIONS" --mix 100:1k --domain d0.example
     for size in 1024 10240; do
-        on_links "$MAILS" --sessions "$SESSIONS" --mix "100:$size" --domain d0.example
+        near on_links "$MAILS" --sessions "$SESSIONS" --mix "100:$size" --domain d0.example
         us[$size]=$GATEWAY_US to[$size]=$TO_BYTES
-        say "size $size $RATE $GATEWAY_US $(calculate %.2f "$KVS_US / 2") $TO_BYTES $FROM_BYTES"
+        say "size $size $RATE $GATEWAY_US $(calculate %.2f "$KVS_US / 2") $TO_BYTES $FROM_BYTES ${CORES_NS[*]}"
     done
     predicted=$(calculate %.2f "0.7 * ${us[1024]} + 0.3 * ${us[10240]}")
     bytes=$(calculate %.0f "0.7 * ${to[1024]} + 0.3 * ${to[10240]}")
-    on_links "$MAILS" --sessions "$SESSIONS" --mix 70:1k,30:10k --domain d0.example
+    near on_links "$MAILS" --sessions "$SESSIONS" --mix 70:1k,30:10k --domain d0.example
     rate=$RATE
-    say "share 100 $RATE $GATEWAY_US $predicted $(calculate %.2f "$GATEWAY_US / $predicted") $TO_BYTES $bytes"
+    say "share 100 $RATE $GATEWAY_US $predicted $(calculate %.2f "$GATEWAY_US / $predicted") $TO_BYTES $bytes ${CORES_NS[*]}"
     for share in 25 50 75; do
-        on_links "$((MAILS * share / 100))" --sessions 100 --rate "$((rate * share / 100))" --mix 70:1k,30:10k \
+        near on_links "$((MAILS * share / 100))" --sessions 100 --rate "$((rate * share / 100))" --mix 70:1k,30:10k \
             --domain d0.example
-        say "share $share $RATE $GATEWAY_US $predicted $(calculate %.2f "$GATEWAY_US / $predicted") $TO_BYTES $bytes"
+        say "share $share $RATE $GATEWAY_US $predicted $(calculate %.2f "$GATEWAY_US / $predicted") $TO_BYTES $bytes ${CORES_NS[*]}"
     done
 }
 

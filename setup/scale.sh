@@ -5,6 +5,8 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 # shellcheck source-path=SCRIPTDIR source=system.sh
 . "$ROOT/setup/system.sh"
+# shellcheck source-path=SCRIPTDIR source=scale-cores.sh
+. "$ROOT/setup/scale-cores.sh"
 # shellcheck source-path=SCRIPTDIR source=scale-kvs.sh
 . "$ROOT/setup/scale-kvs.sh"
 # shellcheck source-path=SCRIPTDIR source=scale-gateway.sh
@@ -27,6 +29,9 @@ has to be; with --strict also only if costs are, which another process on the ma
   sessions   the same with 10,000 idle sessions beside, and what one takes of memory
   gateway    what a mail that is held takes of the gateway's memory
   model      costs by size, by which a mix is predicted: CPU time at fixed rates, bytes on the links
+
+The cores_ns of a row is what a cache line took from core 0 to core 1 and back, before or behind the round that counts. On a
+virtual machine that changes, and costs with it: a round is measured again while it is above twice the least that was seen.
 
   --quick         shorter runs: two minutes
   --smallest      only to see that it works
@@ -55,6 +60,7 @@ main() {
     begin
     : >"$SCRATCH/rows"
     : >"$SCRATCH/verdicts"
+    watch_cores
     for part in "${PARTS[@]}"; do
         [ -z "$ONLY" ] || [[ ,$ONLY, == *",$part,"* ]] || continue
         "measure_$part"
