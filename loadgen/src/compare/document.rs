@@ -1,6 +1,6 @@
 //! What a person reads: who is ahead, then tables and charts.
 
-use super::{Comparison, CoresSeen, Family, Spread, gateway, links, recovery, stores};
+use super::{Comparison, Cores, CoresSeen, Family, Spread, gateway, links, recovery, stores};
 
 /// A comparison, ready to be written down.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ pub enum Standing {
     Level,
     /// Worse in every round than they in any.
     Behind,
-    /// The cores were apart in all rounds of one of them only.
+    /// The cores were not equally far apart.
     Unclear,
 }
 
@@ -86,7 +86,7 @@ impl Headline {
     /// Who is ahead.
     pub fn standing(&self) -> Standing {
         match self.ratio {
-            Spread { apart: true, .. } => Standing::Unclear,
+            Spread { cores: Cores::Mixed, .. } => Standing::Unclear,
             Spread { low, .. } if low > 1.0 => Standing::Ahead,
             Spread { high, .. } if high < 1.0 => Standing::Behind,
             _ => Standing::Level,
@@ -130,7 +130,7 @@ fn of_cores(seen: CoresSeen) -> String {
         " Before and after each run a cache line took {least_ns:.0} to {most_ns:.0} ns from one core to the other and back. \
          Above twice the least the cores were apart, and the run was made again, whoever's it was: {repeats} repeats. Runs \
          with cores apart count only where a contender has no others under the same conditions: {marked} of {cells} cells, \
-         marked †. A ratio is marked where one side of it is, and tells nothing."
+         marked †. What comes from figures of both kinds tells nothing, and is marked ‡."
     )
 }
 
@@ -175,11 +175,11 @@ fn family(family: Family) -> &'static str {
 
 /// A figure and how far its rounds lie apart: `1,234 (1,200–1,250)`.
 pub(super) fn figure(spread: Spread) -> String {
-    let Spread { median, low, high, apart } = spread;
+    let Spread { median, low, high, cores } = spread;
     if low.to_bits() == high.to_bits() {
-        return number(median) + mark(apart);
+        return number(median) + mark(cores);
     }
-    format!("{} ({}–{}){}", number(median), number(low), number(high), mark(apart))
+    format!("{} ({}–{}){}", number(median), number(low), number(high), mark(cores))
 }
 
 /// A figure, or a dash where nothing was measured.
@@ -189,13 +189,17 @@ pub(super) fn cell(spread: Option<Spread>) -> String {
 
 /// `3.2× (2.9–3.6)`.
 pub(super) fn times(ratio: Spread) -> String {
-    let Spread { median, low, high, apart } = ratio;
-    format!("{median:.2}× ({low:.2}–{high:.2}){}", mark(apart))
+    let Spread { median, low, high, cores } = ratio;
+    format!("{median:.2}× ({low:.2}–{high:.2}){}", mark(cores))
 }
 
-/// Behind what was measured with cores apart only.
-pub(super) fn mark(apart: bool) -> &'static str {
-    if apart { " †" } else { "" }
+/// Stands behind a figure for which the cores were not near each other.
+pub(super) fn mark(cores: Cores) -> &'static str {
+    match cores {
+        Cores::Near => "",
+        Cores::Apart => " †",
+        Cores::Mixed => " ‡",
+    }
 }
 
 /// Three significant digits, or all of a whole number, in groups of three.

@@ -1,6 +1,7 @@
 //! The contest of the gateways: mail relayed from a client to a sink.
 
 use super::document::{cell, figure, times};
+use super::spread::{self, Better};
 use super::{Chart, Comparison, Contender, Family, Headline, Part, Role, Spread, Table};
 
 const FAMILY: Family = Family::Gateway;
@@ -89,15 +90,15 @@ fn best(
     comparison: &Comparison,
     role: Role,
     value: impl Fn(&str) -> Option<Spread>,
-    better: impl Fn(f64, f64) -> bool,
+    better: Better,
 ) -> Option<(&Contender, Spread)> {
     let contenders = comparison.present(FAMILY).filter(|contender| contender.role == role);
     let values = contenders.filter_map(|contender| Some((contender, value(&contender.name)?)));
-    values.reduce(|a, b| if better(b.1.median, a.1.median) { b } else { a })
+    spread::best(values, better)
 }
 
 fn closed(comparison: &Comparison, workloads: &[Conditions], what: &str, title: &str) -> Table {
-    let more_is_better = what.ends_with("per_s");
+    let better = if what.ends_with("per_s") { Better::More } else { Better::Less };
     let names: Vec<&Contender> = comparison.present(FAMILY).collect();
     let mut head = vec!["workload".to_string()];
     head.extend(names.iter().map(|contender| contender.name.clone()));
@@ -107,7 +108,6 @@ fn closed(comparison: &Comparison, workloads: &[Conditions], what: &str, title: 
         let value = |name: &str| measured(comparison, name, workload, what);
         let mut row = vec![words(workload)];
         row.extend(names.iter().map(|contender| cell(value(&contender.name))));
-        let better = |a: f64, b: f64| if more_is_better { a > b } else { a < b };
         let of = |role| best(comparison, role, value, better).map(|(_, spread)| spread);
         let ours = of(Role::Ours);
         for other in [of(Role::Peer), of(Role::Ceiling)] {
@@ -167,8 +167,8 @@ fn add_headlines(comparison: &Comparison, workload: &Conditions, headlines: &mut
         return;
     }
     let relayed = |name: &str| measured(comparison, name, workload, "relayed_per_s");
-    let ours = best(comparison, Role::Ours, relayed, |a, b| a > b);
-    let peer = best(comparison, Role::Peer, relayed, |a, b| a > b);
+    let ours = best(comparison, Role::Ours, relayed, Better::More);
+    let peer = best(comparison, Role::Peer, relayed, Better::More);
     if let (Some((_, ours)), Some((peer, theirs))) = (ours, peer) {
         headlines.push(Headline {
             what: format!("Mail relayed end to end, {}", words(workload)),
@@ -223,8 +223,8 @@ fn open_loop(comparison: &Comparison, part: &mut Part, headlines: &mut Vec<Headl
     // The highest rate at which both we and a peer keep up.
     let common = rates.iter().filter(|rate| rate.parse::<f64>().is_ok()).rev().find_map(|rate| {
         let mean = |name: &str| at(name, rate, "dot_mean_us");
-        let ours = best(comparison, Role::Ours, mean, |a, b| a < b)?;
-        let peer = best(comparison, Role::Peer, mean, |a, b| a < b)?;
+        let ours = best(comparison, Role::Ours, mean, Better::Less)?;
+        let peer = best(comparison, Role::Peer, mean, Better::Less)?;
         Some((rate, ours.1, peer))
     });
     if let Some((rate, ours, (peer, theirs))) = common {

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cores::CoresSeen;
 pub use document::{Chart, Document, Headline, Part, Standing, Table};
-pub use spread::Spread;
+pub use spread::{Cores, Spread};
 
 /// Everything that was measured in one go, on one machine.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -155,9 +155,9 @@ impl Comparison {
                     .iter()
                     .all(|(name, value)| run.conditions.get(*name).is_some_and(|has| has == value))
         };
-        let (runs, apart) = self.counting(self.good_runs(family).filter(fits).collect());
+        let (runs, cores) = self.counting(self.good_runs(family).filter(fits).collect());
         let figures = runs.iter().filter_map(|run| run.figures.get(figure));
-        Spread::of(figures.copied()).map(|spread| Spread { apart, ..spread })
+        Spread::of(figures.copied()).map(|spread| Spread { cores, ..spread })
     }
 
     /// Runs that count for nothing.

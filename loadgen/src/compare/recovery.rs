@@ -1,6 +1,7 @@
 //! The contest of recovery: everything read back in blocks.
 
 use super::document::{cell, figure, times};
+use super::spread::{self, Better};
 use super::{Chart, Comparison, Contender, Family, Headline, Part, Role, Spread, Table};
 
 const FAMILY: Family = Family::Recovery;
@@ -18,7 +19,7 @@ pub(super) fn part(comparison: &Comparison, headlines: &mut Vec<Headline>) -> Op
     let best = |role: Role, block: &str| {
         let values = names.iter().filter(|contender| contender.role == role);
         let values = values.filter_map(|contender| Some((*contender, at(&contender.name, block)?)));
-        values.min_by(|(_, a), (_, b)| a.median.total_cmp(&b.median))
+        spread::best(values, Better::Less)
     };
     let row = |block: &String| {
         let mut row = vec![block.clone()];
@@ -44,7 +45,7 @@ pub(super) fn part(comparison: &Comparison, headlines: &mut Vec<Headline>) -> Op
     };
     let of = |role: Role| -> Option<(&Contender, Spread)> {
         let values = blocks.iter().filter_map(|block| best(role, block));
-        values.min_by(|(_, a), (_, b)| a.median.total_cmp(&b.median))
+        spread::best(values, Better::Less)
     };
     if let (Some((_, ours)), Some((peer, theirs))) = (of(Role::Ours), of(Role::Peer)) {
         headlines.push(Headline {

@@ -1,6 +1,7 @@
 //! The contest of the stores: store and delete over one connection.
 
 use super::document::{cell, figure, times};
+use super::spread::{self, Better};
 use super::{Chart, Comparison, Contender, Family, Headline, Part, Role, Spread, Table};
 
 const FAMILY: Family = Family::Kvs;
@@ -49,7 +50,7 @@ fn best(
         let spread = comparison.spread(FAMILY, name, &conditions, "rate")?;
         Some((depth, spread))
     });
-    measured.max_by(|(_, a), (_, b)| a.median.total_cmp(&b.median))
+    spread::best(measured, Better::More)
 }
 
 fn best_of_role<'a>(
@@ -57,13 +58,13 @@ fn best_of_role<'a>(
     role: Role,
     waiting: &str,
     size: &str,
-) -> Option<(&'a Contender, String, Spread)> {
+) -> Option<(&'a Contender, Spread)> {
     let contenders = comparison.present(FAMILY).filter(|contender| contender.role == role);
     let measured = contenders.filter_map(|contender| {
-        let (depth, spread) = best(comparison, &contender.name, waiting, size)?;
-        Some((contender, depth, spread))
+        let (_, spread) = best(comparison, &contender.name, waiting, size)?;
+        Some((contender, spread))
     });
-    measured.max_by(|(_, _, a), (_, _, b)| a.median.total_cmp(&b.median))
+    spread::best(measured, Better::More)
 }
 
 fn best_depths(comparison: &Comparison, waiting: &str, headlines: &mut Vec<Headline>) -> Table {
@@ -83,22 +84,20 @@ fn best_depths(comparison: &Comparison, waiting: &str, headlines: &mut Vec<Headl
         let ours = best_of_role(comparison, Role::Ours, waiting, &size);
         let peer = best_of_role(comparison, Role::Peer, waiting, &size);
         let null = best_of_role(comparison, Role::Ceiling, waiting, &size);
-        let ratio = |other: &Option<(&Contender, String, Spread)>| {
-            Some(ours.as_ref()?.2.over(other.as_ref()?.2))
-        };
-        row.push(ratio(&peer).map_or_else(|| "–".into(), times));
-        row.push(ratio(&null).map_or_else(|| "–".into(), times));
+        let ratio = |other: Option<(&Contender, Spread)>| Some(ours?.1.over(other?.1));
+        row.push(ratio(peer).map_or_else(|| "–".into(), times));
+        row.push(ratio(null).map_or_else(|| "–".into(), times));
         rows.push(row);
-        if let (Some(our), Some(peer), true) =
-            (&ours, &peer, HEADLINE_SIZES.contains(&size.as_str()))
+        if let (Some((_, ours)), Some((peer, theirs)), true) =
+            (ours, peer, HEADLINE_SIZES.contains(&size.as_str()))
         {
             headlines.push(Headline {
                 what: format!(
                     "Store and delete, {size} bytes, {waiting}, one connection, best depth"
                 ),
-                ours: format!("{} a second", figure(our.2)),
-                theirs: format!("{}: {} a second", peer.0.name, figure(peer.2)),
-                ratio: our.2.over(peer.2),
+                ours: format!("{} a second", figure(ours)),
+                theirs: format!("{}: {} a second", peer.name, figure(theirs)),
+                ratio: ours.over(theirs),
             });
         }
     }
@@ -121,7 +120,7 @@ fn unpipelined(comparison: &Comparison, waiting: &str, headlines: &mut Vec<Headl
         let of = |role| {
             let times = names.iter().filter(|c| c.role == role);
             let times = times.filter_map(|c| Some((&c.name, time(&c.name)?)));
-            times.min_by(|(_, a), (_, b)| a.median.total_cmp(&b.median))
+            spread::best(times, Better::Less)
         };
         if let (Some((_, ours)), Some((name, theirs)), "1k") =
             (of(Role::Ours), of(Role::Peer), size.as_str())

@@ -105,7 +105,7 @@ impl Chart {
         let class = class(line);
         let mut points = String::new();
         for (place, value) in values.iter().enumerate() {
-            let Some(Spread { median, low, high, apart }) = *value else { continue };
+            let Some(Spread { median, low, high, cores }) = *value else { continue };
             let (x, y) = (self.x_of(place), scale.y(median));
             write!(points, "{x:.1},{y:.1} ").expect(MEMORY);
             let (top, bottom) = (scale.y(high), scale.y(low));
@@ -117,7 +117,7 @@ impl Chart {
                 escape(&self.steps[place]),
                 number(median),
                 escape(&self.y),
-                mark(apart)
+                mark(cores)
             );
             writeln!(svg, "<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\"><title>{tip}</title></circle>")
                 .expect(MEMORY);
