@@ -20,6 +20,7 @@ all_have_rows() {
         die "the smallest comparison fails: $(tail -n 20 "$SCRATCH/compare.log")"
     REPORT=$SCRATCH/out/comparison
     jq -e '[.runs[] | select(.failure != null)] == []' "$REPORT.json" >/dev/null || die "runs have failed"
+    jq -e '[.runs[].figures.cores_ns > 0] | all' "$REPORT.json" >/dev/null || die "a run does not say how far its cores were apart"
     # Everybody who takes part has a run in each contest, and whoever does not is named.
     jq -e '. as $all | [.contenders[] | . as $one | select(.missing == null)
            | select([$all.runs[] | select(.family == $one.family and .contender == $one.name)] == [])] == []' \
