@@ -4,6 +4,8 @@
 
 # How often a round is measured again while they are apart.
 REPEATS_MAX=3
+# For so many seconds in all it waits until they are not.
+PATIENCE=120
 
 watch_cores() {
     CORES_SEEN=
@@ -13,6 +15,7 @@ watch_cores() {
     # In a file, as systems look from subshells of their own.
     CORES_SEEN=$SCRATCH/cores.seen
     : >"$CORES_SEEN"
+    : >"$CORES_SEEN.waits"
     # shellcheck disable=SC2034 # those with tables have it
     CORES_COLUMN=(cores_ns)
 }
@@ -22,12 +25,22 @@ watch_cores() {
 near() {
     local repeat before after
     for ((repeat = 0; repeat <= REPEATS_MAX; repeat++)); do
+        await_near
         before=$(look_at_cores)
         "$@"
         after=$(look_at_cores)
         [ -n "$CORES_SEEN" ] || return 0
         CORES_NS=("$((before > after ? before : after))")
         is_apart "${CORES_NS[0]}" || return 0
+    done
+}
+
+# A round that is measured while they are apart would not count.
+await_near() {
+    [ -n "$CORES_SEEN" ] || return 0
+    while [ "$(wc -l <"$CORES_SEEN.waits")" -lt "$PATIENCE" ] && is_apart "$(look_at_cores)"; do
+        sleep 1
+        say 1 >>"$CORES_SEEN.waits"
     done
 }
 

@@ -36,12 +36,19 @@ rounds_with_cores_apart_are_made_again() {
         }
         # shellcheck disable=SC2317 # near calls it
         round() { ROUNDS=$((ROUNDS + 1)); }
+        PATIENCE=0
         # Nobody knows yet that they are apart; then both are near; then they were apart before, and behind, the round.
         rounds_are 1 350 350 340
         rounds_are 1 60 58 60
         rounds_are 3 59 350 60 60 350 58 59
         # It comes to an end, also if they stay apart.
         rounds_are $((REPEATS_MAX + 1)) 340 340 340 340 340 340 340 340 340
+        # With patience it waits for them, and no longer than that.
+        # shellcheck disable=SC2317 # await_near calls it
+        sleep() { :; }
+        PATIENCE=3
+        rounds_are 1 60 350 350 60 59 60
+        rounds_are 1 61 350 60 61
 
         [ "$(printf '%s\n' '1 5.0 60' '2 4.0 350' '3 4.5 70' | cheapest_of 2)" = '3 4.5 70' ] ||
             die 'a round with cores apart counts'

@@ -31,7 +31,7 @@ impl Run {
     }
 
     fn cores_are_apart(&self, least_ns: f64) -> bool {
-        self.figures.get(MOST_NS).is_some_and(|&ns| ns > APART_FACTOR * least_ns)
+        self.figures.get(MOST_NS).is_some_and(|&ns| is_apart(ns, least_ns))
     }
 }
 
@@ -39,6 +39,11 @@ impl Comparison {
     /// Whether the cores were apart in that run, by all that was seen so far. Not if it says nothing of them.
     pub fn is_apart(&self, run: &Run) -> bool {
         run.cores_are_apart(self.cores_least_ns())
+    }
+
+    /// The same of cores that are so far apart now.
+    pub fn are_apart(&self, cores_ns: f64) -> bool {
+        is_apart(cores_ns, self.cores_least_ns())
     }
 
     /// Of runs under the same conditions those that count: without those in which the cores were apart, or all if there are no
@@ -76,6 +81,10 @@ impl Comparison {
         let least = self.runs.iter().filter_map(|run| run.figures.get(LEAST_NS).copied());
         least.fold(f64::INFINITY, f64::min)
     }
+}
+
+fn is_apart(ns: f64, least_ns: f64) -> bool {
+    ns > APART_FACTOR * least_ns
 }
 
 /// Figures of a run: the greater of what was seen before it and behind it, and the lesser.

@@ -9,7 +9,8 @@ mod stores;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
 use loadgen::compare::{Comparison, Contender, Document, Family, Machine, Run};
@@ -103,10 +104,14 @@ struct Bench<'a> {
     comparison: Comparison,
     began: Instant,
     estimate_s: f64,
+    /// For how long it still waits for cores that are apart: in all as long as it takes by itself.
+    patience: Duration,
 }
 
 /// How often a run is made again at most while the cores are apart.
 const REPEATS_MAX: u32 = 3;
+/// Between two looks at cores that are apart: hosts move them every few seconds.
+const PAUSE: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
     if let Some(path) = &options.again {
@@ -131,6 +136,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
         },
         began: Instant::now(),
         estimate_s: 0.0,
+        patience: Duration::ZERO,
     };
     let stores = bench.wants(Contest::Kvs).then(|| stores::plan(&mut bench));
     let recoveries = bench.wants(Contest::Recovery).then(|| recovery::plan(&mut bench));
@@ -147,6 +153,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
     if options.estimate {
         return Ok(ExitCode::SUCCESS);
     }
+    bench.patience = Duration::from_secs_f64(bench.estimate_s);
     if let Some(plan) = stores {
         stores::run(&mut bench, &plan);
     }
@@ -202,7 +209,7 @@ impl Bench<'_> {
     fn make_runs(&mut self, make: impl Fn(&Self) -> Vec<Run>) -> &[Run] {
         let mut first = self.comparison.runs.len();
         for _ in 0..=REPEATS_MAX {
-            let before = self.look_at_cores();
+            let before = self.await_near_cores();
             let mut runs = make(self);
             if self.is_stopped() {
                 // They have not failed: a signal ended them.
@@ -219,6 +226,20 @@ impl Bench<'_> {
             }
         }
         &self.comparison.runs[first..]
+    }
+
+    /// Looks at the cores until they are near each other or patience has run out: what is measured meanwhile would be left out.
+    fn await_near_cores(&mut self) -> Option<f64> {
+        loop {
+            let seen = self.look_at_cores();
+            let is_near = seen.is_none_or(|ns| !self.comparison.are_apart(ns));
+            if is_near || self.patience.is_zero() || self.is_stopped() {
+                return seen;
+            }
+            let pause = PAUSE.min(self.patience);
+            thread::sleep(pause);
+            self.patience -= pause;
+        }
     }
 
     /// How far they are apart, in nanoseconds. What is not known stands in nobody's way.
