@@ -1,6 +1,7 @@
 //! Credit: what a queue takes, as far as the memory that all queues share allows.
 
-use kvs_proto::{Credit, Header, MessageId, Op, QueueHandle};
+use kvs_proto::body::AckEntry;
+use kvs_proto::{Credit, Header, QueueHandle};
 
 use super::parts::owner_in;
 use super::{Handle, Run, Session, Shared};
@@ -69,15 +70,14 @@ impl Session {
             // Whoever owns it now has a connection of its own.
             return;
         }
-        let header = Header {
+        let entry = AckEntry {
             queue: QueueHandle(u32::try_from(place).expect("below limits.handles_max")),
+            count: 0,
             epoch: queue.epoch(),
             sequence: queue.last_sequence(),
-            aux: queue.transaction().0,
-            message: MessageId(0),
-            floor: credit.to_bits(),
-            ..Header::new(Op::Ack)
+            transaction: queue.transaction(),
+            credit,
         };
-        self.answer(shared, header, &[]);
+        self.answer(shared, entry.header(), &[]);
     }
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::super::Failure;
 use super::client::{figure, own_program, run as run_client};
 use super::server::{Server, free_address};
-use super::{Bench, Scale, missing};
+use super::{Bench, Measured, Scale, missing, run_of};
 
 /// What is run: each of these relays under each of these workloads, then at these rates.
 pub(super) struct Plan {
@@ -191,19 +191,9 @@ fn attempt(
     seconds: f64,
 ) -> bool {
     let runs = bench.make_runs(|bench| {
-        let (figures, command, failure) = match measure(bench, relay, workload, rate, seconds) {
-            Ok((figures, command)) => (figures, command, None),
-            Err(why) => (BTreeMap::new(), String::new(), Some(why.to_string())),
-        };
-        let mut run = Run {
-            family: Family::Gateway,
-            contender: relay.name.clone(),
-            conditions: conditions(workload, rate.map(|_| rate_name)),
-            round,
-            figures,
-            command,
-            failure,
-        };
+        let measured = measure(bench, relay, workload, rate, seconds);
+        let conditions = conditions(workload, rate.map(|_| rate_name));
+        let mut run = run_of(Family::Gateway, &relay.name, conditions, round, measured);
         if rate.is_some() && !keeps_up(&run, rate) {
             // Latencies of a queue that only grows say nothing but how long the run was.
             run.figures.retain(|name, _| !name.starts_with("dot_"));
@@ -234,8 +224,6 @@ fn conditions(workload: &Workload, rate_name: Option<&str>) -> BTreeMap<String, 
 
 /// A connection for many messages.
 const REUSED: &str = "reused";
-
-type Measured = (BTreeMap<String, f64>, String);
 
 fn measure(
     bench: &Bench<'_>,

@@ -7,6 +7,7 @@ mod recovery;
 mod server;
 mod stores;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
@@ -164,6 +165,24 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
         gateway::run(&mut bench, &plan);
     }
     bench.conclude()
+}
+
+/// Figures of a run, and the command that it was made by.
+type Measured = (BTreeMap<String, f64>, String);
+
+/// A run, or why there is none.
+fn run_of(
+    family: Family,
+    contender: &str,
+    conditions: BTreeMap<String, String>,
+    round: u32,
+    measured: Result<Measured, Failure>,
+) -> Run {
+    let (figures, command, failure) = match measured {
+        Ok((figures, command)) => (figures, command, None),
+        Err(why) => (BTreeMap::new(), String::new(), Some(why.to_string())),
+    };
+    Run { family, contender: contender.into(), conditions, round, figures, command, failure }
 }
 
 impl Bench<'_> {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::super::Failure;
 use super::client::{Outcome, figure, run as run_client};
 use super::stores::{SECRET, start_kvs, start_redis, version};
-use super::{Bench, Scale, missing};
+use super::{Bench, Scale, missing, run_of};
 
 /// What is run.
 pub(super) struct Plan {
@@ -80,7 +80,7 @@ fn measure(bench: &Bench<'_>, plan: &Plan, round: u32, peer: bool) -> Vec<Run> {
         _ => (measure_ours(bench, plan), &[(OURS, "recovery"), (NULL, "null")]),
     };
     match result {
-        Err(why) => vec![failed(sections[0].0, round, why.to_string())],
+        Err(why) => vec![failed(sections[0].0, round, why)],
         Ok(Outcome { report, command }) => {
             let blocks = sections.iter().flat_map(|(contender, section)| {
                 blocks(plan, round, contender, &report[*section], &command)
@@ -90,16 +90,8 @@ fn measure(bench: &Bench<'_>, plan: &Plan, round: u32, peer: bool) -> Vec<Run> {
     }
 }
 
-fn failed(contender: &str, round: u32, why: String) -> Run {
-    Run {
-        family: Family::Recovery,
-        contender: contender.into(),
-        conditions: BTreeMap::new(),
-        round,
-        figures: BTreeMap::new(),
-        command: String::new(),
-        failure: Some(why),
-    }
+fn failed(contender: &str, round: u32, why: Failure) -> Run {
+    run_of(Family::Recovery, contender, BTreeMap::new(), round, Err(why))
 }
 
 /// A run for each block size.
@@ -108,20 +100,15 @@ fn blocks(plan: &Plan, round: u32, contender: &str, section: &Value, command: &s
         let of = |what: &str| figure(section, &[&format!("block_{block}_{what}")]);
         let (rate, read) = match of("rate").and_then(|rate| Ok((rate, of("messages")?))) {
             Ok(figures) => figures,
-            Err(why) => return failed(contender, round, why.to_string()),
+            Err(why) => return failed(contender, round, why),
         };
         let whole_s = loadgen::report::f64_of(plan.messages) / rate;
         let figures = [("whole_s", whole_s), ("rate", rate), ("messages_read", read)];
         let conditions = [("messages", plan.messages.to_string()), ("block", block.to_string())];
-        Run {
-            family: Family::Recovery,
-            contender: contender.into(),
-            conditions: conditions.map(|(name, value)| (name.into(), value)).into(),
-            round,
-            figures: figures.map(|(name, value)| (name.into(), value)).into(),
-            command: command.into(),
-            failure: None,
-        }
+        let conditions = conditions.map(|(name, value)| (name.into(), value)).into();
+        let figures = figures.map(|(name, value)| (name.into(), value)).into();
+        let measured = Ok((figures, command.into()));
+        run_of(Family::Recovery, contender, conditions, round, measured)
     };
     BLOCKS.map(run).into()
 }

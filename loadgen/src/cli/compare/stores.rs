@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use loadgen::compare::{Contender, Family, Role, Run};
+use loadgen::compare::{Contender, Family, Role};
 
 use super::super::Failure;
 use super::client::{Outcome, figure, own_program, run as run_client};
 use super::server::{Server, free_address};
-use super::{Bench, Scale, missing};
+use super::{Bench, Measured, Scale, missing, run_of};
 
 /// What is run: each of these stores under each of these conditions.
 pub(super) struct Plan {
@@ -210,40 +210,20 @@ pub(super) fn run(bench: &mut Bench<'_>, plan: &Plan) {
                 }
                 bench.make_runs(|bench| {
                     let measured = measure(bench, store, waiting, size, depth, plan.seconds);
-                    vec![run_of(store, waiting, size, depth, round, measured)]
+                    let conditions = conditions(waiting, size, depth);
+                    vec![run_of(Family::Kvs, store.name, conditions, round, measured)]
                 });
             }
         }
     }
 }
 
-fn run_of(
-    store: &Store,
-    waiting: Waiting,
-    size: &str,
-    depth: usize,
-    round: u32,
-    measured: Result<Measured, Failure>,
-) -> Run {
-    let (figures, command, failure) = match measured {
-        Ok((figures, command)) => (figures, command, None),
-        Err(why) => (BTreeMap::new(), String::new(), Some(why.to_string())),
-    };
+fn conditions(waiting: Waiting, size: &str, depth: usize) -> BTreeMap<String, String> {
     let waiting = if waiting == Waiting::Awake { "awake" } else { "sleeping" };
     let depth = depth.to_string();
     let conditions = [("waiting", waiting), ("size", size), ("depth", &depth)];
-    Run {
-        family: Family::Kvs,
-        contender: store.name.into(),
-        conditions: conditions.map(|(name, value)| (name.into(), value.into())).into(),
-        round,
-        figures,
-        command,
-        failure,
-    }
+    conditions.map(|(name, value)| (name.into(), value.into())).into()
 }
-
-type Measured = (BTreeMap<String, f64>, String);
 
 fn measure(
     bench: &Bench<'_>,
