@@ -159,10 +159,11 @@ impl Copy {
     ) -> Progress {
         let is_followed = self.takes_acknowledgements();
         match (&self.stage, status) {
-            (_, Status::Fenced) => Progress::Fenced(epoch),
-            // What was on its way when the copy was given up.
-            (Stage::Detached, _) => Progress::None,
+            // What was on its way when the copy was given up, or as a hedge when its path took over. Whether the
+            // queue is still ours is said by the answer to the attachment that the copy waits for.
             _ if op.is_change() && !is_followed => Progress::None,
+            (_, Status::Fenced) => Progress::Fenced(epoch),
+            (Stage::Detached, _) => Progress::None,
             // It is not this copy that is out of step, but the one that lacks the operations.
             (Stage::Following { .. }, Status::OpsTrimmed) if op == Op::OpsGet => {
                 let operations = Vec::new();

@@ -320,6 +320,19 @@ fn hedges_of_a_copy_that_was_given_up_mean_nothing() {
 }
 
 #[test]
+fn a_hedge_that_is_fenced_while_its_path_takes_over_means_nothing() {
+    let mut bench = Bench::new();
+    bench.store(1);
+    bench.hedge();
+    bench.copy.detach();
+    bench.copy.attach(&context(), &mut bench.sent);
+    let fenced = |op| Answer::Refused { op, status: Status::Fenced, epoch: Epoch(1) };
+    assert!(matches!(bench.answer(fenced(Op::Store)), Progress::None), "a hedge from before");
+    let ours = bench.answer(fenced(Op::Attach));
+    assert!(matches!(ours, Progress::Fenced(Epoch(1))), "what it waits for is refused");
+}
+
+#[test]
 fn a_resume_by_the_other_path_goes_on_from_what_the_server_has() {
     let mut bench = Bench::new();
     bench.store(4);
