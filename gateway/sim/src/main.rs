@@ -136,9 +136,10 @@ fn look_at_model(start: Start, depth: usize) -> bool {
 fn run_all(arguments: &Arguments, mut take: impl FnMut(Report)) {
     let Arguments { seed, seeds, mails, faults, links, jobs, trace, .. } = *arguments;
     let next = AtomicU64::new(0);
-    // A thread waits when another report has not been taken yet.
-    let (reports, taken) = sync_channel(1);
     std::thread::scope(|scope| {
+        // A thread waits when another report has not been taken yet. It belongs to this scope: if `take` panics, as
+        // when nobody reads the output any more, the threads must learn that and end.
+        let (reports, taken) = sync_channel(1);
         for _ in 0..jobs.min(seeds) {
             let (next, reports) = (&next, reports.clone());
             scope.spawn(move || {
