@@ -128,9 +128,8 @@ measure_memory() {
             # Three times through the queue: by then it looks as it does for ever.
             load_store --size "$size" --held "$held" --stuck "$stuck" --messages $((held * 3)) --depth 256
             all_there "$held"
-            # With the 24 bytes of the index.
             row "$size" "$stuck" "$held" "$(reported '.left.arena_use_percent * 10 | round / 10')" \
-                "$(reported '.left.overhead_bytes + 24 | round')"
+                "$(reported '.left.overhead_bytes | round')"
             stop store
         done
     done

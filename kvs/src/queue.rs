@@ -278,6 +278,12 @@ impl Queue {
         }
     }
 
+    /// Has the processor fetch where the message is, or would be appended.
+    #[inline]
+    pub fn prefetch(&self, arena: &Arena, id: MessageId) {
+        self.lists.prefetch(arena, id);
+    }
+
     /// Appends a message with all of its body, of which `header` has the checksum.
     ///
     /// # Errors

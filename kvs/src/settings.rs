@@ -185,7 +185,7 @@ fn bytes_u32(bytes: u64) -> u32 {
 const MEMORY_MIN: u64 = 4 << 20;
 /// An arena names at most 64 GiB; that of 64 workers is far beyond any machine.
 const MEMORY_MAX: u64 = 64 << 30;
-/// Twenty-four bytes of index each.
+/// More than there can be.
 const MESSAGES_MAX: u64 = 1 << 32;
 const SPIN_ON_OWN_CORE: Duration = Duration::from_micros(50);
 

@@ -5,9 +5,9 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use kvs_proto::body::QueueName;
-use kvs_proto::{Epoch, Generation, Status};
+use kvs_proto::{Epoch, Generation, MessageId, Status};
 
-use crate::arena::{Arena, QueueUid};
+use crate::arena::{Arena, QueueUid, prefetch_value};
 use crate::directory::{Directory, Placement};
 use crate::queue::Queue;
 
@@ -114,6 +114,22 @@ impl QueueTable {
     pub fn get(&mut self, queue: QueueRef) -> Option<(&mut Queue, &mut Arena)> {
         let found = &mut self.queues.get_mut(queue.slot)?.as_mut()?.queue;
         (found.uid() == queue.uid).then_some((found, &mut self.arena))
+    }
+
+    /// Has the processor fetch what a change of that queue begins with.
+    #[inline]
+    pub fn prefetch_queue(&self, queue: QueueRef) {
+        if let Some(queue) = self.queues.get(queue.slot) {
+            prefetch_value(queue);
+        }
+    }
+
+    /// Has the processor fetch what a change of that message of a queue needs of the queue's records.
+    #[inline]
+    pub fn prefetch_records(&self, queue: QueueRef, id: MessageId) {
+        if let Some(Some(named)) = self.queues.get(queue.slot) {
+            named.queue.prefetch(&self.arena, id);
+        }
     }
 
     /// Makes an empty queue.

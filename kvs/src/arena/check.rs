@@ -3,6 +3,7 @@
 use kvs_proto::MessageId;
 
 use super::segment::{SEGMENT_SIZE_BYTES, SegmentId};
+use super::slots::slots_size;
 use super::{Arena, Log, Place};
 
 impl Arena {
@@ -13,7 +14,7 @@ impl Arena {
     /// If something does not hold.
     pub fn check<'a>(&self, logs: impl IntoIterator<Item = &'a Log>) {
         let mut owned = 0;
-        let mut indexed = 0;
+        let mut entries = 0;
         let mut cells = 0;
         let mut live_all = (0, 0);
         for log in logs {
@@ -28,8 +29,10 @@ impl Arena {
                 let segment = self.segment(id);
                 assert_eq!(segment.previous, previous);
                 assert_eq!(segment.owner, log.uid);
-                assert!(segment.live + segment.begin <= segment.used);
-                assert!(segment.used as usize <= SEGMENT_SIZE_BYTES);
+                assert!(segment.live + u32::from(segment.begin) <= segment.used);
+                let slots = slots_size(segment.records);
+                let end = segment.used as usize + slots + usize::from(segment.begin);
+                assert!(end <= SEGMENT_SIZE_BYTES, "records and slots overlap");
                 assert!(segment.live > 0, "a dead segment was kept");
                 assert!(first_id <= segment.first_id && last_id <= segment.first_id);
                 let is_listed = log.places.contains(&(segment.first_id, id));
@@ -38,13 +41,15 @@ impl Arena {
                 segments += 1;
                 self.check_pair(log, previous, id);
                 let mut live = 0;
-                let mut offset = segment.begin as usize;
+                let mut heads = 0;
+                let mut offset = usize::from(segment.begin);
                 while offset < segment.used as usize {
                     let place = Place::new(id, offset);
                     let word = self.word(place);
                     offset += word.size();
                     live += if word.is_dead() { 0 } else { word.size() };
-                    indexed += usize::from(word.is_head() && !word.is_dead());
+                    heads += usize::from(word.is_head());
+                    entries += usize::from(word.is_head() && !word.is_dead());
                     if word.is_live_head() {
                         let record = self.record(place);
                         assert_eq!(self.find(log, record.id), Some(place));
@@ -56,6 +61,7 @@ impl Arena {
                     }
                 }
                 assert_eq!(live, segment.live as usize);
+                assert_eq!(heads, usize::from(segment.records), "each record has a number");
                 owned += 1;
                 previous = id;
                 id = segment.next;
@@ -72,7 +78,7 @@ impl Arena {
         let total = self.free_count + owned + releasing + self.cells.segments();
         assert_eq!(total, self.segments.len(), "segments are neither lost nor shared");
         if releasing == 0 {
-            assert_eq!(self.index.entries(), indexed);
+            assert_eq!(self.entries, entries);
             assert_eq!(self.cells.used(), cells);
         }
     }

@@ -2,7 +2,10 @@
 
 use kvs_proto::MessageId;
 
-use super::segment::{ChunkWord, SEGMENT_SIZE_BYTES, Segment, SegmentId};
+use super::segment::{
+    ChunkWord, HEAD_SIZE_BYTES, SEGMENT_SIZE_BYTES, Segment, SegmentId, chunk_size,
+};
+use super::slots::slots_size;
 use super::{Arena, Log, Place};
 
 /// Where a scan is: behind one record. Good for ever, fast while nothing there was compacted.
@@ -35,13 +38,13 @@ impl Arena {
         id: MessageId,
         look: impl FnOnce(&Arena, Place),
     ) -> bool {
-        let is_it = |place| self.is_record(place, log.uid, id);
-        let Some(position) = self.index.position(log.uid, id, is_it) else { return false };
-        let place = self.index.place_at(position);
-        // What is deleted soon is mostly what was stored soon after.
-        self.prefetch(place.address() + AHEAD * self.word(place).size());
+        let Some(found) = self.locate(log, id) else { return false };
+        let place = found.place;
+        log.near = place.segment();
+        log.next_number = found.number + 1;
+        self.prefetch_behind(found);
         look(self, place);
-        self.index.remove_at(log.uid, id, position);
+        self.entries -= 1;
         let record = self.record(place);
         if let Some(cell) = self.state_cell(place) {
             self.put_cell_back(cell);
@@ -184,9 +187,17 @@ impl Arena {
     /// Moves what lives in two neighbours to the front of the first, and frees the second.
     fn compact(&mut self, log: &mut Log, first: SegmentId, second: SegmentId) {
         let mut end = 0;
-        for source in [first, second] {
-            let Segment { begin, used, .. } = *self.segment(source);
-            let (mut offset, used) = (begin as usize, used as usize);
+        let mut highest = MessageId(0);
+        let before = *self.segment(first);
+        // The slots are made anew. No more of them than the first had are needed before its last record has moved.
+        let segment = self.segment_mut(first);
+        segment.begin = 0;
+        segment.records = 0;
+        segment.is_unordered = false;
+        for (source, Segment { begin, used, .. }) in
+            [(first, before), (second, *self.segment(second))]
+        {
+            let (mut offset, used) = (usize::from(begin), used as usize);
             while offset < used {
                 let from = Place::new(source, offset);
                 let word = self.word(from);
@@ -197,15 +208,15 @@ impl Arena {
                 }
                 let to = Place::new(first, end);
                 end += size;
-                if from == to {
-                    continue;
+                if from != to {
+                    let start = from.address();
+                    self.memory.bytes_mut().copy_within(start..start + size, to.address());
+                    self.bytes_moved += size as u64;
                 }
-                let start = from.address();
-                self.memory.bytes_mut().copy_within(start..start + size, to.address());
-                self.bytes_moved += size as u64;
                 if word.is_head() {
                     let id = self.record(to).id;
-                    self.index.relocate(log.uid, id, from, to);
+                    self.note_record(highest, id, to);
+                    highest = id;
                 }
             }
         }
@@ -214,7 +225,6 @@ impl Arena {
         self.unlink(log, second);
         self.put_back(second);
         let segment = self.segment_mut(first);
-        segment.begin = 0;
         segment.used = live;
         segment.live = live;
         segment.stamp = segment.stamp.wrapping_add(1);
@@ -246,16 +256,16 @@ impl Arena {
         self.chunk_from(place.segment(), start, |word| !word.is_dead())
     }
 
-    fn head_after(&self, place: Place) -> Option<Place> {
+    pub(super) fn head_after(&self, place: Place) -> Option<Place> {
         self.head_from(place.segment(), place.offset() + self.word(place).size())
     }
 
     /// The first record from the beginning of that segment on.
-    fn first_head(&self, segment: SegmentId) -> Option<Place> {
+    pub(super) fn first_head(&self, segment: SegmentId) -> Option<Place> {
         if segment.is_none() {
             return None;
         }
-        self.head_from(segment, self.segment(segment).begin as usize)
+        self.head_from(segment, usize::from(self.segment(segment).begin))
     }
 
     fn head_from(&self, segment: SegmentId, offset: usize) -> Option<Place> {
@@ -284,7 +294,7 @@ impl Arena {
             if id.is_none() {
                 return None;
             }
-            offset = self.segment(id).begin as usize;
+            offset = usize::from(self.segment(id).begin);
         }
     }
 
@@ -303,11 +313,16 @@ impl Arena {
     }
 }
 
-/// So many records ahead of what is removed, the next one is fetched: removing those takes as long as fetching it.
-const AHEAD: usize = 4;
-
 /// Two neighbours that hold no more than this together become one: three quarters of a segment, so
 /// that a quarter of one must be removed before the result can be part of the next compaction.
 const COMPACTED_SIZE_BYTES_MAX: u32 = 48 * 1024;
 
 const _: () = assert!(COMPACTED_SIZE_BYTES_MAX as usize == SEGMENT_SIZE_BYTES * 3 / 4);
+/// What is left of a segment has room for the slots of as many records, even of empty ones.
+const COMPACTED_RECORDS_MAX: u16 = 1536;
+
+const _: () = assert!(
+    COMPACTED_RECORDS_MAX as usize * chunk_size(HEAD_SIZE_BYTES)
+        >= COMPACTED_SIZE_BYTES_MAX as usize
+        && slots_size(COMPACTED_RECORDS_MAX) <= SEGMENT_SIZE_BYTES / 4
+);

@@ -99,14 +99,9 @@ impl Mapping {
     /// Has the processor fetch the cache line of this word, if there is one and a way to ask for it.
     #[inline]
     pub(crate) fn prefetch(&self, word: usize) {
-        #[cfg(target_arch = "x86_64")]
         if let Some(word) = self.words().get(word) {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: it reads and writes nothing that a program could see, whatever the address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(ptr::from_ref(word).cast()) };
+            prefetch(ptr::from_ref(word).cast());
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = word;
     }
 
     /// Makes every page present. An error means that there is not enough memory.
@@ -142,6 +137,27 @@ impl Drop for Mapping {
 
 // SAFETY: the mapping is plain memory with one owner; nothing about it belongs to a thread.
 unsafe impl Send for Mapping {}
+
+/// Has the processor fetch the cache lines of a value, if there is a way to ask for it.
+#[inline]
+pub(crate) fn prefetch_value<T>(value: &T) {
+    let start = ptr::from_ref(value).cast::<i8>();
+    for offset in (0..size_of::<T>()).step_by(64) {
+        prefetch(start.wrapping_add(offset));
+    }
+}
+
+#[inline]
+fn prefetch(address: *const i8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: it reads and writes nothing that a program could see, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
 
 fn map(length: usize, flags: c_int) -> io::Result<NonNull<u8>> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags;

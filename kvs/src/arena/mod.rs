@@ -9,21 +9,21 @@
 //! byte: a compaction copies at most 48 KiB and frees a segment, and a segment is taken only when
 //! 64 KiB have been appended.
 //!
-//! An index finds a message by queue and id; state records, which are rare, lie in cells of 256
-//! bytes in segments of their own.
+//! A message is found by its log's list of segments and, in its segment, by a slot (see `slots.rs`). State records, which
+//! are rare, lie in cells of 512 bytes in segments of their own.
 //!
 //! Conservation: every segment is free, in one log, in the list of cells, or in a log that is being
 //! released; [`Arena::check`] proves it in tests.
 
 mod cells;
 mod check;
-mod index;
 mod log;
 mod mapping;
 mod release;
 mod reserve;
 mod room;
 mod segment;
+mod slots;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -31,13 +31,13 @@ use std::io;
 use kvs_proto::{MessageId, StateVersion};
 
 use cells::Cells;
-use index::Index;
 use mapping::{Mapping, Presence};
 use release::Releasing;
 use segment::{ChunkWord, HEAD_SIZE_BYTES, SEGMENTS_MAX, Segment, SegmentId};
 
 pub use log::Cursor;
 pub use mapping::Pages;
+pub(crate) use mapping::prefetch_value;
 pub use reserve::Reservation;
 pub(crate) use room::RESERVED_PART;
 pub use room::{Room, RoomLevel};
@@ -64,7 +64,9 @@ pub struct Arena {
     segments: Vec<Segment>,
     free: SegmentId,
     free_count: usize,
-    index: Index,
+    /// Records of all logs, reserved ones, and those of released logs that are not yet cleared.
+    entries: usize,
+    entries_max: usize,
     cells: Cells,
     releasing: VecDeque<Releasing>,
     bytes_moved: u64,
@@ -83,6 +85,10 @@ pub struct Log {
     bytes: u64,
     /// The highest id that room was ever taken for, a message or not in the end.
     highest_id: MessageId,
+    /// The segment of what was removed last; it may be another's by now.
+    near: SegmentId,
+    /// The number in its segment of the record behind the one that was removed last.
+    next_number: u16,
     /// Each segment but the first by its first id, to find the place of an id that is not there any more. A queue that is
     /// mostly empty has one, which comes and goes with each message.
     places: BTreeSet<(MessageId, SegmentId)>,
@@ -102,8 +108,7 @@ pub struct Record {
 }
 
 impl Arena {
-    /// Takes `memory_bytes` (rounded up to whole segments, at most 64 GiB) for messages, and the
-    /// index for `messages_max` messages beside it.
+    /// Takes `memory_bytes` (rounded up to whole segments, at most 64 GiB) for at most `messages_max` messages.
     ///
     /// # Errors
     /// The system has not that much memory, or `memory_bytes` is above the bound.
@@ -131,7 +136,8 @@ impl Arena {
             segments: vec![Segment::FREE; count],
             free: SegmentId::NONE,
             free_count: 0,
-            index: Index::new(messages_max, presence)?,
+            entries: 0,
+            entries_max: messages_max,
             cells: Cells::new(),
             releasing: VecDeque::new(),
             bytes_moved: 0,
@@ -161,7 +167,7 @@ impl Arena {
 
     /// Bytes of all tables beside the memory for messages.
     pub fn table_bytes(&self) -> usize {
-        self.index.size_bytes() + self.segments.len() * size_of::<Segment>()
+        self.segments.len() * size_of::<Segment>()
     }
 
     /// Bytes copied by compaction since the start.
@@ -169,10 +175,9 @@ impl Arena {
         self.bytes_moved
     }
 
-    /// Messages in the index: those of all logs, reserved ones, and those of released logs that are
-    /// not yet cleared.
+    /// Messages of all logs, reserved ones, and those of released logs that are not yet cleared.
     pub fn messages(&self) -> usize {
-        self.index.entries()
+        self.entries
     }
 
     /// Committed messages of all logs that were not released, and the bytes of their bodies.
@@ -192,19 +197,20 @@ impl Arena {
     /// Where a message lies.
     #[inline]
     pub fn find(&self, log: &Log, id: MessageId) -> Option<Place> {
-        self.index.find(log.uid, id, |place| self.is_record(place, log.uid, id))
+        self.locate(log, id).map(|found| found.place)
     }
 
-    /// Has the processor fetch what [`find`](Self::find) and appending begin with, for that message of a log.
+    /// Has the processor fetch the head of that record of a log, if there is one, or else where it would be appended.
     #[inline]
-    pub fn prefetch_entry(&self, uid: QueueUid, id: MessageId) {
-        self.index.prefetch(uid, id);
-    }
-
-    /// Has the processor fetch the head of that record of a log, if there is one.
-    #[inline]
-    pub fn prefetch_record(&self, uid: QueueUid, id: MessageId) {
-        if let Some(place) = self.index.guess(uid, id) {
+    pub fn prefetch_records(&self, log: &Log, id: MessageId) {
+        if log.tail.is_none() {
+            return;
+        }
+        if id > log.highest_id {
+            let end = Place::new(log.tail, self.segment(log.tail).used as usize);
+            return self.prefetch(end.address());
+        }
+        if let Some(place) = self.guess(log, id) {
             self.prefetch(place.address());
         }
     }
@@ -271,12 +277,9 @@ impl Arena {
     }
 
     #[inline]
-    fn is_record(&self, place: Place, uid: QueueUid, id: MessageId) -> bool {
-        // The tag makes it nearly sure already; the owner and the head's id make it so.
-        let head = self.head(place);
-        id_in(head) == id
-            && self.segment(place.segment()).owner == uid
-            && self.word(place).is_live_head()
+    fn is_record(&self, place: Place, id: MessageId) -> bool {
+        // A slot has only most of the id, and stays when the record is gone.
+        id_in(self.head(place)) == id && self.word(place).is_live_head()
     }
 
     #[inline]
@@ -330,7 +333,17 @@ impl Log {
         let none = SegmentId::NONE;
         let places = BTreeSet::new();
         let highest_id = MessageId(0);
-        Log { uid, head: none, tail: none, messages: 0, bytes: 0, highest_id, places }
+        Log {
+            uid,
+            head: none,
+            tail: none,
+            messages: 0,
+            bytes: 0,
+            highest_id,
+            near: none,
+            next_number: 0,
+            places,
+        }
     }
 
     /// Whose it is.

@@ -5,12 +5,11 @@ use std::collections::BTreeSet;
 use kvs_proto::MessageId;
 
 use super::segment::SegmentId;
-use super::{Arena, Log, Place, QueueUid};
+use super::{Arena, Log, Place};
 
 /// A log on its way out. Its segments are in no other list.
 #[derive(Debug)]
 pub(super) struct Releasing {
-    uid: QueueUid,
     /// The first segment that is left.
     pub(super) segment: SegmentId,
     /// How far into it the records are forgotten.
@@ -23,12 +22,12 @@ impl Arena {
     /// Takes a log out of use. Its memory comes back through [`Arena::work`]. Reservations in it are
     /// void: their owners drop them.
     pub fn release(&mut self, log: Log) {
-        let Log { uid, head: segment, messages, bytes, places, .. } = log;
+        let Log { head: segment, messages, bytes, places, .. } = log;
         self.live_messages -= messages;
         self.live_bytes -= bytes;
         if !segment.is_none() {
-            let offset = self.segment(segment).begin as usize;
-            self.releasing.push_back(Releasing { uid, segment, offset, places });
+            let offset = usize::from(self.segment(segment).begin);
+            self.releasing.push_back(Releasing { segment, offset, places });
         }
     }
 
@@ -44,9 +43,9 @@ impl Arena {
         while chunks < chunks_max
             && let Some(releasing) = self.releasing.front_mut()
         {
-            let (uid, segment, offset) = (releasing.uid, releasing.segment, releasing.offset);
+            let (segment, offset) = (releasing.segment, releasing.offset);
             if offset < self.segment(segment).used as usize {
-                let size = self.forget_chunk(uid, Place::new(segment, offset));
+                let size = self.forget_chunk(Place::new(segment, offset));
                 self.releasing[0].offset += size;
                 chunks += 1;
                 continue;
@@ -58,18 +57,17 @@ impl Arena {
                 self.releasing.pop_front();
             } else {
                 self.releasing[0].segment = next;
-                self.releasing[0].offset = self.segment(next).begin as usize;
+                self.releasing[0].offset = usize::from(self.segment(next).begin);
             }
         }
         chunks
     }
 
     /// Forgets the record that begins with a chunk, if one does, and returns the chunk's size.
-    fn forget_chunk(&mut self, uid: QueueUid, place: Place) -> usize {
+    fn forget_chunk(&mut self, place: Place) -> usize {
         let word = self.word(place);
         if word.is_head() && !word.is_dead() {
-            let id = self.record(place).id;
-            self.index.remove(uid, id, place);
+            self.entries -= 1;
             if let Some(cell) = self.state_cell(place) {
                 self.put_cell_back(cell);
             }

@@ -16,7 +16,6 @@ use super::{Arena, Full, Log, Place, QueueUid};
 #[must_use]
 pub struct Reservation {
     uid: QueueUid,
-    id: MessageId,
     head: Place,
     total: usize,
     /// Bytes written, `<= total`.
@@ -51,8 +50,11 @@ impl Arena {
         body: &[u8],
         checksum: u32,
     ) -> Result<(), Full> {
+        if self.entries == self.entries_max {
+            return Err(Full);
+        }
         let size = chunk_size(HEAD_SIZE_BYTES + body.len());
-        if size > self.room_in(log.tail) {
+        if size > self.head_room(log.tail) {
             if !self.begins_a_segment(log.tail, body.len()) {
                 let mut reservation = self.reserve(log, id, body.len())?;
                 self.fill(&mut reservation, body);
@@ -65,14 +67,10 @@ impl Arena {
                 self.stagger(log.tail, size);
             }
         }
-        log.highest_id = log.highest_id.max(id);
         let place = self.take_room(log.tail, size);
-        if !self.index.insert(log.uid, id, place) {
-            self.give_room_back(place, size);
-            // If it was taken for that.
-            self.free_if_dead(log, place.segment());
-            return Err(Full);
-        }
+        self.entries += 1;
+        self.note_record(log.highest_id, id, place);
+        log.highest_id = log.highest_id.max(id);
         let word = ChunkWord::new(body.len(), true, false, false);
         let at = place.address();
         let chunk = &mut self.memory.bytes_mut()[at..at + HEAD_SIZE_BYTES + body.len()];
@@ -97,27 +95,22 @@ impl Arena {
         id: MessageId,
         total: usize,
     ) -> Result<Reservation, Full> {
-        if self.index.entries() == self.index.entries_max() {
+        if self.entries == self.entries_max {
             return Err(Full);
         }
         let fits = self.begins_in_tail(log.tail, total);
-        let in_tail = if fits { self.room_in(log.tail) } else { 0 };
+        let in_tail = if fits { self.head_room(log.tail) } else { 0 };
         if segments_needed(total, in_tail) > self.free_count {
             return Err(Full);
         }
         if !fits {
             self.add_segment(log, id);
         }
-        log.highest_id = log.highest_id.max(id);
+        // It has a number from now on, so that the commit cannot fail; nobody finds it before.
         let head = self.lay_chunks(log, id, total);
-        // The index has it from now on, so that the commit cannot fail; nobody finds it before.
-        if !self.index.insert(log.uid, id, head) {
-            self.unpin(head);
-            self.bury(log, head);
-            return Err(Full);
-        }
+        self.entries += 1;
         let (uid, written) = (log.uid, 0);
-        Ok(Reservation { uid, id, head, total, written, chunk: head, chunk_written: 0 })
+        Ok(Reservation { uid, head, total, written, chunk: head, chunk_written: 0 })
     }
 
     /// The next room to write to: not empty while something is left.
@@ -172,7 +165,7 @@ impl Arena {
     /// Gives the room back. The queue must not have been released.
     pub fn abort(&mut self, log: &mut Log, reservation: Reservation) {
         assert_eq!(reservation.uid, log.uid);
-        self.index.remove(log.uid, reservation.id, reservation.head);
+        self.entries -= 1;
         self.unpin(reservation.head);
         self.bury(log, reservation.head);
     }
@@ -180,7 +173,7 @@ impl Arena {
     /// Whether a record begins in the tail: when it fits as a whole, or is long enough to be worth
     /// two chunks and finds some room.
     fn begins_in_tail(&self, tail: SegmentId, total: usize) -> bool {
-        let room = self.room_in(tail);
+        let room = self.head_room(tail);
         chunk_size(HEAD_SIZE_BYTES + total) <= room
             || (total > WHOLE_SIZE_BYTES_MAX && room >= SPLIT_ROOM_BYTES_MIN)
     }
@@ -190,20 +183,19 @@ impl Arena {
         chunk_size(HEAD_SIZE_BYTES + total) <= SEGMENT_SIZE_BYTES
             && !self.begins_in_tail(tail, total)
             && self.free_count > 0
-            && self.index.entries() < self.index.entries_max()
     }
 
     /// Has the first record of a queue begin somewhere in its segment, and not with its first byte: where a thousand queues
     /// have a message each, these would all want the same few lines of the processor's caches.
     fn stagger(&mut self, segment: SegmentId, size: usize) {
         let begin = segment.0 as usize * STAGGER_STEPS % STAGGERS * LINE_SIZE_BYTES;
-        if begin + size > SEGMENT_SIZE_BYTES {
+        // The slots begin as far from the end.
+        if 2 * begin + size > SEGMENT_SIZE_BYTES {
             return;
         }
-        let begin = u32::try_from(begin).expect("within a segment");
         let segment = self.segment_mut(segment);
-        segment.begin = begin;
-        segment.used = begin;
+        segment.begin = u16::try_from(begin).expect("below a quarter of a segment");
+        segment.used = u32::from(segment.begin);
     }
 
     /// Writes the chunks of a reserved record, from the tail's room on.
@@ -211,16 +203,20 @@ impl Arena {
         let mut first = None;
         let mut left = total;
         loop {
-            let header = if first.is_none() { HEAD_SIZE_BYTES } else { CONTINUATION_SIZE_BYTES };
-            let length = left.min(self.room_in(log.tail) - header);
+            let is_head = first.is_none();
+            let header = if is_head { HEAD_SIZE_BYTES } else { CONTINUATION_SIZE_BYTES };
+            let room = if is_head { self.head_room(log.tail) } else { self.room_in(log.tail) };
+            let length = left.min(room - header);
             left -= length;
             let place = self.take_room(log.tail, chunk_size(header + length));
             self.segment_mut(log.tail).pins += 1;
-            let word = ChunkWord::new(length, first.is_none(), left > 0, first.is_none());
-            if first.is_none() {
+            let word = ChunkWord::new(length, is_head, left > 0, is_head);
+            if is_head {
                 let bytes = head_bytes(word, total, id, 0);
                 let at = place.address();
                 self.memory.bytes_mut()[at..at + HEAD_SIZE_BYTES].copy_from_slice(&bytes);
+                self.note_record(log.highest_id, id, place);
+                log.highest_id = log.highest_id.max(id);
             } else {
                 self.set_word(place, word);
             }
@@ -232,15 +228,6 @@ impl Arena {
         }
     }
 
-    /// Bytes that can still be appended to a segment; 0 without one.
-    #[inline]
-    fn room_in(&self, segment: SegmentId) -> usize {
-        if segment.is_none() {
-            return 0;
-        }
-        SEGMENT_SIZE_BYTES - self.segment(segment).used as usize
-    }
-
     #[inline]
     fn take_room(&mut self, id: SegmentId, size: usize) -> Place {
         let segment = self.segment_mut(id);
@@ -249,14 +236,6 @@ impl Arena {
         segment.used += size;
         segment.live += size;
         Place::new(id, offset)
-    }
-
-    /// Undoes the last `take_room`.
-    fn give_room_back(&mut self, place: Place, size: usize) {
-        let size = u32::try_from(size).expect("within a segment");
-        let segment = self.segment_mut(place.segment());
-        segment.used -= size;
-        segment.live -= size;
     }
 
     /// Appends a segment to a log; there must be a free one.
@@ -323,12 +302,13 @@ const WHOLE_SIZE_BYTES_MAX: usize = 1536;
 const SPLIT_ROOM_BYTES_MIN: usize = 128;
 
 /// The first record of a queue begins at one of so many lines of its first segment,
-const STAGGERS: usize = 512;
+const STAGGERS: usize = 256;
 /// so many behind that of the segment before.
 const STAGGER_STEPS: usize = 37;
 /// Of what is likely to be stored next so much is fetched; the processor sees for itself how it goes on.
 const PREFETCHED_BYTES_MAX: usize = 1024;
 const LINE_SIZE_BYTES: usize = 64;
 
+const _: () = assert!(STAGGERS * LINE_SIZE_BYTES <= SEGMENT_SIZE_BYTES / 4);
 const _: () = assert!(LINE_SIZE_BYTES.is_multiple_of(CHUNK_ALIGNMENT_BYTES));
 const _: () = assert!(SPLIT_ROOM_BYTES_MIN > HEAD_SIZE_BYTES + CHUNK_ALIGNMENT_BYTES);

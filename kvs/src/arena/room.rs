@@ -21,12 +21,12 @@ pub struct RoomLevel {
 }
 
 impl Arena {
-    /// What may be granted: whole free segments and free places of the index, but for an eighth of
+    /// What may be granted: whole free segments and as many messages as the bound leaves, but for an eighth of
     /// all. That is kept for what is under way when a grant runs out, and for what lies beside the
     /// bodies; and half of it, with as much more as it takes, for a state record of each message:
     /// a next hop that defers all mail must not find the memory full.
     pub fn room(&self) -> Room {
-        let (entries, entries_max) = (self.index.entries(), self.index.entries_max());
+        let (entries, entries_max) = (self.entries, self.entries_max);
         let messages = (entries_max - entries).saturating_sub(entries_max / RESERVED_PART);
         let reserved = self.segments.len() / RESERVED_PART;
         let states = (entries - self.cells.used()).div_ceil(CELLS_PER_SEGMENT as usize);

@@ -30,9 +30,15 @@ pub(super) struct Segment {
     pub(super) next: SegmentId,
     /// Whose it is; meaningless when free.
     pub(super) owner: QueueUid,
-    /// Where its first chunk begins.
-    pub(super) begin: u32,
-    /// Where its last chunk ends, `<= SEGMENT_SIZE_BYTES`. For cells: how many were ever used.
+    /// Where its first chunk begins: below a quarter of a segment.
+    pub(super) begin: u16,
+    /// Records that began here since it was taken or last compacted.
+    pub(super) records: u16,
+    /// Where the first of them begins, in units of 16 bytes.
+    pub(super) first: u16,
+    /// Their ids do not grow from one to the next.
+    pub(super) is_unordered: bool,
+    /// Where its last chunk ends; slots follow, up to `SEGMENT_SIZE_BYTES - begin`. For cells: how many were ever used.
     pub(super) used: u32,
     /// Bytes of chunks that are not dead, `<= used - begin`. For cells: how many are in use.
     pub(super) live: u32,
@@ -55,6 +61,9 @@ impl Segment {
         next: SegmentId::NONE,
         owner: QueueUid(0),
         begin: 0,
+        records: 0,
+        first: 0,
+        is_unordered: false,
         used: 0,
         live: 0,
         pins: 0,
@@ -147,6 +156,16 @@ impl Place {
     pub(super) fn new(segment: SegmentId, offset: usize) -> Place {
         let units = u32::try_from(offset / CHUNK_ALIGNMENT_BYTES).expect("within a segment");
         Place(segment.0 * UNITS_PER_SEGMENT + units)
+    }
+
+    /// From a segment and units of 16 bytes in it.
+    pub(super) fn at(segment: SegmentId, units: u16) -> Place {
+        Place(segment.0 * UNITS_PER_SEGMENT + u32::from(units))
+    }
+
+    /// Units of 16 bytes from the segment's start.
+    pub(super) fn units(self) -> u16 {
+        u16::try_from(self.0 % UNITS_PER_SEGMENT).expect("below 4096")
     }
 
     pub(super) fn segment(self) -> SegmentId {

@@ -111,6 +111,12 @@ impl Lists {
         self.log_mut(if is_live { List::Live } else { List::Backfill })
     }
 
+    /// Has the processor fetch where a message is, or would be appended.
+    #[inline]
+    pub(super) fn prefetch(&self, arena: &Arena, id: MessageId) {
+        arena.prefetch_records(if id < self.first_live { &self.backfill } else { &self.live }, id);
+    }
+
     /// Where a message lies.
     #[inline]
     pub(super) fn find(&self, arena: &Arena, id: MessageId) -> Option<Place> {
