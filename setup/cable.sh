@@ -33,9 +33,7 @@ leave_cables() {
     local status=$?
     trap - EXIT
     end_cables
-    (exit "$status") || true
-    (exit "$status")
-    finish
+    finish "$status"
 }
 
 end_cables() {

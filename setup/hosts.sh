@@ -45,8 +45,7 @@ leave_network() {
     for host in "${HOSTS[@]}"; do remove_host "$host" || true; done
     remove_segments || true
     set +e
-    (exit "$status")
-    finish
+    finish "$status"
 }
 
 # start_on HOST NAME COMMAND…: like start, on a host.

@@ -46,9 +46,7 @@ leave_lab() {
     local status=$?
     trap - EXIT
     end_lab
-    (exit "$status") || true
-    (exit "$status")
-    finish
+    finish "$status"
 }
 
 end_lab() {

@@ -159,8 +159,9 @@ let_go() {
     STARTED=()
 }
 
+# finish [STATUS]: ends this shell with it, or with that of the last command.
 finish() {
-    local status=$?
+    local status=${1:-$?}
     trap - EXIT INT TERM HUP
     end_processes "${STARTED[@]}"
     if [ "$status" -ne 0 ] && [ -d "$SCRATCH" ]; then

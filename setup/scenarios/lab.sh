@@ -24,6 +24,7 @@ main() {
     refuses_what_it_does_not_understand
     refuses_names_that_others_have
     nothing_stays_of_an_interrupted_lab
+    nothing_stays_of_a_script_that_fails
     hosts_reach_each_other
     packets_come_by_their_queues
     programs_see_their_queues
@@ -38,8 +39,7 @@ tidy() {
     set +e
     ip netns del "$LAB-kvs1" 2>/dev/null
     lab down >/dev/null 2>&1
-    (exit "$status")
-    finish
+    finish "$status"
 }
 
 lab() {
@@ -111,6 +111,29 @@ nothing_stays_of_an_interrupted_lab() {
         assert_refused 'half-made' lab run gw true
         lab down || die "what was left half-made does not go"
         check_nothing_stays
+    done
+}
+
+# Its hosts and its directory go, and it says what its programs said last.
+nothing_stays_of_a_script_that_fails() {
+    local wire
+    for wire in begin_lab "begin_cables 1500"; do
+        ! bash -c '
+            set -euo pipefail
+            . "$1/setup/lib.sh"
+            . "$1/setup/network.sh"
+            . "$1/setup/lab-system.sh"
+            . "$1/setup/cable.sh"
+            begin
+            echo "$SCRATCH" >"$2"
+            echo "a last word" >"$SCRATCH/program.log"
+            '"$wire"'
+            echo "$NET" >>"$2"
+            false' fails "$ROOT" "$SCRATCH/made" >"$SCRATCH/said" 2>&1 || die "$wire: a failure is no failure"
+        [ "$(wc -l <"$SCRATCH/made")" -eq 2 ] || die "$wire fails: $(<"$SCRATCH/said")"
+        grep -q 'a last word' "$SCRATCH/said" || die "$wire: it does not say why"
+        [ ! -e "$(head -n 1 "$SCRATCH/made")" ] || die "$wire: its directory stays"
+        ! ip netns list | grep "^$(tail -n 1 "$SCRATCH/made")" || die "$wire: its hosts stay"
     done
 }
 

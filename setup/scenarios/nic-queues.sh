@@ -39,8 +39,7 @@ tidy() {
     local status=$?
     set +e
     ip netns del "$HERE" 2>/dev/null
-    (exit "$status")
-    finish
+    finish "$status"
 }
 
 here() { ip netns exec "$HERE" "$@"; }
