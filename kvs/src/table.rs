@@ -47,14 +47,6 @@ pub struct QueueRef {
     uid: QueueUid,
 }
 
-impl QueueRef {
-    /// What names the queue in the arena.
-    #[inline]
-    pub fn uid(self) -> QueueUid {
-        self.uid
-    }
-}
-
 /// Why a queue was not created or found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Missing {

@@ -138,11 +138,14 @@ impl Drop for Mapping {
 // SAFETY: the mapping is plain memory with one owner; nothing about it belongs to a thread.
 unsafe impl Send for Mapping {}
 
+/// Bytes of a cache line.
+pub(super) const LINE_SIZE_BYTES: usize = 64;
+
 /// Has the processor fetch the cache lines of a value, if there is a way to ask for it.
 #[inline]
 pub(crate) fn prefetch_value<T>(value: &T) {
     let start = ptr::from_ref(value).cast::<i8>();
-    for offset in (0..size_of::<T>()).step_by(64) {
+    for offset in (0..size_of::<T>()).step_by(LINE_SIZE_BYTES) {
         prefetch(start.wrapping_add(offset));
     }
 }

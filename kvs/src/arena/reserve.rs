@@ -2,6 +2,7 @@
 
 use kvs_proto::MessageId;
 
+use super::mapping::LINE_SIZE_BYTES;
 use super::segment::{
     CHUNK_ALIGNMENT_BYTES, CONTINUATION_SIZE_BYTES, ChunkWord, HEAD_SIZE_BYTES, SEGMENT_SIZE_BYTES,
     SegmentId, chunk_size,
@@ -68,9 +69,7 @@ impl Arena {
             }
         }
         let place = self.take_room(log.tail, size);
-        self.entries += 1;
-        self.note_record(log.highest_id, id, place);
-        log.highest_id = log.highest_id.max(id);
+        self.count_record(log, id, place);
         let word = ChunkWord::new(body.len(), true, false, false);
         let at = place.address();
         let chunk = &mut self.memory.bytes_mut()[at..at + HEAD_SIZE_BYTES + body.len()];
@@ -108,7 +107,6 @@ impl Arena {
         }
         // It has a number from now on, so that the commit cannot fail; nobody finds it before.
         let head = self.lay_chunks(log, id, total);
-        self.entries += 1;
         let (uid, written) = (log.uid, 0);
         Ok(Reservation { uid, head, total, written, chunk: head, chunk_written: 0 })
     }
@@ -215,8 +213,7 @@ impl Arena {
                 let bytes = head_bytes(word, total, id, 0);
                 let at = place.address();
                 self.memory.bytes_mut()[at..at + HEAD_SIZE_BYTES].copy_from_slice(&bytes);
-                self.note_record(log.highest_id, id, place);
-                log.highest_id = log.highest_id.max(id);
+                self.count_record(log, id, place);
             } else {
                 self.set_word(place, word);
             }
@@ -307,7 +304,6 @@ const STAGGERS: usize = 256;
 const STAGGER_STEPS: usize = 37;
 /// Of what is likely to be stored next so much is fetched; the processor sees for itself how it goes on.
 const PREFETCHED_BYTES_MAX: usize = 1024;
-const LINE_SIZE_BYTES: usize = 64;
 
 const _: () = assert!(STAGGERS * LINE_SIZE_BYTES <= SEGMENT_SIZE_BYTES / 4);
 const _: () = assert!(LINE_SIZE_BYTES.is_multiple_of(CHUNK_ALIGNMENT_BYTES));

@@ -9,6 +9,7 @@ use std::cmp::Ordering;
 
 use kvs_proto::MessageId;
 
+use super::mapping::LINE_SIZE_BYTES;
 use super::segment::{CHUNK_ALIGNMENT_BYTES, SEGMENT_SIZE_BYTES, Segment, SegmentId};
 use super::{Arena, Log, Place, id_in};
 
@@ -137,16 +138,11 @@ impl Arena {
 
     /// Searches the slots of the records 1 to `end`, which are in order.
     fn search_slots(&self, segment: SegmentId, id: MessageId, end: u16) -> Option<u16> {
-        let (mut from, mut to) = (1, end);
-        while from < to {
-            let middle = from.midpoint(to);
-            match self.slot(segment, middle).id().cmp(&(id.0 & ID_MASK)) {
-                Ordering::Equal => return Some(middle),
-                Ordering::Less => from = middle + 1,
-                Ordering::Greater => to = middle,
-            }
-        }
-        None
+        let word = |number| slot_word(segment, self.segment(segment), number);
+        // The last comes first.
+        let slots = &self.memory.words()[word(end - 1)..word(0)];
+        let place = slots.binary_search_by(|slot| (id.0 & ID_MASK).cmp(&Slot(*slot).id())).ok()?;
+        Some(end - 1 - u16::try_from(place).expect("below `end`"))
     }
 
     /// Where room was taken for an id and given back, an id may have several records, one of them a message at most.
@@ -164,6 +160,14 @@ impl Arena {
         let segment = self.segment(id);
         let units = if number == 0 { segment.first } else { self.slot(id, number).units() };
         Found { place: Place::at(id, units), number }
+    }
+
+    /// Counts a record at the end of its log, which has the room.
+    #[inline]
+    pub(super) fn count_record(&mut self, log: &mut Log, id: MessageId, place: Place) {
+        self.entries += 1;
+        self.note_record(log.highest_id, id, place);
+        log.highest_id = log.highest_id.max(id);
     }
 
     /// Notes the record at a place, behind those of its segment, which has the room. No record of the segment has a higher
@@ -252,4 +256,5 @@ const OFFSET_BITS: u32 = 12;
 const OFFSET_MASK: u64 = (1 << OFFSET_BITS) - 1;
 const ID_MASK: u64 = u64::MAX >> OFFSET_BITS;
 
+const _: () = assert!(SLOTS_PER_LINE as usize * SLOT_SIZE_BYTES == LINE_SIZE_BYTES);
 const _: () = assert!(SEGMENT_SIZE_BYTES / CHUNK_ALIGNMENT_BYTES <= 1 << OFFSET_BITS);

@@ -114,13 +114,19 @@ impl Lists {
     /// Has the processor fetch where a message is, or would be appended.
     #[inline]
     pub(super) fn prefetch(&self, arena: &Arena, id: MessageId) {
-        arena.prefetch_records(if id < self.first_live { &self.backfill } else { &self.live }, id);
+        arena.prefetch_records(self.log_with(id), id);
     }
 
     /// Where a message lies.
     #[inline]
     pub(super) fn find(&self, arena: &Arena, id: MessageId) -> Option<Place> {
-        arena.find(if id < self.first_live { &self.backfill } else { &self.live }, id)
+        arena.find(self.log_with(id), id)
+    }
+
+    /// The log that a message of that id is in if it is there.
+    #[inline]
+    fn log_with(&self, id: MessageId) -> &Log {
+        if id < self.first_live { &self.backfill } else { &self.live }
     }
 
     /// Removes a message, once `look` has seen where it lies. False if it is not there.
