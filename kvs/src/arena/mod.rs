@@ -211,7 +211,7 @@ impl Arena {
             return self.prefetch(end.address());
         }
         if let Some(place) = self.guess(log, id) {
-            self.prefetch(place.address());
+            self.prefetch_head(place);
         }
     }
 
@@ -268,6 +268,13 @@ impl Arena {
     #[inline]
     fn prefetch(&self, address: usize) {
         self.memory.prefetch(address / size_of::<u64>());
+    }
+
+    /// Has the processor fetch the head of a record, which may lie in two lines.
+    #[inline]
+    fn prefetch_head(&self, place: Place) {
+        self.prefetch(place.address());
+        self.prefetch(place.address() + HEAD_SIZE_BYTES - 1);
     }
 
     #[inline]

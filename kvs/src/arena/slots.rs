@@ -198,11 +198,11 @@ impl Arena {
         let number = found.number + AHEAD;
         if number < segment.records {
             let place = Place::at(id, self.slot(id, number).units());
-            return self.prefetch(place.address());
+            return self.prefetch_head(place);
         }
         let beyond = number - segment.records;
         if !segment.next.is_none() && beyond < self.segment(segment.next).records {
-            self.prefetch(self.found(segment.next, beyond).place.address());
+            self.prefetch_head(self.found(segment.next, beyond).place);
         }
     }
 
