@@ -55,6 +55,7 @@ impl Arena {
             return Err(Full);
         }
         let size = chunk_size(HEAD_SIZE_BYTES + body.len());
+        let is_first = log.tail.is_none();
         if size > self.head_room(log.tail) {
             if !self.begins_a_segment(log.tail, body.len()) {
                 let mut reservation = self.reserve(log, id, body.len())?;
@@ -62,7 +63,6 @@ impl Arena {
                 self.commit(log, reservation, checksum);
                 return Ok(());
             }
-            let is_first = log.tail.is_none();
             self.add_segment(log, id);
             if is_first {
                 self.stagger(log.tail, size);
@@ -77,11 +77,26 @@ impl Arena {
         head.copy_from_slice(&head_bytes(word, body.len(), id, checksum));
         room.copy_from_slice(body);
         self.count_in(log, body.len());
-        // What is stored next is mostly as long, and goes behind it, where nobody has been for long.
-        for line in (0..size.min(PREFETCHED_BYTES_MAX)).step_by(LINE_SIZE_BYTES) {
-            self.prefetch(at + size + line);
-        }
+        let next = if is_first { self.first_place(size) } else { Some(at + size) };
+        self.prefetch_room(next, size);
         Ok(())
+    }
+
+    /// Has the processor fetch the room of what is stored next, where nobody has been for long. It is mostly as long as what was
+    /// stored last, and goes behind it; or where that was all there is of its queue, into a queue as empty.
+    #[inline]
+    fn prefetch_room(&self, at: Option<usize>, size: usize) {
+        let Some(at) = at else { return };
+        for line in (0..size.min(PREFETCHED_BYTES_MAX)).step_by(LINE_SIZE_BYTES) {
+            self.prefetch(at + line);
+        }
+    }
+
+    /// Where the first record of a queue would lie now.
+    #[inline]
+    fn first_place(&self, size: usize) -> Option<usize> {
+        let segment = self.free;
+        (!segment.is_none()).then(|| Place::new(segment, staggered(segment, size)).address())
     }
 
     /// Takes room for a body of `total` bytes.
@@ -186,11 +201,7 @@ impl Arena {
     /// Has the first record of a queue begin somewhere in its segment, and not with its first byte: where a thousand queues
     /// have a message each, these would all want the same few lines of the processor's caches.
     fn stagger(&mut self, segment: SegmentId, size: usize) {
-        let begin = segment.0 as usize * STAGGER_STEPS % STAGGERS * LINE_SIZE_BYTES;
-        // The slots begin as far from the end.
-        if 2 * begin + size > SEGMENT_SIZE_BYTES {
-            return;
-        }
+        let begin = staggered(segment, size);
         let segment = self.segment_mut(segment);
         segment.begin = u16::try_from(begin).expect("below a quarter of a segment");
         segment.used = u32::from(segment.begin);
@@ -266,6 +277,13 @@ impl Arena {
             place = self.chunk_after(place).expect("more was promised");
         }
     }
+}
+
+/// Where the first record of a queue begins in its segment.
+fn staggered(segment: SegmentId, size: usize) -> usize {
+    let begin = segment.0 as usize * STAGGER_STEPS % STAGGERS * LINE_SIZE_BYTES;
+    // The slots begin as far from the end.
+    if 2 * begin + size > SEGMENT_SIZE_BYTES { 0 } else { begin }
 }
 
 /// Segments to take for a body of `total` bytes when `in_tail` bytes are free where it begins.
