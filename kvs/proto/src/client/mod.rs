@@ -3,6 +3,7 @@
 mod replies;
 mod requests;
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -95,8 +96,8 @@ struct Open {
 struct Queue {
     epoch: Epoch,
     generation: Generation,
-    /// The item that is arriving in parts.
-    item: Option<Assembly>,
+    /// The item that is arriving, of which there is none but in recovery: a thousand queues without one fit a cache.
+    item: Option<Box<Assembly>>,
     /// It was asked to go, and not asked for since.
     is_dropped: bool,
 }

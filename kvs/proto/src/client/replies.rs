@@ -1,5 +1,6 @@
 //! What the server answers.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use bytes::BytesMut;
@@ -285,7 +286,7 @@ impl Client {
         match &queue.item {
             None if offset == 0 => {
                 let bytes = BytesMut::with_capacity(total);
-                queue.item = Some(Assembly { header: *header, bytes });
+                queue.item = Some(Box::new(Assembly { header: *header, bytes }));
                 Ok(())
             }
             Some(item) if offset == item.bytes.len() && offset > 0 => {
