@@ -62,7 +62,7 @@ impl Copy {
             Stage::Emptying if standing == Standing::EMPTY => {
                 let is_live = outlet.can_backfill();
                 let fill = if is_live { Fill::live(queue) } else { Fill::in_order(queue) };
-                self.stage = Stage::Filling(fill);
+                self.stage = Stage::Filling(Box::new(fill));
                 Progress::None
             }
             Stage::Emptying | Stage::Clearing => {
