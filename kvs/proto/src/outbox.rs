@@ -30,7 +30,7 @@ pub(crate) struct Outbox {
     deletes: Option<Header>,
     /// Not empty each; at most one per queue.
     streams: VecDeque<Stream>,
-    /// Bytes of frames in `streams`, headers not counted.
+    /// Bytes in `streams`, with one header for each entry: a Delete that is all that waits is bytes to send, too.
     stream_bytes: usize,
 }
 
@@ -186,7 +186,7 @@ impl Outbox {
         if stream.is_none() && one_part {
             return self.push_frame(header, &body);
         }
-        self.stream_bytes += body.len();
+        self.stream_bytes += HEADER_SIZE_BYTES + body.len();
         let pending = if one_part {
             Pending::Frame { header, body }
         } else {
@@ -219,7 +219,7 @@ impl Outbox {
     fn cut(&mut self, pending: Pending) -> Option<Pending> {
         match pending {
             Pending::Frame { header, body } => {
-                self.stream_bytes -= body.len();
+                self.stream_bytes -= HEADER_SIZE_BYTES + body.len();
                 self.push_frame(header, &body);
                 None
             }
@@ -227,8 +227,11 @@ impl Outbox {
                 let end = body.part_end(offset);
                 self.stream_bytes -= end - offset;
                 self.push_part(header, &body, offset, end);
-                let more = end < body.len();
-                more.then_some(Pending::Parts { header, body, offset: end })
+                if end < body.len() {
+                    return Some(Pending::Parts { header, body, offset: end });
+                }
+                self.stream_bytes -= HEADER_SIZE_BYTES;
+                None
             }
         }
     }

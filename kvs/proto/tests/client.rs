@@ -6,8 +6,8 @@ use kvs_proto::body::{AckEntry, Attached, BodyError, Challenge, Hello, Limits, Q
 use kvs_proto::{
     ChainHash, Client, ClientConfig, ContentDigest, Credit, DELETES_PER_FRAME_MAX, Decoder, Epoch,
     Event, Generation, HEADER_SIZE_BYTES, Header, Incarnation, Instant, Message, MessageId, Op,
-    Piece, ProtocolError, QueueHandle, Sequence, Status, Tag, Transaction, Version, checksum,
-    flags,
+    PART_SIZE_BYTES_MAX, Piece, ProtocolError, QueueHandle, Sequence, Status, Tag, Transaction,
+    Version, checksum, flags,
 };
 use proptest::prelude::*;
 
@@ -36,11 +36,11 @@ fn client() -> Client {
     Client::new(NOW, config)
 }
 
-/// Everything that the client has to send, at most `step` bytes at a time, as frames.
+/// Everything that the client says that it has to send, at most `step` bytes at a time, as frames.
 fn sent(client: &mut Client, step: usize) -> Vec<(Header, Vec<u8>)> {
     let mut stream = Vec::new();
-    loop {
-        let mut slices = [&[][..]; 3];
+    while client.has_output() {
+        let mut slices = [&[][..]; 8];
         let filled = client.peek_output(&mut slices);
         let mut taken = 0;
         for slice in &slices[..filled] {
@@ -48,12 +48,10 @@ fn sent(client: &mut Client, step: usize) -> Vec<(Header, Vec<u8>)> {
             stream.extend_from_slice(&slice[..take]);
             taken += take;
         }
-        if filled == 0 {
-            break;
-        }
+        assert!(taken > 0, "there is what it says");
         client.advance_output(taken);
     }
-    assert!(!client.has_output());
+    assert_eq!(client.peek_output(&mut [&[][..]; 3]), 0, "there is no more than it says");
     frames(&stream)
 }
 
@@ -140,6 +138,13 @@ fn message(length: usize) -> Message {
 fn store(client: &mut Client, queue: QueueHandle, number: u64, length: usize) {
     let (sequence, id) = (Sequence(number), MessageId(number));
     client.store(NOW, queue, sequence, id, Sequence(1), &message(length));
+}
+
+/// A store of so many bytes, or a delete.
+fn request() -> impl Strategy<Value = Option<usize>> {
+    let part = PART_SIZE_BYTES_MAX;
+    let lengths = prop::sample::select(vec![0, 10, 5_000, part, part + 1, 2 * part, 3 * part]);
+    proptest::option::of(lengths)
 }
 
 fn died_of(client: &mut Client, error: ProtocolError) {
@@ -432,6 +437,19 @@ fn deletes_keep_their_place_among_what_the_queue_asks_for() {
 }
 
 #[test]
+fn a_delete_that_is_all_that_waits_behind_a_long_message_is_output() {
+    let mut client = attached();
+    // Two whole parts are made ready at a time, and the delete is left alone behind them.
+    store(&mut client, QUEUE, 1, 2 * PART_SIZE_BYTES_MAX);
+    delete(&mut client, QUEUE, 2, 1);
+    let frames = sent(&mut client, usize::MAX);
+    assert_eq!(
+        frames.iter().map(|(it, _)| it.op).collect::<Vec<_>>(),
+        [Op::Store, Op::Store, Op::Delete]
+    );
+}
+
+#[test]
 fn long_messages_go_in_parts_in_turn_and_hold_up_nothing_else() {
     let mut client = attached();
     store(&mut client, QUEUE, 1, 300_000);
@@ -525,6 +543,39 @@ proptest! {
         prop_assert_eq!((item.id, item.tag, item.state_version.0), (MessageId(12), Tag(77), 5));
         prop_assert_eq!((&item.state[..], &item.body[..]), (&state[..], &body[..]));
         prop_assert_eq!(client.poll_event(), None);
+    }
+
+    #[test]
+    fn all_that_is_asked_for_goes_out_in_the_order_of_its_queue(
+        requests in proptest::collection::vec((any::<bool>(), request(), 0..4_u8), 1..12),
+        step in prop_oneof![Just(usize::MAX), 1_000..300_000_usize],
+    ) {
+        let mut client = attach_both(welcomed(Version::V3, Version::V3));
+        let mut numbers = [0, 0];
+        let mut frames = Vec::new();
+        for (is_other, length, pause) in requests {
+            let queue = if is_other { OTHER } else { QUEUE };
+            let number = &mut numbers[usize::from(is_other)];
+            *number += 1;
+            match length {
+                Some(length) => store(&mut client, queue, *number, length),
+                None => delete(&mut client, queue, *number, *number),
+            }
+            if pause == 0 {
+                frames.extend(sent(&mut client, step));
+            }
+        }
+        frames.extend(sent(&mut client, step));
+        for (queue, last) in [(QUEUE, numbers[0]), (OTHER, numbers[1])] {
+            let of_queue = frames.iter().filter(|(it, _)| it.queue == queue);
+            let is_end = |it: &Header| it.flags & flags::MORE == 0;
+            let whole = of_queue.filter(|(it, _)| is_end(it));
+            let asked = whole.flat_map(|(it, _)| {
+                let more = if it.op == Op::Delete { it.aux } else { 0 };
+                it.sequence.0..=it.sequence.0 + more
+            });
+            prop_assert!(asked.eq(1..=last));
+        }
     }
 
     #[test]
