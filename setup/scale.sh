@@ -33,10 +33,10 @@ has to be; with --strict also only if costs are, which another process on the ma
 The cores_ns of a row is what a cache line took from core 0 to core 1 and back, before or behind the round that counts. On a
 virtual machine that changes, and costs with it: a round is measured again while it is above twice the least that was seen.
 
-  --quick         shorter runs: two minutes
+  --quick         shorter runs: three minutes
   --smallest      only to see that it works
   --only PART,…   these parts (all)
-  --rounds N      how often each cost is measured, of which the lowest counts (3, with --quick 2, with --smallest 1)
+  --rounds N      how often each cost is measured, of which the lowest counts (3, with --smallest 1)
   --json FILE     the rows of all tables as JSON
   --strict        costs count too
   --help          this text
@@ -81,7 +81,7 @@ choose_scale() {
     quick)
         HELD=(1000 1000000 10000000)
         RUN_SECONDS=1 SIZED_BYTES=100000000 MAILS=10000 HELD_MAILS=50000 IDLE=10000
-        : "${ROUNDS:=2}"
+        : "${ROUNDS:=3}"
         ;;
     smallest)
         QUEUES=(1 50)
@@ -135,11 +135,13 @@ spread() {
     column "$1" "$2" | awk 'NR == 1 { first = $1 } $1 > most { most = $1 } END { printf "%.2f", most / first }'
 }
 
-# verdict KIND WHAT VALUE BOUND LIMIT: KIND is memory or cost, BOUND most or least. None of what was not measured enough of.
+# verdict KIND WHAT VALUE BOUND LIMIT: KIND is memory or cost, BOUND most or least. Neither yes nor no where WHAT says that it
+# tells nothing.
 verdict() {
     local kept
     kept=$(awk -v value="$3" -v bound="$4" -v limit="$5" \
         'BEGIN { print (bound == "most" ? value <= limit : value >= limit) ? "yes" : "NO" }')
+    [[ $2 != *"(it tells nothing"* ]] || kept='?'
     printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4" "$5" "$kept" >>"$SCRATCH/verdicts"
 }
 
@@ -161,7 +163,7 @@ write_json() {
         --argjson cores "$(nproc)" '{scale: $scale, host: {cpu: $cpu, kernel: $kernel, cores: $cores}, rows: $rows,
             verdicts: [$verdicts | split("\n")[] | select(. != "") | split("\t")
                 | {kind: .[0], what: .[1], value: (.[2] | tonumber), bound: .[3], limit: (.[4] | tonumber),
-                   holds: (.[5] == "yes")}]}'
+                   holds: {"yes": true, "NO": false}[.[5]]}]}'
 }
 
 # calculate FORMAT EXPRESSION: by awk.
