@@ -47,8 +47,7 @@ use crate::message::{
 /// and [`finish_restore`](Self::finish_restore).
 #[derive(Debug, Default)]
 pub struct MailQueue {
-    /// Nodes of the map hold few messages each, so what is known of a message is not in them.
-    messages: BTreeMap<MessageId, Box<Slot>>,
+    messages: BTreeMap<MessageId, Slot>,
     /// The highest id ever given out.
     last_id: MessageId,
     log: Log,
@@ -517,7 +516,7 @@ impl MailQueue {
         let slot = Slot { stored, state, state_record, state_version, phase };
         self.content_digest = self.content_digest.with(slot.digest_term(id));
         self.stored_bytes += slot.stored.body.len() as u64;
-        let earlier = self.messages.insert(id, Box::new(slot));
+        let earlier = self.messages.insert(id, slot);
         assert!(earlier.is_none(), "ids are given out once");
     }
 
@@ -615,7 +614,7 @@ impl MailQueue {
 /// The next message that a cursor has not seen and that is old enough, if any. One that is not
 /// released yet ends the search: it is looked at when it is.
 fn next_old(
-    messages: &BTreeMap<MessageId, Box<Slot>>,
+    messages: &BTreeMap<MessageId, Slot>,
     cursor: &mut Cursor,
     is_old: impl Fn(u64) -> bool,
 ) -> Option<MessageId> {
