@@ -69,6 +69,15 @@ cheapest_of() {
     sed -n 1p <<<"${near:-$rounds}"
 }
 
+# cheapest_rows FILE COLUMN FIRST…: of the rounds that begin with each of these, the cheapest by that column is a row.
+cheapest_rows() {
+    local first
+    for first in "${@:3}"; do
+        # shellcheck disable=SC2046 # its words are the figures
+        row $(awk -v first="$first" '$1 == first' "$1" | cheapest_of "$2")
+    done
+}
+
 # unless_alike TABLE…: a word for the verdict on their rows, if in some the cores were more than twice as far apart as in others.
 unless_alike() {
     local table

@@ -80,10 +80,7 @@ measure_queues() {
             in_system relay_by_queues "$queues" >>"$figures"
         done
     done
-    for queues in "${QUEUES[@]}"; do
-        # shellcheck disable=SC2046 # its words are the figures
-        row $(awk -v queues="$queues" '$1 == queues' "$figures" | cheapest_of 5)
-    done
+    cheapest_rows "$figures" 5 "${QUEUES[@]}"
     verdict cost "times the CPU time of a mail with one queue, at gateway and KVS, at most, with more$(unless_alike queues)" \
         "$(spread queues all_us)" most 1.2
 }
