@@ -74,7 +74,7 @@ pub struct Copy {
     origin: Option<(Transaction, Sequence)>,
     credit: Credit,
     /// A fill that the loss of the link has cut, and the number of its baseline if that was on its way.
-    cut: Option<Box<(Fill, Option<Sequence>)>>,
+    cut: Option<(Box<Fill>, Option<Sequence>)>,
     /// It counts no more, but what it has may be good, and it was that far.
     aside: Option<Transaction>,
 }
@@ -230,7 +230,7 @@ impl Copy {
     /// stands is known to be as far as the server says; else false.
     pub fn resume(&mut self, queue: &MailQueue) -> bool {
         let Stage::Standing(standing) = self.stage else { panic!("only a standing copy resumes") };
-        let Some((mut fill, baseline)) = self.cut.take().map(|cut| *cut) else { return false };
+        let Some((mut fill, baseline)) = self.cut.take() else { return false };
         if baseline.is_some_and(|baseline| standing.sequence >= baseline) {
             return self.follow(queue).is_ok();
         }
@@ -238,7 +238,7 @@ impl Copy {
             return false;
         }
         self.begin_after(standing.sequence);
-        self.stage = Stage::Filling(Box::new(fill));
+        self.stage = Stage::Filling(fill);
         true
     }
 
@@ -261,16 +261,16 @@ impl Copy {
     /// about to resume; and so does a fill.
     pub fn detach(&mut self) {
         match std::mem::replace(&mut self.stage, Stage::Detached) {
-            Stage::Filling(fill) => self.cut_off(*fill, None),
-            Stage::Baselining { fill, baseline, .. } => self.cut_off(*fill, Some(baseline)),
+            Stage::Filling(fill) => self.cut_off(fill, None),
+            Stage::Baselining { fill, baseline, .. } => self.cut_off(fill, Some(baseline)),
             Stage::Emptying => self.forget(),
             _ => {}
         }
     }
 
-    fn cut_off(&mut self, fill: Fill, baseline: Option<Sequence>) {
+    fn cut_off(&mut self, fill: Box<Fill>, baseline: Option<Sequence>) {
         self.forget();
-        self.cut = Some(Box::new((fill, baseline)));
+        self.cut = Some((fill, baseline));
     }
 
     /// The copy counts no more, and what it had is not remembered.
