@@ -128,13 +128,14 @@ impl World {
         }
     }
 
-    /// Whether a crash would destroy the last copy of something, or there is nothing to crash. A
+    /// Whether a crash or a take-over would destroy the last copy of something, or there is nothing to crash. A
     /// record that is asked for may be written, so it counts too.
     fn must_wait(&self, fault: Fault) -> bool {
         let written = self.register.records().map(|(_, record)| record);
         let mut records = written.chain(self.register.asked_for());
         match fault {
-            Fault::GatewayCrash { .. } => {
+            // A successor has no more than a gateway that returns.
+            Fault::GatewayCrash { .. } | Fault::TakeOver { .. } => {
                 let any_counts =
                     |record: &Record| (0..self.servers.len()).any(|it| self.counts(it, record));
                 self.newest().is_none() || !records.all(any_counts)
@@ -146,7 +147,6 @@ impl World {
                 self.servers[server].is_none() || !records.all(another_counts)
             }
             Fault::Servers(work) => self.server_work_waits(work),
-            Fault::TakeOver { .. } => self.newest().is_none(),
             _ => false,
         }
     }
