@@ -249,11 +249,17 @@ impl Bench<'_> {
 
     /// Looks at the cores until they are near each other or patience has run out: what is measured meanwhile would be left out.
     fn await_near_cores(&mut self) -> Option<f64> {
+        let mut is_told = false;
         loop {
             let seen = self.look_at_cores();
             let is_near = seen.is_none_or(|ns| !self.comparison.are_apart(ns));
             if is_near || self.patience.is_zero() || self.is_stopped() {
                 return seen;
+            }
+            if !is_told {
+                let left_s = self.patience.as_secs();
+                eprintln!("the cores are apart: waiting for them to be near, {left_s} s at most");
+                is_told = true;
             }
             let pause = PAUSE.min(self.patience);
             thread::sleep(pause);
